@@ -1,0 +1,22 @@
+# Needs python3 (3.11 or newer), make and a package registry; nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: figures test clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+figures: .venv/installed
+	$(BIN)/python -m experiments all
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses=2
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,183 @@
+"""Argument checks: a wrong value raises `ValueError`, naming the argument, what was expected and what came.
+
+Shapes and dtypes are checked always. Values are checked where they are known: at the call, and for
+scalars under `jit` by `equinox.error_if`. Arrays under `jit`, `vmap` or `grad` are not checked for
+their values, which would cost as much as the functions themselves.
+"""
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+from scipy.special import logsumexp
+
+Shape = tuple[int, ...]
+
+
+def known(value: Any) -> bool:
+    """Whether the value is known now, rather than traced by a JAX transformation."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def float_array(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, "..."]:
+    """A floating-point array, not empty, of at least `min_ndim` axes."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be a floating-point array; got dtype {array.dtype}")
+    if array.ndim < min_ndim:
+        raise ValueError(
+            f"`{name}` must have at least {min_ndim} axis (sequences come last); got shape {array.shape}"
+        )
+    if array.size == 0:
+        raise ValueError(f"`{name}` must not be empty; got shape {array.shape}")
+    return array
+
+
+def finite(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, "..."]:
+    """A floating-point array without NaN or infinity."""
+    array = float_array(name, value, min_ndim=min_ndim)
+    if known(array):
+        bad = ~np.isfinite(np.asarray(array))
+        if bad.any():
+            where = tuple(int(k) for k in np.argwhere(bad)[0])
+            raise ValueError(
+                f"`{name}` must be finite everywhere; got {np.asarray(array)[where]} at index {where}"
+            )
+    return array
+
+
+def distribution(
+    name: str, value: ArrayLike, *, full_support: bool = False
+) -> Float[Array, "*batch sequences"]:
+    """Log-probabilities, normalised over the last axis to within the square root of machine epsilon."""
+    log_probs = float_array(name, value)
+    if not known(log_probs):
+        return log_probs
+    array = np.asarray(log_probs)
+    if np.isnan(array).any():
+        where = tuple(int(k) for k in np.argwhere(np.isnan(array))[0])
+        raise ValueError(f"`{name}` must be log-probabilities; got NaN at index {where}")
+    total = np.asarray(logsumexp(array, axis=-1))
+    tolerance = float(np.sqrt(jnp.finfo(array.dtype).eps))
+    off = ~(np.abs(total) <= tolerance)
+    if off.any():
+        where = tuple(int(k) for k in np.argwhere(off)[0])
+        raise ValueError(
+            f"`{name}` must be log-probabilities normalised over the last axis "
+            f"(logsumexp 0 to within {tolerance:.1e}); got logsumexp {total[where]:.6g}"
+            + (f" at batch index {where}" if where else "")
+            + ". jax.nn.log_softmax normalises."
+        )
+    if full_support and np.isneginf(array).any():
+        where = tuple(int(k) for k in np.argwhere(np.isneginf(array))[0])
+        raise ValueError(
+            f"`{name}` must give every sequence a positive probability; got zero at index {where}"
+        )
+    return log_probs
+
+
+def same_sequences(**arrays: Array) -> Shape:
+    """The common batch shape of arrays whose last axes agree and whose other axes broadcast."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len({shape[-1] for shape in shapes.values()}) > 1:
+        raise ValueError(f"{_names(shapes)} must agree in their last axis, sequences; {_got(shapes)}")
+    return broadcast(**{name: shape[:-1] for name, shape in shapes.items()})
+
+
+def broadcast(**shapes: Shape) -> Shape:
+    """The shape to which all the named shapes broadcast."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        raise ValueError(f"{_names(shapes)} must broadcast together; {_got(shapes)}") from None
+
+
+def scalar(name: str, value: Any) -> Array:
+    """A real scalar; Python's numbers stay weakly typed, so that they follow the arrays they meet."""
+    if isinstance(value, numbers.Real) or (isinstance(value, np.generic) and np.ndim(value) == 0):
+        return jnp.asarray(float(value))
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be a real number; got {value!r}")
+    return array
+
+
+def positive(name: str, value: Any) -> Array:
+    """A scalar above zero and finite."""
+    array = scalar(name, value)
+    return _require(name, "positive and finite", array, (array > 0) & jnp.isfinite(array))
+
+
+def non_negative(name: str, value: Any) -> Array:
+    """A scalar not below zero and finite."""
+    array = scalar(name, value)
+    return _require(name, "zero or more and finite", array, (array >= 0) & jnp.isfinite(array))
+
+
+def number(name: str, value: Any) -> Array:
+    """A finite scalar."""
+    array = scalar(name, value)
+    return _require(name, "finite", array, jnp.isfinite(array))
+
+
+def within(name: str, value: Any, low: float, high: float) -> Array:
+    """A scalar between two bounds, both included."""
+    array = scalar(name, value)
+    return _require(name, f"between {low} and {high}", array, (array >= low) & (array <= high))
+
+
+def at_least_one(name: str, value: Any) -> Array:
+    """A finite scalar of 1 or more."""
+    array = scalar(name, value)
+    return _require(name, "at least 1 and finite", array, (array >= 1) & jnp.isfinite(array))
+
+
+def positive_int(name: str, value: Any) -> int:
+    """A Python integer above zero."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}")
+    return int(value)
+
+
+def indices(name: str, value: Any, size: int) -> Array:
+    """Integers that index `size` sequences, from 0."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"`{name}` must be integers that index sequences; got dtype {array.dtype}")
+    if known(array) and array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"`{name}` must index one of {size} sequences (0 to {size - 1}); "
+                f"got {low if low < 0 else high}"
+            )
+    return array
+
+
+def key(name: str, value: Any) -> Array:
+    """A typed random key, or an array of them."""
+    if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
+        raise ValueError(f"`{name}` must be a typed random key, as jax.random.key(0) makes; got {value!r}")
+    return value
+
+
+def _require(name: str, expected: str, array: Array, good: Array) -> Array:
+    message = f"`{name}` must be {expected}"
+    if known(good):
+        if not bool(jnp.all(good)):
+            raise ValueError(f"{message}; got {np.asarray(array)}")
+        return array
+    return eqx.error_if(array, ~good, message)
+
+
+def _names(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"`{name}`" for name in shapes)
+
+
+def _got(shapes: Mapping[str, Shape]) -> str:
+    return "got " + ", ".join(f"{name} of shape {shape}" for name, shape in shapes.items())

@@ -1,0 +1,194 @@
+"""Ways to make distributions: random ones, and new ones from old.
+
+Makers take a typed random key; an array of keys gives one distribution for each, along its axes. All
+return log-probabilities `[*batch, sequences]`, normalised.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.nn import log_softmax
+from jaxtyping import Array, ArrayLike, Float, Int, Key
+
+from didsim import _checks
+from didsim.information import LogProbs
+from didsim.spaces import SequenceSpace
+
+
+def normal_logits(key: Key[Array, "*batch"], size: int, scale: Float[ArrayLike, ""] = 1.0) -> LogProbs:
+    """Softmax of independent normal logits: `π(y) ∝ exp(scale · z_y)`, `z_y ~ N(0, 1)`.
+
+    Args:
+        key: random key, or an array of them.
+        size: number of sequences.
+        scale: standard deviation of the logits; 0 is the uniform distribution.
+
+    Raises:
+        ValueError: `size` is below 1, or `scale` negative or not finite.
+    """
+    size = _checks.positive_int("size", size)
+    scale = _checks.non_negative("scale", scale)
+    return _per_key(key, lambda one: log_softmax(scale * jax.random.normal(one, (size,))))
+
+
+def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Float[ArrayLike, ""]) -> LogProbs:
+    """A draw from the symmetric Dirichlet distribution, made in log space: no probability underflows.
+
+    Args:
+        key: random key, or an array of them.
+        size: number of sequences.
+        concentration: 1 is uniform over the simplex, less is sparser, more is flatter.
+
+    Raises:
+        ValueError: `size` is below 1, or `concentration` not positive and finite.
+    """
+    size = _checks.positive_int("size", size)
+    concentration = _checks.positive("concentration", concentration)
+    return _per_key(key, lambda one: log_softmax(jax.random.loggamma(one, concentration, (size,))))
+
+
+def zipf(size: int, exponent: Float[ArrayLike, ""], key: Key[Array, "*batch"] | None = None) -> LogProbs:
+    """Zipf's law `π(k) ∝ k^(−exponent)` over ranks `k = 1..size`, in order or shuffled by a key.
+
+    Raises:
+        ValueError: `size` is below 1, or `exponent` not finite.
+
+    >>> jnp.exp(zipf(3, 1.0)).tolist()
+    [0.5455, 0.2727, 0.1818]
+    """
+    size = _checks.positive_int("size", size)
+    exponent = _checks.number("exponent", exponent)
+    ranked = log_softmax(-exponent * jnp.log(jnp.arange(1, size + 1)))
+    if key is None:
+        return ranked
+    return _per_key(key, lambda one: jax.random.permutation(one, ranked))
+
+
+def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLike, ""] = 1.0) -> LogProbs:
+    """Sequences of a random first-order Markov chain.
+
+    The first token's logits and each token's logits for its successor are independent `N(0, scale²)`.
+    O(size of the space).
+
+    Raises:
+        ValueError: `scale` is negative or not finite.
+    """
+    scale = _checks.non_negative("scale", scale)
+    vocab, continuing = space.vocab_size, space.num_continuing
+
+    def one_chain(one: Array) -> Array:
+        logits = scale * jax.random.normal(one, (vocab + 1, vocab))
+        first, successors = logits[:1], logits[1 : 1 + continuing]
+        # The last token varies fastest within a level of the prefix tree.
+        levels = [first] + [
+            jnp.tile(successors, (continuing ** (level - 1), 1)) for level in range(1, space.max_length)
+        ]
+        return space.log_probs(log_softmax(jnp.concatenate(levels), axis=-1))
+
+    return _per_key(key, one_chain)
+
+
+def temper(p: LogProbs, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
+    """The tempered distribution `∝ p^exponent`: sharper above 1, flatter below, reversed under 0.
+
+    Raises:
+        ValueError: `p` is not normalised or has a zero, or `exponent` is not finite.
+
+    >>> jnp.exp(temper(jnp.log(jnp.array([0.25, 0.75])), 2.0)).tolist()
+    [0.1, 0.9]
+    """
+    p = _checks.distribution("p", p, full_support=True)
+    exponent = _checks.number("exponent", exponent)
+    _checks.broadcast(p=p.shape[:-1], exponent=exponent.shape)
+    return log_softmax(exponent[..., None] * p, axis=-1)
+
+
+def mixture(p: LogProbs, q: LogProbs, weight: Float[ArrayLike, "*batch"]) -> LogProbs:
+    """The mixture `weight · p + (1 − weight) · q`.
+
+    Raises:
+        ValueError: `p` or `q` is not normalised, their shapes do not fit, or `weight` is not in [0, 1].
+
+    >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.1, 0.9]))
+    >>> jnp.exp(mixture(p, q, 0.25)).tolist()
+    [0.2, 0.8]
+    """
+    p, q = _checks.distribution("p", p), _checks.distribution("q", q)
+    _checks.same_sequences(p=p, q=q)
+    weight = _checks.within("weight", weight, 0, 1)
+    _checks.broadcast(p=p.shape[:-1], q=q.shape[:-1], weight=weight.shape)
+    return jnp.logaddexp(jnp.log(weight)[..., None] + p, jnp.log1p(-weight)[..., None] + q)
+
+
+def best_of_n(p: LogProbs, score: Float[Array, "*batch sequences"], n: Int[ArrayLike, ""]) -> LogProbs:
+    """The distribution of the highest-scoring of `n` independent draws from `p`, in closed form.
+
+    With `F(s) = P(score ≤ s)` and `G(s) = P(score = s)` under `p`, the best score is `s` with probability
+    `F(s)^n − (F(s) − G(s))^n`; sequences that tie share it in proportion to `p`. All in log space, so that
+    a sequence of tiny probability keeps its own. O(N log N) for the sort.
+
+    Args:
+        p: what is sampled from, of full support.
+        score: finite; equal scores are ties.
+        n: number of draws; `n = 1` gives `p`.
+
+    Raises:
+        ValueError: `p` is not normalised or has a zero, `score` is not finite, or `n` is below 1.
+
+    >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    >>> jnp.exp(best_of_n(p, jnp.array([0.0, 1.0, 2.0]), 2)).tolist()
+    [0.25, 0.39, 0.36]
+    """
+    p = _checks.distribution("p", p, full_support=True)
+    score = _checks.finite("score", score)
+    _checks.same_sequences(p=p, score=score)
+    draws = _checks.at_least_one("n", n)
+    return jnp.vectorize(lambda p, score: _best_of(p, score, draws), signature="(n),(n)->(n)")(p, score)
+
+
+def worst_of_n(p: LogProbs, score: Float[Array, "*batch sequences"], n: Int[ArrayLike, ""]) -> LogProbs:
+    """The distribution of the lowest-scoring of `n` independent draws from `p`; see `best_of_n`.
+
+    >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    >>> jnp.exp(worst_of_n(p, jnp.array([0.0, 1.0, 2.0]), 2)).tolist()
+    [0.75, 0.21, 0.04]
+    """
+    return best_of_n(p, -_checks.finite("score", score), n)
+
+
+def _best_of(p: Array, score: Array, n: Array) -> Array:
+    size = p.shape[-1]
+    order = jnp.argsort(score)
+    sorted_p, sorted_score = p[order], score[order]
+    below = jax.lax.cumlogsumexp(sorted_p)
+    # Ties form a group: its mass, and the mass up to its end, belong to each of its members.
+    group = jnp.cumsum(jnp.concatenate([jnp.zeros(1, int), jnp.diff(sorted_score) > 0]))
+    up_to = jax.ops.segment_max(below, group, size)[group]
+    top = jax.ops.segment_max(sorted_p, group, size)[group]
+    mass = top + jnp.log(jax.ops.segment_sum(jnp.exp(sorted_p - top), group, size))[group]
+    # log(1 − (1 − G/F)^n) = log(1 − exp(−z)) with z = −n log(1 − G/F), itself held as a logarithm.
+    log_z = jnp.log(n) + _log_minus_log1m(jnp.minimum(mass - up_to, 0))
+    best = n * up_to + _log1m_exp_minus(log_z) + sorted_p - mass
+    return log_softmax(jnp.zeros_like(p).at[order].set(best))
+
+
+def _log_minus_log1m(log_u: Array) -> Array:
+    """`log(−log(1 − u))` from `log u <= 0`; infinite at `u = 1`."""
+    small, whole = log_u < -20, jnp.exp(log_u) == 1
+    exact = jnp.log(-jnp.log1p(-jnp.exp(jnp.where(small | whole, -1, log_u))))
+    return jnp.where(small, log_u, jnp.where(whole, jnp.inf, exact))
+
+
+def _log1m_exp_minus(log_z: Array) -> Array:
+    """`log(1 − exp(−z))` from `log z`."""
+    small, large = log_z < -20, log_z > 5
+    exact = jnp.log(-jnp.expm1(-jnp.exp(jnp.where(small | large, 0, log_z))))
+    return jnp.where(small, log_z, jnp.where(large, 0, exact))
+
+
+def _per_key(key: Key[Array, "*batch"], make: Callable[[Array], Array]) -> Array:
+    """`make` of each key of an array, along its axes."""
+    for _ in range(_checks.key("key", key).ndim):
+        make = jax.vmap(make)
+    return make(key)

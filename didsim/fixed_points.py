@@ -1,0 +1,148 @@
+"""Where an objective converges, in closed form."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Int
+
+from didsim import _checks
+from didsim.information import LogProbs
+from didsim.objectives import (
+    Exponential,
+    Kernel,
+    Logistic,
+    LogProb,
+    LogRatio,
+    Objective,
+    Squared,
+    check_lengths,
+)
+from didsim.pairwise import map_rows
+from didsim.preferences import Contrastive, Labelled, Problem
+
+
+def fixed_point(
+    objective: Objective,
+    reference: LogProbs,
+    problem: Problem,
+    lengths: Int[ArrayLike, " sequences"] | None = None,
+) -> LogProbs:
+    """The policy that minimises the population loss, among all distributions of full support.
+
+    The loss depends on the policy through differences of its implicit reward `h` alone. The minimiser is
+    found in two steps: the reward that minimises the expectation of the kernel, and the policy that has it.
+
+    The best reward, up to a constant, with `π_w`, `π_l` the two distributions of a `Contrastive` problem and
+    `r`, `μ1`, `μ2` the reward and samplers of a `Labelled` one:
+
+    - logistic (DPO, SimPO, …): `log(π_w/π_l)`, or `r`. Per pair, the loss is minimal where
+      `σ(h_i − h_j)` is the preference, and Bradley–Terry makes all pairs agree.
+    - exponential: half of that, since `p e^−d + (1 − p) e^d` is minimal at `d = log(p/(1 − p))/2`. (Derived
+      here.)
+    - squared (IPO), contrastive: `b·u`, with `u = (π_w − π_l)/(π_w + π_l)`, `b = (1/(2 tau)) / (1 + S/2)`,
+      `S = Σ (π_w − π_l)²/(π_w + π_l)`. (Derived here; see `_squared`, which covers labelled pairs too.)
+
+    The policy with reward `h`: `reference · exp(h/beta)`, normalised, for the log-ratio; `exp(h/beta)` for
+    `log π`; `exp(|y| (h + c)/beta)` for the mean log-probability, with `c` the root of a scalar equation.
+
+    So DPO ends at `reference · (π_w/π_l)^(1/beta)`, and SimPO without its margin, at equal lengths, at
+    `(π_w/π_l)^(1/beta)`: under the power law the DID, not the target. (Derived here.)
+
+    Args:
+        objective: one of DPO, IPO, exponential, reference-free, and SimPO with `gamma=0`, or the same
+            reward and kernel put together by hand.
+        reference: the reference policy.
+        problem: `Contrastive` or `Labelled`, of full support.
+        lengths: number of tokens of every sequence; by default they count as equal, of one token.
+
+    Returns:
+        Log-probabilities, with the batch axes of all arguments. O(N); O(N²) for IPO on labelled pairs.
+
+    Raises:
+        ValueError: an argument is not normalised or has a zero, or shapes do not fit.
+        NotImplementedError: there is no closed form for this objective and kind of problem.
+
+    >>> from didsim import Contrastive, dpo, optimal_rejected
+    >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
+    >>> problem = Contrastive(reference, optimal_rejected(reference, target, beta=0.1))
+    >>> jnp.exp(fixed_point(dpo(beta=0.1), reference, problem)).tolist()
+    [0.2, 0.3, 0.5]
+    """
+    reference = _checks.distribution("reference", reference, full_support=True)
+    lengths = check_lengths(lengths, reference.shape[-1])
+    if objective.chosen_weight is not None or not isinstance(objective.reward, LogRatio | LogProb):
+        raise NotImplementedError(
+            "`objective` has no closed-form minimiser: it must be a loss of differences of a log-ratio or "
+            "log-probability alone, without a likelihood term"
+        )
+    h = _best_reward(objective.kernel, problem)
+    _checks.same_sequences(reference=reference, problem=h)
+    return objective.reward.policy(h, reference, lengths)
+
+
+def _best_reward(kernel: Kernel, problem: Problem) -> Array:
+    if not isinstance(problem, Contrastive | Labelled):
+        raise NotImplementedError(
+            "`problem` must be Contrastive or Labelled for a closed-form minimiser; "
+            f"got {type(problem).__name__}"
+        )
+    if isinstance(problem, Contrastive):
+        first = _checks.distribution("problem.chosen", problem.chosen, full_support=True)
+        second = _checks.distribution("problem.rejected", problem.rejected, full_support=True)
+        bradley_terry = first - second
+    else:
+        first = _checks.distribution("problem.first", problem.first, full_support=True)
+        second = _checks.distribution("problem.second", problem.second, full_support=True)
+        bradley_terry = problem.reward
+    match kernel:
+        case Logistic(smoothing=None, margin=None):
+            return bradley_terry
+        case Exponential():
+            return bradley_terry / 2
+        case Squared(centre=centre):
+            pull = _contrastive_pull if isinstance(problem, Contrastive) else _labelled_pull
+            return centre[..., None] * jnp.vectorize(_squared, signature="(n),(n),(n)->(n)")(
+                first, second, pull(first, second, bradley_terry)
+            )
+        case _:
+            raise NotImplementedError(
+                f"`objective` has no closed-form minimiser for its kernel {kernel}; there is one for "
+                "the logistic without smoothing and margin, the squared, and the exponential"
+            )
+
+
+def _squared(first: Array, second: Array, pull: Array) -> Array:
+    """The reward that minimises `E (d − 1)²` over pairs, up to a constant.
+
+    Let `A`, `B` be the probabilities of the two sequences that are drawn, and `pull_i` the difference of the
+    probabilities of choosing and rejecting `i`, over `A_i + B_i`. Setting the derivative in `h_i` to zero:
+
+        Σ_j (A_i B_j + B_i A_j)(h_i − h_j) = (A_i + B_i) pull_i
+        (A_i + B_i) h_i − A_i Σ_j B_j h_j − B_i Σ_j A_j h_j = (A_i + B_i) pull_i.
+
+    The constant of `h` is free: take the one for which the sums are `c = Σ_j B_j h_j` and `Σ_j A_j h_j = −c`.
+    Then `h_i = pull_i + c u_i` with `u = (A − B)/(A + B) = tanh((log A − log B)/2)`. As `Σ_j B_j u_j = −S/2`
+    with `S = Σ (A − B)²/(A + B)`, putting `h` into its own sum gives `c = Σ_j B_j pull_j / (1 + S/2)`.
+
+    For contrastive pairs `pull = u`, so that `h = u / (1 + S/2)`.
+    """
+    u = jnp.tanh((first - second) / 2)
+    half_s = jnp.sum((jnp.exp(first) - jnp.exp(second)) * u) / 2
+    return pull + u * jnp.sum(jnp.exp(second) * pull) / (1 + half_s)
+
+
+def _contrastive_pull(first: Array, second: Array, _: Array) -> Array:
+    return jnp.tanh((first - second) / 2)
+
+
+def _labelled_pull(first: Array, second: Array, reward: Array) -> Array:
+    """`E_j tanh((r_i − r_j)/2)`, where `j` is the partner with which `i` is drawn."""
+
+    def one(first: Array, second: Array, reward: Array) -> Array:
+        def row(first_i: Array, second_i: Array, reward_i: Array) -> Array:
+            share = jax.nn.sigmoid(first_i - second_i)
+            partner = share * jnp.exp(second) + (1 - share) * jnp.exp(first)
+            return jnp.sum(partner * jnp.tanh((reward_i - reward) / 2))
+
+        return map_rows(row, first, second, reward)
+
+    return jnp.vectorize(one, signature="(n),(n),(n)->(n)")(first, second, reward)

@@ -1,0 +1,206 @@
+"""Log-margins, their ordering across policies, and the power law that the ordering stands for."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from didsim import _checks
+from didsim.information import LogProbs, expectation
+from didsim.pairwise import map_rows
+
+
+def log_margin(p: LogProbs, i: Any, j: Any) -> Float[Array, "..."]:
+    """The log-margin `m(i, j) = log p(i) − log p(j)` of a pair, in nats.
+
+    Args:
+        p: log-probabilities.
+        i: index, or integer array of indices, of the first sequences.
+        j: of the second.
+
+    Raises:
+        ValueError: `p` is not normalised, or an index is out of range.
+
+    >>> p = jnp.log(jnp.array([0.2, 0.8]))
+    >>> round(float(log_margin(p, 1, 0)), 4)  # log 4
+    1.3863
+    """
+    p = _checks.distribution("p", p)
+    first, second = _checks.indices("i", i, p.shape[-1]), _checks.indices("j", j, p.shape[-1])
+    _checks.broadcast(i=first.shape, j=second.shape)
+    return p[..., first] - p[..., second]
+
+
+class OrderReport(eqx.Module):
+    """How far three policies are log-margin ordered; see `check_order`.
+
+    Attributes:
+        ordered: whether every pair is.
+        fraction: share of the `N(N − 1)/2` unordered pairs that are; 1 if there are none.
+        worst_violation: over pairs whose two steps have opposite signs, the largest of their smaller
+            step, in nats: how far the nearest of the three policies would have to move. 0 if there is none.
+        expected_target: `E[m_target]` over pairs of a chosen and a rejected response as sampled, in nats.
+        expected_reference: the same of the reference.
+        expected_rejected: the same of the rejected-sampling distribution.
+    """
+
+    ordered: Bool[Array, "*batch"]
+    fraction: Float[Array, "*batch"]
+    worst_violation: Float[Array, "*batch"]
+    expected_target: Float[Array, "*batch"]
+    expected_reference: Float[Array, "*batch"]
+    expected_rejected: Float[Array, "*batch"]
+
+
+def check_order(
+    target: LogProbs,
+    reference: LogProbs,
+    rejected: LogProbs,
+    atol: float | None = None,
+    chosen: LogProbs | None = None,
+) -> OrderReport:
+    """Check log-margin ordering on all pairs.
+
+    On a pair, the policies are ordered if the two steps `m_target − m_reference` and
+    `m_reference − m_rejected` have the same sign, or are both zero; oriented so that they are not negative,
+    `m_target >= m_reference >= m_rejected`. One pair is ordered if and only if there is a `beta > 0` for
+    which the power law holds on it (source: the paper, arXiv 2505.23761).
+
+    Args:
+        target: the target, or the learned policy in its place.
+        reference: the reference policy.
+        rejected: the rejected-sampling distribution.
+        atol: steps of at most this size, in nats, count as zero. By default a bound on the rounding of
+            the steps themselves: 4 machine epsilons times the sum of the largest magnitudes.
+        chosen: where chosen responses come from, for the expected margins; the reference by default.
+
+    Returns:
+        An `OrderReport`. O(N²) time, O(N) memory.
+
+    Raises:
+        ValueError: an argument is not normalised or has a zero, shapes do not fit, or `atol < 0`.
+
+    >>> reference = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    >>> report = check_order(
+    ...     target=jnp.log(jnp.array([0.2, 0.3, 0.5])),
+    ...     reference=reference,
+    ...     rejected=jnp.log(jnp.array([0.6, 0.3, 0.1])),
+    ... )
+    >>> bool(report.ordered), float(report.fraction)
+    (True, 1.0)
+    """
+    target = _checks.distribution("target", target, full_support=True)
+    reference = _checks.distribution("reference", reference, full_support=True)
+    rejected = _checks.distribution("rejected", rejected, full_support=True)
+    chosen = reference if chosen is None else _checks.distribution("chosen", chosen)
+    _checks.same_sequences(target=target, reference=reference, rejected=rejected, chosen=chosen)
+    if atol is None:
+        magnitude = sum(jnp.max(jnp.abs(p), axis=-1) for p in (target, 2 * reference, rejected))
+        tolerance = 4 * jnp.finfo(reference.dtype).eps * magnitude
+    else:
+        tolerance = _checks.non_negative("atol", atol)
+    fraction, worst = jnp.vectorize(_order, signature="(n),(n),()->(),()")(
+        target - reference, reference - rejected, tolerance
+    )
+
+    def expected(p: Array) -> Array:
+        return expectation(chosen, p) - expectation(rejected, p)
+
+    return OrderReport(
+        ordered=fraction == 1,
+        fraction=fraction,
+        worst_violation=worst,
+        expected_target=expected(target),
+        expected_reference=expected(reference),
+        expected_rejected=expected(rejected),
+    )
+
+
+def _order(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array]:
+    """The share of ordered pairs and the worst violation, from the log-ratios of the two steps."""
+    size = up.shape[-1]
+
+    def row(up_i: Array, down_i: Array) -> Array:
+        up_step, down_step = up_i - up, down_i - down
+        up_sign = jnp.where(jnp.abs(up_step) <= tolerance, 0, jnp.sign(up_step))
+        down_sign = jnp.where(jnp.abs(down_step) <= tolerance, 0, jnp.sign(down_step))
+        smaller = jnp.minimum(jnp.abs(up_step), jnp.abs(down_step))
+        violation = jnp.where(up_sign * down_sign < 0, smaller, 0)
+        return jnp.stack([jnp.sum(up_sign != down_sign, dtype=up.dtype), jnp.max(violation)])
+
+    rows = map_rows(row, up, down)
+    # Each unordered pair stands in two rows; a sequence paired with itself is never out of order.
+    unordered = jnp.sum(rows[:, 0]) / max(size * (size - 1), 1)
+    return 1 - unordered, jnp.max(rows[:, 1])
+
+
+def pair_exponent(
+    target: LogProbs, reference: LogProbs, rejected: LogProbs, i: Any, j: Any
+) -> Float[Array, "..."]:
+    """The exponent of the power law on one pair: `(m_ref − m_rejected) / (m_target − m_ref)`.
+
+    Positive if and only if the pair is strictly ordered; NaN where both steps are zero, infinite where the
+    denominator alone is. Under a global power law it is `beta` for every pair.
+
+    Raises:
+        ValueError: an argument is not normalised or has a zero, shapes do not fit, or an index is out of
+            range.
+    """
+    target = _checks.distribution("target", target, full_support=True)
+    reference = _checks.distribution("reference", reference, full_support=True)
+    rejected = _checks.distribution("rejected", rejected, full_support=True)
+    _checks.same_sequences(target=target, reference=reference, rejected=rejected)
+    in_target, in_reference, in_rejected = (log_margin(p, i, j) for p in (target, reference, rejected))
+    return (in_reference - in_rejected) / (in_target - in_reference)
+
+
+class PowerLaw(eqx.Module):
+    """How well three policies obey a power law; see `fit_power_law`.
+
+    Attributes:
+        exponent: the fitted `beta`; NaN if the target equals the reference.
+        residual: root mean square of the regression's residuals over sequences, in nats.
+        holds: whether no residual is larger than rounding explains, and the exponent is positive (or
+            both log-ratios are constant, when any exponent does).
+    """
+
+    exponent: Float[Array, "*batch"]
+    residual: Float[Array, "*batch"]
+    holds: Bool[Array, "*batch"]
+
+
+def fit_power_law(target: LogProbs, reference: LogProbs, rejected: LogProbs) -> PowerLaw:
+    """Fit `reference/rejected ∝ (target/reference)^beta` by least squares.
+
+    Regresses `log(reference/rejected)` on `log(target/reference)` with an intercept, every sequence counting
+    alike, which is the same as regressing margins on margins over all pairs. The slope is `beta`. O(N).
+
+    Raises:
+        ValueError: an argument is not normalised or has a zero, or shapes do not fit.
+
+    >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
+    >>> rejected = reference + 0.5 * (reference - target)
+    >>> law = fit_power_law(target, reference, rejected - jnp.log(jnp.sum(jnp.exp(rejected))))
+    >>> round(float(law.exponent), 4), bool(law.holds)
+    (0.5, True)
+    """
+    target = _checks.distribution("target", target, full_support=True)
+    reference = _checks.distribution("reference", reference, full_support=True)
+    rejected = _checks.distribution("rejected", rejected, full_support=True)
+    _checks.same_sequences(target=target, reference=reference, rejected=rejected)
+    up, down = target - reference, reference - rejected
+    up = up - jnp.mean(up, axis=-1, keepdims=True)
+    down = down - jnp.mean(down, axis=-1, keepdims=True)
+    largest = sum(jnp.max(jnp.abs(p), axis=-1) for p in (target, 2 * reference, rejected))
+    rounding = 4 * jnp.finfo(reference.dtype).eps * largest
+    flat = jnp.max(jnp.abs(up), axis=-1) <= rounding
+    exponent = jnp.sum(up * down, axis=-1) / jnp.where(flat, 1, jnp.sum(up * up, axis=-1))
+    exponent = jnp.where(flat, 0, exponent)
+    residuals = down - exponent[..., None] * up
+    explained = jnp.max(jnp.abs(residuals), axis=-1) <= rounding * (1 + jnp.abs(exponent))
+    return PowerLaw(
+        exponent=jnp.where(flat, jnp.nan, exponent),
+        residual=jnp.sqrt(jnp.mean(residuals**2, axis=-1)),
+        holds=explained & (flat | (exponent > 0)),
+    )

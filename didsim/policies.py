@@ -1,0 +1,157 @@
+"""What is trained: parameters -> log-probabilities over a whole space.
+
+A policy is any `equinox.Module` with `log_probs() -> Float[Array, "*batch sequences"]`. Its floating-point
+arrays are trained, batch axes first. A policy that holds others says so in `trainable()`.
+"""
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.nn import log_softmax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from didsim import _checks
+from didsim.information import LogProbs
+from didsim.spaces import SequenceSpace
+
+
+class Policy(eqx.Module):
+    """A distribution over the sequences of a space, held by parameters."""
+
+    @abstractmethod
+    def log_probs(self) -> LogProbs:
+        """Log-probabilities of every sequence, normalised."""
+
+    def trainable(self) -> PyTree[bool]:
+        """A tree of the policy's structure that is True on the arrays that training changes."""
+        return jax.tree.map(eqx.is_inexact_array, self)
+
+
+class EnergyBased(Policy):
+    """Free logits over sequences: `π(y) ∝ exp(logits_y)`. Holds every distribution of full support.
+
+    `EnergyBased(reference)` starts at `reference`, since log-probabilities are logits. O(size).
+
+    Raises:
+        ValueError: `logits` are not finite.
+
+    >>> policy = EnergyBased(jnp.array([0.0, 1.0]))
+    >>> jnp.exp(policy.log_probs()).tolist()
+    [0.2689, 0.7311]
+    """
+
+    logits: Float[Array, "*batch sequences"]
+
+    def __init__(self, logits: Float[ArrayLike, "*batch sequences"]):
+        self.logits = _checks.finite("logits", logits)
+
+    def log_probs(self) -> LogProbs:
+        """`log_softmax(logits)`."""
+        return log_softmax(self.logits, axis=-1)
+
+
+class Autoregressive(Policy):
+    """A table of next-token logits for every prefix: `π(y) = Π_t softmax(logits[y_<t])(y_t)`.
+
+    The tabular counterpart of a language model: it holds every distribution of full support, but its
+    gradient moves all sequences that share a prefix. Its log-probabilities are exact over the whole space,
+    in one O(size) pass down the prefix tree.
+
+    Args:
+        logits: next-token logits, a row for each of `space.prefixes`.
+        space: the space of sequences.
+
+    Raises:
+        ValueError: `logits` are not finite, or do not end in `(space.num_prefixes, space.vocab_size)`.
+
+    >>> space = SequenceSpace(vocab_size=2, max_length=2)
+    >>> policy = Autoregressive(jnp.zeros((space.num_prefixes, 2)), space)
+    >>> jnp.exp(policy.log_probs()).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+
+    logits: Float[Array, "*batch prefixes vocab"]
+    space: SequenceSpace = eqx.field(static=True)
+
+    def __init__(self, logits: Float[ArrayLike, "*batch prefixes vocab"], space: SequenceSpace):
+        self.logits = _checks.finite("logits", logits)
+        self.space = space
+        expected = (space.num_prefixes, space.vocab_size)
+        if self.logits.shape[-2:] != expected:
+            raise ValueError(
+                f"`logits` must end in (num_prefixes, vocab_size) = {expected}; got shape {self.logits.shape}"
+            )
+
+    @classmethod
+    def from_log_probs(cls, log_probs: LogProbs, space: SequenceSpace) -> Self:
+        """The policy that equals a given distribution of full support over `space`.
+
+        Raises:
+            ValueError: as `SequenceSpace.next_token_log_probs` does.
+        """
+        return cls(space.next_token_log_probs(log_probs), space)
+
+    def log_probs(self) -> LogProbs:
+        """The chain rule over the whole prefix tree."""
+        return self.space.log_probs(log_softmax(self.logits, axis=-1))
+
+    def log_prob(self, tokens: Any) -> Float[Array, "*batch"]:
+        """The log-probability of one sequence, token by token: `Σ_t log π(y_t | y_<t)`.
+
+        What a language model computes; O(length · vocab_size), without the rest of the space.
+
+        Raises:
+            ValueError: `tokens` is not a whole sequence of the space.
+        """
+        whole = self.space.decode(self.space.index(tokens))
+        rows = jnp.asarray([self.space.prefix_index(whole[:k]) for k in range(len(whole))])
+        chosen = log_softmax(self.logits[..., rows, :], axis=-1)
+        return jnp.sum(chosen[..., jnp.arange(len(whole)), jnp.asarray(whole)], axis=-1)
+
+
+class LogLinear(Policy):
+    """Fixed features times trained weights: `π(y) ∝ exp(features_y · weights)`.
+
+    A restricted family when there are fewer features than sequences: it cannot hold every target.
+    O(size · features).
+
+    Args:
+        features: finite, one row for each sequence, shared by the batch; never trained.
+        weights: finite, one for each feature.
+
+    Raises:
+        ValueError: an argument is not finite, or their numbers of features differ.
+
+    >>> policy = LogLinear(features=jnp.array([[0.0], [1.0], [2.0]]), weights=jnp.array([0.5]))
+    >>> jnp.exp(policy.log_probs()).tolist()
+    [0.1863, 0.3072, 0.5065]
+    """
+
+    features: Float[Array, "sequences features"]
+    weights: Float[Array, "*batch features"]
+
+    def __init__(
+        self,
+        features: Float[ArrayLike, "sequences features"],
+        weights: Float[ArrayLike, "*batch features"],
+    ):
+        self.features = _checks.finite("features", features, min_ndim=2)
+        self.weights = _checks.finite("weights", weights)
+        if self.features.ndim != 2 or self.features.shape[1] != self.weights.shape[-1]:
+            raise ValueError(
+                "`features` must be [sequences, features] with one column for each of `weights`; "
+                f"got features of shape {self.features.shape} and weights of shape "
+                f"{self.weights.shape}"
+            )
+
+    def log_probs(self) -> LogProbs:
+        """`log_softmax(features @ weights)`."""
+        return log_softmax(self.weights @ self.features.T, axis=-1)
+
+    def trainable(self) -> PyTree[bool]:
+        """The weights alone."""
+        everything = super().trainable()
+        return eqx.tree_at(lambda policy: policy.features, everything, False)

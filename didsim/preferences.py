@@ -1,0 +1,416 @@
+"""Where preference pairs come from.
+
+A problem is a source of pairs of a chosen and a rejected sequence. `Contrastive` and `Labelled` are
+populations, whose expectations are exact sums over all pairs; `Pairs` is a finite dataset. Each knows
+
+    preference(i, j)      how probable it is that `i` is preferred to `j`
+    sample(key, n)        `n` pairs, as `Pairs`
+    expect(kernel, x)     E[kernel(x_chosen − x_rejected)]
+    expect_exp(x)         E[exp(x_chosen − x_rejected)], in log space throughout
+    chosen_marginal(N), rejected_marginal(N)    the distributions of the chosen and of the rejected
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.nn import log_sigmoid, log_softmax, logsumexp
+from jaxtyping import Array, ArrayLike, Float, Int, Key
+
+from didsim import _checks
+from didsim._checks import Shape
+from didsim.information import LogProbs
+from didsim.pairwise import map_rows, pair_sum
+
+Kernel = Callable[[Array], Array]
+
+
+class Problem(eqx.Module):
+    """A source of preference pairs."""
+
+    @property
+    @abstractmethod
+    def batch_shape(self) -> Shape:
+        """The batch axes of the problem."""
+
+    @abstractmethod
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless the problem is one over `size` sequences."""
+
+    @abstractmethod
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """The probability that sequence `i` is preferred to sequence `j`."""
+
+    @abstractmethod
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
+        """`num_pairs` independent pairs for each entry of the batch."""
+
+    @abstractmethod
+    def expect(self, kernel: Kernel, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """The expectation of `kernel(x_chosen − x_rejected)` over pairs."""
+
+    @abstractmethod
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """The expectation of `exp(x_chosen − x_rejected)` over pairs.
+
+        Probabilities and exponentials are combined as logarithms, so that a vanishing one times a huge
+        one is right.
+        """
+
+    @abstractmethod
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """The distribution of the chosen sequence of a pair, over `size` sequences."""
+
+    @abstractmethod
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """The distribution of the rejected sequence of a pair, over `size` sequences."""
+
+
+class Contrastive(Problem):
+    """Chosen and rejected sequences drawn independently, each from its own distribution.
+
+    Told the unordered pair, the probability that `i` is the one that was chosen is
+
+        p(i ≻ j) = σ(log q(i) − log q(j)),    q = chosen/rejected, normalised:
+
+    a Bradley–Terry model whose reward is the log of the DID of `chosen` against `rejected`.
+
+    Args:
+        chosen: where chosen sequences come from.
+        rejected: where rejected ones come from.
+
+    Raises:
+        ValueError: an argument is not normalised, or shapes do not fit.
+
+    >>> problem = Contrastive(
+    ...     chosen=jnp.log(jnp.array([0.8, 0.2])), rejected=jnp.log(jnp.array([0.5, 0.5]))
+    ... )
+    >>> round(float(problem.preference(0, 1)), 6)
+    0.8
+    """
+
+    chosen: LogProbs
+    rejected: LogProbs
+
+    def __init__(self, chosen: LogProbs, rejected: LogProbs):
+        self.chosen = _checks.distribution("chosen", chosen)
+        self.rejected = _checks.distribution("rejected", rejected)
+        _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of the distributions."""
+        return _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless the distributions are over `size` sequences."""
+        _check_size(self.chosen.shape[-1], size)
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """`σ(log q(i) − log q(j))`; NaN for a pair that never occurs in either order.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        size = self.chosen.shape[-1]
+        i, j = _checks.indices("i", i, size), _checks.indices("j", j, size)
+        forward = self.chosen[..., i] + self.rejected[..., j]
+        backward = self.chosen[..., j] + self.rejected[..., i]
+        return jnp.exp(forward - jnp.logaddexp(forward, backward))
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
+        """Independent pairs.
+
+        Raises:
+            ValueError: `key` is no random key, or `num_pairs` below 1.
+        """
+        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        first, second = jax.random.split(_checks.key("key", key))
+        return Pairs(
+            _draw(first, jnp.broadcast_to(self.chosen, self._shape), num_pairs),
+            _draw(second, jnp.broadcast_to(self.rejected, self._shape), num_pairs),
+        )
+
+    @property
+    def _shape(self) -> Shape:
+        return (*self.batch_shape, self.chosen.shape[-1])
+
+    def expect(self, kernel: Kernel, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """`Σ_ij chosen(i) rejected(j) kernel(x_i − x_j)`. O(N²) time, O(N) memory."""
+        return pair_sum(kernel, jnp.exp(self.chosen), jnp.exp(self.rejected), x)
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
+        return jnp.exp(logsumexp(self.chosen + x, axis=-1) + logsumexp(self.rejected - x, axis=-1))
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """`chosen` itself."""
+        self.check_size(size)
+        return self.chosen
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """`rejected` itself."""
+        self.check_size(size)
+        return self.rejected
+
+
+class Labelled(Problem):
+    """Two sequences from samplers, labelled by Bradley–Terry with a reward.
+
+    `y1 ~ first`, `y2 ~ second`, independent, and `y1` is chosen with probability `σ(r(y1) − r(y2))`.
+
+    Args:
+        reward: finite, in nats.
+        first: where the first sequence comes from.
+        second: where the second comes from.
+
+    Raises:
+        ValueError: `reward` is not finite, a sampler is not normalised, or shapes do not fit.
+
+    >>> uniform = jnp.log(jnp.full(2, 0.5))
+    >>> problem = Labelled(reward=jnp.log(jnp.array([3.0, 1.0])), first=uniform, second=uniform)
+    >>> round(float(problem.preference(0, 1)), 6)
+    0.75
+    """
+
+    reward: Float[Array, "*batch sequences"]
+    first: LogProbs
+    second: LogProbs
+
+    def __init__(self, reward: Float[ArrayLike, "*batch sequences"], first: LogProbs, second: LogProbs):
+        self.reward = _checks.finite("reward", reward)
+        self.first = _checks.distribution("first", first)
+        self.second = _checks.distribution("second", second)
+        _checks.same_sequences(reward=self.reward, first=self.first, second=self.second)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of the distributions."""
+        return _checks.same_sequences(reward=self.reward, first=self.first, second=self.second)
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless the distributions are over `size` sequences."""
+        _check_size(self.reward.shape[-1], size)
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """`σ(r(i) − r(j))`, whatever the samplers.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        size = self.reward.shape[-1]
+        i, j = _checks.indices("i", i, size), _checks.indices("j", j, size)
+        return jax.nn.sigmoid(self.reward[..., i] - self.reward[..., j])
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
+        """Independent pairs, labelled.
+
+        Raises:
+            ValueError: `key` is no random key, or `num_pairs` below 1.
+        """
+        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        key_first, key_second, key_label = jax.random.split(_checks.key("key", key), 3)
+        shape = (*self.batch_shape, self.reward.shape[-1])
+        y1 = _draw(key_first, jnp.broadcast_to(self.first, shape), num_pairs)
+        y2 = _draw(key_second, jnp.broadcast_to(self.second, shape), num_pairs)
+        reward = jnp.broadcast_to(self.reward, shape)
+        margin = jnp.take_along_axis(reward, y1, -1) - jnp.take_along_axis(reward, y2, -1)
+        wins = jax.random.bernoulli(key_label, jax.nn.sigmoid(margin))
+        return Pairs(jnp.where(wins, y1, y2), jnp.where(wins, y2, y1))
+
+    def expect(self, kernel: Kernel, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """`Σ_ij first(i) second(j) [σ(Δr) kernel(Δx) + σ(−Δr) kernel(−Δx)]`. O(N²) time, O(N) memory."""
+
+        def labelled(reward: Array, difference: Array) -> Array:
+            wins = jax.nn.sigmoid(reward)
+            return wins * kernel(difference) + (1 - wins) * kernel(-difference)
+
+        return pair_sum(labelled, jnp.exp(self.first), jnp.exp(self.second), self.reward, x)
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """`Σ_ij first(i) second(j) [σ(Δr) e^{Δx} + σ(−Δr) e^{−Δx}]`. O(N²) time, O(N) memory.
+
+        Each term is a sum of `σ(±Δr)` under the samplers tilted by `e^{±x}`, times the tilts' totals.
+        """
+
+        def tilted(wins: Kernel, first: Array, second: Array) -> Array:
+            total = logsumexp(first, axis=-1) + logsumexp(second, axis=-1)
+            first, second = log_softmax(first, axis=-1), log_softmax(second, axis=-1)
+            return jnp.exp(total) * pair_sum(wins, jnp.exp(first), jnp.exp(second), self.reward)
+
+        first_wins = tilted(jax.nn.sigmoid, self.first + x, self.second - x)
+        return first_wins + tilted(lambda d: jax.nn.sigmoid(-d), self.first - x, self.second + x)
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """`Σ_j [first(i) second(j) + second(i) first(j)] σ(r_i − r_j)`. O(N²) time, O(N) memory."""
+        return self._marginal(self.reward, size)
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """`Σ_j [first(i) second(j) + second(i) first(j)] σ(r_j − r_i)`. O(N²) time, O(N) memory."""
+        return self._marginal(-self.reward, size)
+
+    def _marginal(self, reward: Array, size: int) -> Array:
+        self.check_size(size)
+
+        def one(reward: Array, first: Array, second: Array) -> Array:
+            def row(reward_i: Array, first_i: Array, second_i: Array) -> Array:
+                either = jnp.logaddexp(first_i + second, second_i + first)
+                return logsumexp(either + log_sigmoid(reward_i - reward))
+
+            return map_rows(row, reward, first, second)
+
+        marginal = jnp.vectorize(one, signature="(n),(n),(n)->(n)")(reward, self.first, self.second)
+        return log_softmax(marginal, axis=-1)
+
+
+class Pairs(Problem):
+    """A finite dataset of pairs.
+
+    Args:
+        winners: indices of the chosen sequences.
+        losers: indices of the rejected ones.
+        weights: how much each pair counts, zero or more; all alike by default. Only ratios matter.
+
+    Raises:
+        ValueError: indices are not integers or are negative, weights are negative, not finite or all zero,
+            there is no pair, or shapes do not fit.
+
+    >>> data = Pairs(winners=jnp.array([0, 0, 1]), losers=jnp.array([1, 1, 0]))
+    >>> round(float(data.preference(0, 1)), 4)
+    0.6667
+    """
+
+    winners: Int[Array, "*batch pairs"]
+    losers: Int[Array, "*batch pairs"]
+    weights: Float[Array, "*batch pairs"] | None
+
+    def __init__(
+        self,
+        winners: Int[ArrayLike, "*batch pairs"],
+        losers: Int[ArrayLike, "*batch pairs"],
+        weights: Float[ArrayLike, "*batch pairs"] | None = None,
+    ):
+        most = jnp.iinfo(jnp.int32).max
+        self.winners = _checks.indices("winners", winners, most)
+        self.losers = _checks.indices("losers", losers, most)
+        if self.winners.shape != self.losers.shape or not self.winners.ndim or not self.winners.size:
+            raise ValueError(
+                "`winners` and `losers` must have one shape, with at least one pair on the last axis; "
+                f"got shapes {self.winners.shape} and {self.losers.shape}"
+            )
+        self.weights = None if weights is None else _checks.finite("weights", weights)
+        if self.weights is not None:
+            if self.weights.shape != self.winners.shape:
+                raise ValueError(
+                    f"`weights` must have one entry for each pair, shape {self.winners.shape}; "
+                    f"got shape {self.weights.shape}"
+                )
+            if _checks.known(self.weights) and (
+                (self.weights < 0).any() or (self.weights.sum(-1) == 0).any()
+            ):
+                raise ValueError("`weights` must be zero or more, and not all zero")
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of the dataset."""
+        return self.winners.shape[:-1]
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless every index is one of `size` sequences."""
+        _checks.indices("winners", self.winners, size)
+        _checks.indices("losers", self.losers, size)
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """The weighted share of comparisons of `i` with `j` that `i` won; NaN if there is none.
+
+        O(pairs) for each `(i, j)`.
+
+        Raises:
+            ValueError: an index is negative.
+        """
+        most = jnp.iinfo(jnp.int32).max
+        i, j = _checks.indices("i", i, most), _checks.indices("j", j, most)
+        i, j = jnp.broadcast_arrays(i, j)
+        # A place for the pairs asked about, between the batch axes and the dataset's pairs.
+        place = self.batch_shape + (1,) * i.ndim + self.winners.shape[-1:]
+        winners, losers = self.winners.reshape(place), self.losers.reshape(place)
+        weights = self._pair_weights(jnp.result_type(float)).reshape(place)
+        won = jnp.sum(weights * ((winners == i[..., None]) & (losers == j[..., None])), axis=-1)
+        lost = jnp.sum(weights * ((winners == j[..., None]) & (losers == i[..., None])), axis=-1)
+        return won / (won + lost)
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
+        """Pairs drawn from the dataset with replacement, by weight.
+
+        Raises:
+            ValueError: `key` is no random key, or `num_pairs` below 1.
+        """
+        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        log_weights = jnp.log(self._pair_weights(jnp.result_type(float)))
+        rows = _draw(_checks.key("key", key), log_weights, num_pairs)
+        return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
+
+    def expect(self, kernel: Kernel, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """The weighted mean of `kernel(x_winner − x_loser)`. O(N + pairs).
+
+        Raises:
+            ValueError: a pair names a sequence that `x` does not have.
+        """
+        self.check_size(x.shape[-1])
+        batch = _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1])
+        x = jnp.broadcast_to(x, (*batch, x.shape[-1]))
+
+        def of(indices: Array) -> Array:
+            indices = jnp.broadcast_to(indices, (*batch, indices.shape[-1]))
+            return jnp.take_along_axis(x, indices, axis=-1)
+
+        difference = of(self.winners) - of(self.losers)
+        return jnp.sum(self._pair_weights(x.dtype) * kernel(difference), axis=-1)
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
+        return self.expect(jnp.exp, x)
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """The weighted share of each sequence among the winners; zero for those that never won."""
+        return self._share(self.winners, size)
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """The weighted share of each sequence among the losers; zero for those that never lost."""
+        return self._share(self.losers, size)
+
+    def _share(self, indices: Array, size: int) -> Array:
+        self.check_size(size)
+        weights = self._pair_weights(jnp.result_type(float))
+        count = jnp.vectorize(
+            lambda indices, weights: jnp.zeros(size, weights.dtype).at[indices].add(weights),
+            signature="(k),(k)->(n)",
+        )
+        return jnp.log(count(indices, weights))
+
+    def _pair_weights(self, dtype: Any) -> Array:
+        """Weights that sum to one."""
+        if self.weights is None:
+            return jnp.full(self.winners.shape, 1 / self.winners.shape[-1], dtype)
+        return (self.weights / jnp.sum(self.weights, axis=-1, keepdims=True)).astype(dtype)
+
+
+def _draw(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch num"]:
+    """`num` indices from each distribution, by its cumulative probabilities: O(N + num log N) each."""
+    size = log_probs.shape[-1]
+    keys = jax.random.split(key, log_probs.shape[:-1])
+
+    def one(key: Array, p: Array) -> Array:
+        return jax.random.choice(key, size, (num,), p=p)
+
+    for _ in range(log_probs.ndim - 1):
+        one = jax.vmap(one)
+    return one(keys, jnp.exp(log_probs))
+
+
+def _check_size(own: int, asked: int) -> None:
+    if own != asked:
+        raise ValueError(f"`problem` is over {own} sequences; it was asked about {asked}")

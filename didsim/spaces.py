@@ -1,0 +1,330 @@
+"""A finite space of token sequences: enumeration, indices and the prefix tree."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import logsumexp
+from jaxtyping import Array, Float, Int
+
+from didsim import _checks
+
+
+@dataclass(frozen=True)
+class SequenceSpace:
+    """All token sequences of a vocabulary up to a length.
+
+    Without `eos`, the `vocab_size ** max_length` sequences of exactly `max_length` tokens. With `eos`, the
+    last token of the vocabulary (`eos_token`) ends a sequence: the space holds every sequence that
+    ends with it, and those that fill up all `max_length` places without it. The ending token counts in
+    the length, as it does in a language model's completion. The number of sequences is then, with
+    `C = vocab_size - 1` tokens that continue,
+
+        C^0 + C^1 + … + C^(max_length - 2)  +  C^(max_length - 1) · vocab_size.
+
+    Sequences are in order of length, then lexicographic, so that the tree of prefixes is walked level by
+    level with reshapes alone. A space is immutable and hashable; its tables are NumPy arrays made on
+    first use, in O(size · max_length) time and memory.
+
+    Args:
+        vocab_size: number of tokens, the ending one included.
+        max_length: number of places.
+        eos: whether the last token ends a sequence.
+
+    Raises:
+        ValueError: `vocab_size` or `max_length` is not a positive integer, or there are more than
+            `SequenceSpace.max_size` sequences (about 17 million).
+
+    >>> space = SequenceSpace(vocab_size=3, max_length=2, eos=True)
+    >>> space.size
+    7
+    >>> [space.decode(i) for i in range(space.size)]
+    [(2,), (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    >>> space.index((1, 2))
+    6
+    """
+
+    vocab_size: int
+    max_length: int
+    eos: bool = False
+
+    max_size: ClassVar[int] = 2**24
+
+    def __post_init__(self) -> None:
+        _checks.positive_int("vocab_size", self.vocab_size)
+        _checks.positive_int("max_length", self.max_length)
+        # Long before the limit the exact size is known; far past it only that it is larger.
+        levels = min(self.max_length, 64) if self.num_continuing > 1 else self.max_length
+        size = self._size(levels)
+        if size > self.max_size:
+            count = f"{size:,}" if levels == self.max_length else f"more than {size:.1e}"
+            raise ValueError(
+                f"`vocab_size` {self.vocab_size} and `max_length` {self.max_length} make a space too "
+                f"large to enumerate: {count} sequences, and the limit is {self.max_size:,}"
+            )
+        if size * self.max_length > 64 * self.max_size:
+            raise ValueError(
+                f"`max_length` {self.max_length} makes a space too large to enumerate: a table of "
+                f"{size:,} x {self.max_length:,} tokens, and the limit is {64 * self.max_size:,}"
+            )
+
+    def _size(self, levels: int) -> int:
+        ended = self._level_start(levels - 1) if self.eos else 0
+        return ended + self.num_continuing ** (levels - 1) * self.vocab_size
+
+    def _level_start(self, level: int) -> int:
+        """The number of prefixes shorter than `level`: the sum of C^k for k < level."""
+        continuing = self.num_continuing
+        if continuing == 1:
+            return level
+        return (continuing**level - 1) // (continuing - 1)
+
+    @property
+    def num_continuing(self) -> int:
+        """The number of tokens after which a sequence can go on."""
+        return self.vocab_size - 1 if self.eos else self.vocab_size
+
+    @property
+    def eos_token(self) -> int | None:
+        """The token that ends a sequence, the last of the vocabulary; None in a space without one."""
+        return self.vocab_size - 1 if self.eos else None
+
+    @property
+    def size(self) -> int:
+        """The number of sequences."""
+        return self._size(self.max_length)
+
+    @property
+    def num_prefixes(self) -> int:
+        """The number of prefixes after which a token is chosen, the empty one included."""
+        return self._level_start(self.max_length)
+
+    @cached_property
+    def sequences(self) -> Int[np.ndarray, "sequences max_length"]:
+        """Every sequence, one a row, padded with -1."""
+        return _read_only(np.concatenate([*self._ended_levels, self._full_level]))
+
+    @cached_property
+    def lengths(self) -> Int[np.ndarray, " sequences"]:
+        """The number of tokens of every sequence, the ending one included."""
+        counts = [np.full(len(level), k + 1) for k, level in enumerate(self._ended_levels)]
+        counts.append(np.full(len(self._full_level), self.max_length))
+        return _read_only(np.concatenate(counts))
+
+    @cached_property
+    def prefixes(self) -> Int[np.ndarray, "prefixes max_length_less_1"]:
+        """Every prefix after which a token is chosen, one a row, padded with -1."""
+        return _read_only(np.concatenate([self._prefix_level(k)[:, :-1] for k in range(self.max_length)]))
+
+    def _prefix_level(self, level: int) -> np.ndarray:
+        """The prefixes of `level` tokens, padded to `max_length`."""
+        rows = np.full((self.num_continuing**level, self.max_length), -1, dtype=np.int32)
+        codes = np.arange(len(rows))
+        for place in reversed(range(level)):
+            codes, rows[:, place] = np.divmod(codes, max(self.num_continuing, 1))
+        return rows
+
+    @property
+    def _ended_levels(self) -> list[np.ndarray]:
+        """The sequences that end before the last place, by length."""
+        if not self.eos:
+            return []
+        levels = [self._prefix_level(k) for k in range(self.max_length - 1)]
+        for place, rows in enumerate(levels):
+            rows[:, place] = self.eos_token
+        return levels
+
+    @property
+    def _full_level(self) -> np.ndarray:
+        """The sequences that use every place."""
+        rows = np.repeat(self._prefix_level(self.max_length - 1), self.vocab_size, axis=0)
+        rows[:, -1] = np.resize(np.arange(self.vocab_size), len(rows))
+        return rows
+
+    def index(self, tokens: Any) -> Any:
+        """The index of a sequence, or of an array of sequences.
+
+        Args:
+            tokens: a sequence of token ids, with or without its padding of -1; or an integer array
+                `[..., places]` of such rows.
+
+        Returns:
+            An int for one sequence, an integer array `[...]` for several. O(max_length) each.
+
+        Raises:
+            ValueError: a row is no sequence of this space.
+        """
+        rows = self._padded("tokens", tokens)
+        used = self._used(rows)
+        last = np.take_along_axis(rows, np.maximum(used - 1, 0)[..., None], axis=-1)[..., 0]
+        ended = last == self.eos_token if self.eos else np.zeros(last.shape, bool)
+        whole = (used > 0) & (ended | (used == self.max_length))
+        self._refuse("tokens", rows, whole, "a whole sequence of the space")
+        inner = np.arange(self.max_length) < (used - 1)[..., None]
+        self._check_continuing("tokens", rows, inner)
+        code = self._code(rows, inner)
+        starts = np.array([self._level_start(k) for k in range(self.max_length)])
+        full = used == self.max_length
+        index = np.where(full, code * self.vocab_size + last, code)
+        index = index + (starts[used - 1] if self.eos else 0)
+        return int(index) if index.ndim == 0 else index
+
+    def decode(self, index: Any) -> Any:
+        """The tokens of the sequence at `index`, without padding; rows of `sequences` for an array.
+
+        Raises:
+            ValueError: `index` is out of range.
+        """
+        position = np.asarray(index)
+        if not np.issubdtype(position.dtype, np.integer):
+            raise ValueError(f"`index` must be an integer; got {index!r}")
+        if position.size and (position.min() < 0 or position.max() >= self.size):
+            raise ValueError(f"`index` must be from 0 to {self.size - 1}; got {index!r}")
+        if position.ndim:
+            return self.sequences[position]
+        row = self.sequences[int(position)]
+        return tuple(int(token) for token in row if token >= 0)
+
+    def prefix_index(self, tokens: Any) -> Any:
+        """The row of a prefix in tables of next-token values, or the rows of an array of prefixes.
+
+        Args:
+            tokens: a sequence of continuing tokens, shorter than `max_length`, possibly empty; or an
+                integer array `[..., places]` of such rows, padded with -1.
+
+        Returns:
+            An int for one prefix, an integer array `[...]` for several. O(max_length) each.
+
+        Raises:
+            ValueError: a row is no prefix of this space after which a token is chosen.
+        """
+        rows = self._padded("tokens", tokens)
+        used = self._used(rows)
+        self._refuse("tokens", rows, used < self.max_length, "shorter than `max_length`")
+        inner = np.arange(self.max_length) < used[..., None]
+        self._check_continuing("tokens", rows, inner)
+        starts = np.array([self._level_start(k) for k in range(self.max_length)])
+        index = self._code(rows, inner) + starts[used]
+        return int(index) if index.ndim == 0 else index
+
+    def _padded(self, name: str, tokens: Any) -> np.ndarray:
+        rows = np.asarray(tokens if np.size(tokens) else np.zeros(np.shape(tokens), int))
+        if not np.issubdtype(rows.dtype, np.integer) or rows.ndim == 0:
+            raise ValueError(f"`{name}` must be a sequence of token ids; got {tokens!r}")
+        if rows.shape[-1] > self.max_length:
+            raise ValueError(
+                f"`{name}` must have at most `max_length` = {self.max_length} places; got {rows.shape[-1]}"
+            )
+        if rows.size and (rows.min() < -1 or rows.max() >= self.vocab_size):
+            raise ValueError(
+                f"`{name}` must be token ids from 0 to {self.vocab_size - 1}, padded with -1; got {tokens!r}"
+            )
+        missing = self.max_length - rows.shape[-1]
+        return np.pad(rows.astype(np.int64), [(0, 0)] * (rows.ndim - 1) + [(0, missing)], constant_values=-1)
+
+    def _used(self, rows: np.ndarray) -> np.ndarray:
+        used = np.asarray(np.sum(rows >= 0, axis=-1))
+        in_front = np.all((rows >= 0) == (np.arange(self.max_length) < used[..., None]), axis=-1)
+        self._refuse("tokens", rows, in_front, "padded with -1 at the end only")
+        return used
+
+    def _check_continuing(self, name: str, rows: np.ndarray, inner: np.ndarray) -> None:
+        good = np.all(~inner | (rows < self.num_continuing), axis=-1)
+        self._refuse(name, rows, good, f"ended by token {self.eos_token} at the end only")
+
+    def _refuse(self, name: str, rows: np.ndarray, good: np.ndarray, expected: str) -> None:
+        if not np.all(good):
+            row = rows[np.unravel_index(np.argmin(good), good.shape)]
+            raise ValueError(f"`{name}` must be {expected}; got {row.tolist()}")
+
+    def _code(self, rows: np.ndarray, inner: np.ndarray) -> np.ndarray:
+        """The marked tokens read as digits to the base of `num_continuing`."""
+        code = np.zeros(rows.shape[:-1], dtype=np.int64)
+        for place in range(self.max_length):
+            code = np.where(inner[..., place], code * self.num_continuing + rows[..., place], code)
+        return code
+
+    def log_probs(
+        self, next_token_log_probs: Float[Array, "*batch prefixes vocab"]
+    ) -> Float[Array, "*batch sequences"]:
+        """The log-probability of every sequence, by the chain rule.
+
+            log π(y) = Σ_t log π(y_t | y_<t)
+
+        One pass down the prefix tree, level by level: O(size) time and memory.
+
+        Args:
+            next_token_log_probs: log-probabilities of the next token after each prefix, in the order
+                of `prefixes`, normalised over the last axis.
+
+        Returns:
+            Log-probabilities in nats, normalised if the table is.
+
+        Raises:
+            ValueError: the last two axes are not `(num_prefixes, vocab_size)`.
+        """
+        table = jnp.asarray(next_token_log_probs)
+        self._check_table("next_token_log_probs", table)
+        batch = table.shape[:-2]
+        ended = []
+        running = jnp.zeros((*batch, 1), table.dtype)
+        for level in range(self.max_length):
+            start, stop = self._level_start(level), self._level_start(level + 1)
+            children = running[..., None] + table[..., start:stop, :]
+            if self.eos and level < self.max_length - 1:
+                ended.append(children[..., -1])
+                children = children[..., :-1]
+            running = children.reshape(*batch, children.shape[-2] * children.shape[-1])
+        return jnp.concatenate([*ended, running], axis=-1)
+
+    def next_token_log_probs(
+        self, log_probs: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch prefixes vocab"]:
+        """The next-token log-probabilities of a distribution over sequences: the inverse of `log_probs`.
+
+            log π(v | prefix) = log P(prefix v) − log P(prefix)
+
+        One pass up the prefix tree: O(size) time and memory.
+
+        Args:
+            log_probs: log-probabilities of full support, normalised over the last axis.
+
+        Raises:
+            ValueError: `log_probs` is not normalised, has a zero, or is not over this space.
+        """
+        log_probs = _checks.distribution("log_probs", log_probs, full_support=True)
+        if log_probs.shape[-1] != self.size:
+            raise ValueError(
+                f"`log_probs` must be over the {self.size} sequences of the space; "
+                f"got shape {log_probs.shape}"
+            )
+        batch = log_probs.shape[:-1]
+        first_full = self.size - self.num_continuing ** (self.max_length - 1) * self.vocab_size
+        children = log_probs[..., first_full:].reshape(
+            *batch, self.num_continuing ** (self.max_length - 1), self.vocab_size
+        )
+        tables: list[Array] = []
+        for level in reversed(range(self.max_length)):
+            mass = logsumexp(children, axis=-1)
+            tables.insert(0, children - mass[..., None])
+            if level > 0:
+                continuing = self.num_continuing
+                children = mass.reshape(*batch, continuing ** (level - 1), continuing)
+                if self.eos:
+                    start, stop = self._level_start(level - 1), self._level_start(level)
+                    children = jnp.concatenate([children, log_probs[..., start:stop, None]], axis=-1)
+        return jnp.concatenate(tables, axis=-2)
+
+    def _check_table(self, name: str, table: Array) -> None:
+        if table.shape[-2:] != (self.num_prefixes, self.vocab_size):
+            raise ValueError(
+                f"`{name}` must end in (num_prefixes, vocab_size) = "
+                f"({self.num_prefixes}, {self.vocab_size}); got shape {table.shape}"
+            )
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
