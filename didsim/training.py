@@ -195,7 +195,7 @@ def train(
     run = Run(
         policy=eqx.combine(jax.tree.map(batched, trained), fixed),
         steps=np.asarray(records[:kept]),
-        metrics={name: batched(jnp.moveaxis(values[:kept], 0, 1)) for name, values in recorded.items()},
+        metrics={name: batched(jnp.moveaxis(recorded[name][:kept], 0, 1)) for name in metrics},
     )
     if failed.any():
         raise _divergence(run, int(taken), np.asarray(batched(failed)))
@@ -281,7 +281,8 @@ def _run(
             gradient=gradient,
         )
         values = {name: jnp.asarray(metric(snapshot)) for name, metric in metrics.items()}
-        return values, ~_all_finite((value, gradient))
+        # The gradient is checked by the step that uses it; where no metric reads it, it is not computed.
+        return values, ~jnp.isfinite(value)
 
     def measure_all(trained: PyTree) -> tuple[dict[str, Array], Array]:
         return jax.vmap(measure)(trained, reference, target, problem, objective, *marginals)

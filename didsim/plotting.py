@@ -1,0 +1,332 @@
+"""Figures: one style, one function for each kind of picture.
+
+Functions draw on a given `Axes` from labelled arrays. Over seeds, a line is the median and a band the
+central 95% of the runs; a dashed line is an exact value that theory gives. Colours are those of Okabe and
+Ito, which colour-blind readers tell apart, and every curve has a label or a place besides.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH = 5.5
+"""Width of a figure in inches: the column of a one-column paper, without scaling."""
+
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8C6D31",
+    "#888888",
+)
+
+_STYLE: Any = {
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.prop_cycle": cycler(color=COLORS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8,
+    "figure.dpi": 100,
+    "font.size": 8,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 250,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """The context in which all figures are made: sizes, colours and fonts for a printed column."""
+    return mpl.rc_context(_STYLE)
+
+
+def new_figure(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
+    """A figure of the common width and its axes, as `subplots` gives them, outside pyplot's global state."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def describe(values: xr.DataArray) -> str:
+    """An axis label from a variable's long name and units."""
+    name = str(values.attrs.get("long_name", values.name))
+    units = values.attrs.get("units", "1")
+    return name if units == "1" else f"{name} ({units})"
+
+
+def plot_band(
+    ax: Axes, values: xr.DataArray, x: str, over: str = "seed", *, line: bool = True, **options: Any
+) -> None:
+    """The median of a variable along `x`, and the band of its central 95% over a dimension.
+
+    Args:
+        ax: where to draw.
+        values: with dimensions `x` and `over`.
+        x: name of the coordinate on the horizontal axis.
+        over: the dimension that the band is over.
+        line: whether to draw the median.
+        options: passed to the line, `color` also to the band.
+    """
+    low, middle, high = values.quantile([0.025, 0.5, 0.975], dim=over).transpose("quantile", x)
+    at = values[x]
+    ax.fill_between(at, low, high, color=options.get("color"), alpha=0.18, linewidth=0)
+    if line:
+        ax.plot(at, middle, **options)
+
+
+def plot_limit(ax: Axes, values: xr.DataArray, over: str = "seed", **options: Any) -> None:
+    """The median over a dimension of an exact value, as a dashed line across the axes."""
+    ax.axhline(float(values.median(over)), linestyle=(0, (4, 2)), linewidth=0.9, **options)
+
+
+def log_steps(ax: Axes, dataset: xr.Dataset) -> None:
+    """A logarithmic axis of steps that is linear up to the first record, so that it begins at 0."""
+    steps = dataset["step"].values
+    ax.set_xscale("symlog", linthresh=max(float(steps[min(1, len(steps) - 1)]), 1), linscale=0.3)
+    ax.set_xlim(0, max(float(steps[-1]), 1))
+
+
+def plot_curves(
+    ax: Axes,
+    values: xr.DataArray,
+    limits: xr.DataArray | None,
+    hue: str,
+    *,
+    x: str = "step",
+    over: str = "seed",
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """A variable along training, a curve with its band for each entry of `hue`, each with its exact limit.
+
+    Args:
+        ax: where to draw.
+        values: with dimensions `hue`, `over` and `x`.
+        limits: with dimensions `hue` and `over`; NaN for entries without a known limit.
+        hue: the dimension that colours tell apart.
+        x: name of the coordinate on the horizontal axis.
+        over: the dimension that bands are over.
+        colors: a colour for each entry, by default those of the style in order.
+    """
+    colors = colors or color_of(values[hue].values)
+    for name in values[hue].values:
+        plot_band(ax, values.sel({hue: name}), x, over, color=colors[name], label=name)
+        if limits is not None and not limits.sel({hue: name}).isnull().any():
+            plot_limit(ax, limits.sel({hue: name}), over, color=colors[name])
+    ax.set_xlabel(describe(values[x]))
+    ax.set_ylabel(describe(values))
+
+
+def plot_ends(
+    ax: Axes,
+    values: xr.DataArray,
+    limits: xr.DataArray,
+    gaps: xr.DataArray,
+    hue: str,
+    *,
+    over: str = "seed",
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Where runs end beside where theory says.
+
+    A row for each entry of `hue`, in order of the ends' medians, with its name in its colour: a dot for each
+    run, an open diamond for the median exact limit, and at the right the largest gap between the two.
+
+    Args:
+        ax: where to draw.
+        values: with dimensions `hue` and `over`.
+        limits: with dimensions `hue` and `over`; NaN for entries without a known limit.
+        gaps: how far each run is from its own limit, with the same dimensions; NaN likewise.
+        hue: the dimension of the rows.
+        over: the dimension of the dots.
+        colors: a colour for each entry, by default those of the style in order.
+    """
+    colors = colors or color_of(values[hue].values)
+    order = [str(name) for name in values.median(over).sortby(values.median(over))[hue].values]
+    spread = np.linspace(-0.22, 0.22, values.sizes[over])
+    for row, name in enumerate(order):
+        ends = values.sel({hue: name})
+        ax.plot(ends, row + spread, ".", color=colors[name], markersize=3.5, alpha=0.6, markeredgewidth=0)
+        limit, gap = float(limits.sel({hue: name}).median(over)), float(gaps.sel({hue: name}).max())
+        if np.isfinite(limit):
+            ax.plot(limit, row, "D", markersize=5, markerfacecolor="none", color="black", markeredgewidth=0.8)
+            mantissa, exponent = f"{gap:.0e}".split("e")
+            text = rf"${mantissa}\cdot 10^{{{int(exponent)}}}$"
+        else:
+            text = "–"
+        ax.annotate(
+            text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=6.5, color="0.35"
+        )
+    ax.annotate(
+        "largest gap\nto limit",
+        (1.02, len(order) - 0.35),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        fontsize=6.5,
+        color="0.35",
+    )
+    ax.set_yticks(range(len(order)), order)
+    for label, name in zip(ax.get_yticklabels(), order, strict=True):
+        label.set_color(colors[name])
+    ax.set_ylim(-0.6, len(order) - 0.4)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel(describe(values))
+
+
+def plot_convergence(dataset: xr.Dataset, hue: str) -> Figure:
+    """The divergence to the target along training, and at its end, beside the exact limits.
+
+    Args:
+        dataset: `js_to_target` over `(hue, seed, step)`; `js_limit` and `js_to_limit` over `(hue, seed)`, NaN
+            for entries without a known limit.
+        hue: the dimension that colours tell apart.
+    """
+    with style():
+        figure, (left, right) = new_figure(1, 2, height=2.5, width_ratios=(1.15, 1))
+        curves, limits = dataset["js_to_target"], dataset["js_limit"]
+        plot_curves(left, curves, limits, hue)
+        log_steps(left, dataset)
+        left.set_ylim(0, 1.3 * left.get_ylim()[1])
+        left.set_title("(a) along training")
+        left.plot([], [], color="black", label="median and 95% of seeds")
+        left.plot([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9, label="exact limit")
+        handles, labels = left.get_legend_handles_labels()
+        left.legend(handles[-2:], labels[-2:], loc="upper left")
+        plot_ends(right, curves.isel(step=-1), limits, dataset["js_to_limit"], hue)
+        right.set_xlim(left=-0.02 * right.get_xlim()[1])
+        right.set_title("(b) at the end")
+        right.plot([], [], ".", color="black", markersize=4, label="one run")
+        right.plot([], [], "D", color="black", markerfacecolor="none", markersize=4.5, label="exact limit")
+        right.legend(loc="lower right")
+    return figure
+
+
+def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy") -> None:
+    """Log-margins of pairs across policies: a thin line for each pair, from one policy to the next.
+
+    Where policies are log-margin ordered, lines turned so that the first step rises never fall. Those
+    that do, by more than a thousandth of the largest margin, have another colour. The mean is in black.
+
+    Args:
+        ax: where to draw.
+        margins: with dimensions `pair` and `policy`.
+        policy: the dimension that is laid out from left to right.
+    """
+    names = [str(name) for name in margins[policy].values]
+    values = margins.transpose(policy, "pair").values
+    falls = np.any(np.diff(values, axis=0) < -1e-3 * np.abs(values).max(), axis=0)
+    places = np.arange(len(names))
+    for chosen, color in ((~falls, COLORS[0]), (falls, COLORS[1])):
+        if chosen.any():
+            ax.plot(places, values[:, chosen], color=color, alpha=0.25, linewidth=0.6)
+    ax.plot(places, values.mean(axis=1), color="black", marker="o", markersize=3, linewidth=1.2)
+    ax.set_xticks(places, names)
+    ax.set_xlim(-0.2, len(names) - 0.8)
+    ax.set_ylabel(describe(margins))
+
+
+def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str) -> None:
+    """A scatter of two variables over many instances, coloured by family.
+
+    Args:
+        ax: where to draw.
+        dataset: with variables `x` and `y` over dimensions `hue` and one of instances.
+        x: the variable on the horizontal axis.
+        y: the variable on the vertical axis.
+        hue: the dimension that colours tell apart.
+    """
+    colors = color_of(dataset[hue].values)
+    for name in dataset[hue].values:
+        one = dataset.sel({hue: name})
+        ax.plot(
+            one[x],
+            one[y],
+            ".",
+            color=colors[name],
+            markersize=2.2,
+            alpha=0.35,
+            markeredgewidth=0,
+            rasterized=True,
+        )
+    ax.set_xlabel(describe(dataset[x]))
+    ax.set_ylabel(describe(dataset[y]))
+
+
+def plot_shares(
+    ax: Axes,
+    share: xr.DataArray,
+    low: xr.DataArray,
+    high: xr.DataArray,
+    row: str,
+    *,
+    marker: str = "o",
+    shift: float = 0.0,
+    label: str | None = None,
+) -> None:
+    """Shares with their intervals, a row for each entry of a dimension, coloured as elsewhere.
+
+    Args:
+        ax: where to draw.
+        share: with the one dimension `row`, from 0 to 1.
+        low: lower ends of the intervals.
+        high: upper ends.
+        row: the dimension of the rows.
+        marker: of the points.
+        shift: of the rows, to set several series side by side.
+        label: of the series.
+    """
+    colors = color_of(share[row].values)
+    for place, name in enumerate(share[row].values):
+        at = float(share.sel({row: name}))
+        reach = [[at - float(low.sel({row: name}))], [float(high.sel({row: name})) - at]]
+        ax.errorbar(
+            at,
+            place + shift,
+            xerr=reach,
+            fmt=marker,
+            color=colors[name],
+            markersize=4,
+            linewidth=1,
+            markerfacecolor="white" if marker == "s" else colors[name],
+        )
+    ax.plot(
+        [],
+        [],
+        marker,
+        color="black",
+        markersize=4,
+        label=label,
+        markerfacecolor="white" if marker == "s" else "black",
+    )
+    ax.set_yticks(range(share.sizes[row]), [str(name) for name in share[row].values])
+    for tick, name in zip(ax.get_yticklabels(), share[row].values, strict=True):
+        tick.set_color(colors[name])
+    ax.set_xlim(0, 1.03)
+    ax.grid(visible=False, axis="y")
+
+
+def color_of(names: Sequence[Any] | np.ndarray) -> dict[Any, str]:
+    """A colour for each name, in the style's order.
+
+    Raises:
+        ValueError: there are more names than colours that can be told apart.
+    """
+    if len(names) > len(COLORS):
+        raise ValueError(f"`names` must be at most {len(COLORS)}, one for each colour; got {len(names)}")
+    return dict(zip(names, COLORS, strict=False))

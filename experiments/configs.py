@@ -1,0 +1,63 @@
+"""Configs of experiments: what they share, and how the command line changes them."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seeds = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+PolicyName = Literal["energy_based", "autoregressive"]
+
+
+class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The space of sequences and the random key, which every experiment has."""
+
+    seed: int = 0
+    vocab_size: Count = 4
+    max_length: Count = 4
+    eos: bool = False
+
+
+class TrainingConfig(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What experiments that train have besides."""
+
+    seeds: Seeds = 32
+    policy: PolicyName = "energy_based"
+    beta: Positive = 0.5
+    steps: Count = 800
+    every: Count = 10
+    learning_rate: Positive = 0.1
+
+
+Config = TypeVar("Config", bound=SpaceConfig)
+
+
+def override(config: type[Config], settings: list[str]) -> Config:
+    """A config with its defaults changed by `key=value` settings, whose values are TOML or plain words.
+
+    Raises:
+        ValueError: a setting is not of that form, names no key of the config, or has a wrong value.
+    """
+    known = config.__struct_fields__
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals:
+            raise ValueError(f"--set must be key=value; got {setting!r}")
+        if key not in known:
+            raise ValueError(f"--set has an unknown key {key!r}; there are {', '.join(sorted(known))}")
+        changes[key] = _value(text.strip())
+    try:
+        return msgspec.convert(changes, config)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"--set has a wrong value: {error}") from None
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.toml.decode(f"value = {text}")["value"]
+    except msgspec.DecodeError:
+        return text

@@ -1,0 +1,196 @@
+"""DID entropy against the change of policy entropy and displacement, over random updates by family."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import xarray as xr
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+
+import didsim
+from didsim import plotting
+from experiments.configs import SpaceConfig
+from experiments.instances import make_space
+
+Pair = tuple[Array, Array]
+
+
+class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the experiment: `instances` is the number of random updates of each family."""
+
+    instances: Annotated[int, msgspec.Meta(ge=32)] = 1000
+
+
+def normal(key: Array, space: didsim.SequenceSpace) -> Pair:
+    """Reference and target with independent normal logits, each of its own scale."""
+    scales, one, two = jax.random.split(key, 3)
+    first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=2.0)
+    return didsim.normal_logits(one, space.size, first), didsim.normal_logits(two, space.size, second)
+
+
+def dirichlet(key: Array, space: didsim.SequenceSpace) -> Pair:
+    """Reference and target from Dirichlet distributions, each of its own concentration."""
+    scales, one, two = jax.random.split(key, 3)
+    first, second = 10 ** jax.random.uniform(scales, (2,), minval=-0.5, maxval=1.0)
+    return didsim.dirichlet(one, space.size, first), didsim.dirichlet(two, space.size, second)
+
+
+def zipf(key: Array, space: didsim.SequenceSpace) -> Pair:
+    """Reference and target with Zipf's law over ranks shuffled apart, each of its own exponent."""
+    scales, one, two = jax.random.split(key, 3)
+    first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=1.5)
+    return didsim.zipf(space.size, first, one), didsim.zipf(space.size, second, two)
+
+
+def markov(key: Array, space: didsim.SequenceSpace) -> Pair:
+    """Reference and target two random Markov chains, each of its own scale."""
+    scales, one, two = jax.random.split(key, 3)
+    first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=1.5)
+    return didsim.markov(one, space, first), didsim.markov(two, space, second)
+
+
+def tempered(key: Array, space: didsim.SequenceSpace) -> Pair:
+    """A reference with normal logits and the same at another temperature, exponent 0.1 to 3."""
+    scale, one = jax.random.split(key)
+    exponent = jax.random.uniform(scale, minval=0.1, maxval=3.0)
+    reference = didsim.normal_logits(one, space.size)
+    return reference, didsim.temper(reference, exponent)
+
+
+def best_of_n(key: Array, space: didsim.SequenceSpace) -> Pair:
+    """The best of 2 to 16 draws from a reference, by a score correlated with its log-probabilities."""
+    scale, correlation, one, two = jax.random.split(key, 4)
+    n = 2 ** jax.random.uniform(scale, minval=1.0, maxval=4.0)
+    rho = jax.random.uniform(correlation, minval=-1.0, maxval=1.0)
+    reference = didsim.normal_logits(one, space.size)
+    own = (reference - reference.mean()) / reference.std()
+    score = rho * own + jnp.sqrt(1 - rho**2) * jax.random.normal(two, (space.size,))
+    return reference, didsim.best_of_n(reference, score, n)
+
+
+FAMILIES: dict[str, Callable[[Array, didsim.SequenceSpace], Pair]] = {
+    "normal": normal,
+    "dirichlet": dirichlet,
+    "zipf": zipf,
+    "markov": markov,
+    "tempered": tempered,
+    "best_of_n": best_of_n,
+}
+
+
+def run(config: Config, progress: bool = False) -> xr.Dataset:
+    """Measure all instances, and how often the claim's and the slope's signs are right."""
+    space = make_space(config)
+    measured: list[dict[str, Array]] = []
+    for number, family in enumerate(FAMILIES.values()):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number), config.instances)
+        measured.append(jax.jit(jax.vmap(lambda key, make=family: _measure(*make(key, space))))(keys))
+    variables = {
+        "did_entropy": "DID entropy",
+        "entropy_change": "Change of policy entropy",
+        "displacement": "Chosen displacement",
+        "entropy_slope": "Slope of entropy along the geodesic at the reference",
+    }
+    dims = ("family", "instance")
+    dataset = xr.Dataset(
+        {
+            name: (dims, np.stack([one[name] for one in measured]), {"long_name": text, "units": "nats"})
+            for name, text in variables.items()
+        },
+        coords={"family": list(FAMILIES), "instance": np.arange(config.instances)},
+    )
+    return dataset.merge(_shares(dataset))
+
+
+def _measure(reference: Array, target: Array) -> dict[str, Array]:
+    log_q = didsim.did(target, reference)
+    mean_q, mean_reference = (didsim.expectation(reference, values) for values in (log_q, reference))
+    return {
+        "did_entropy": didsim.entropy(log_q),
+        "entropy_change": didsim.entropy(target) - didsim.entropy(reference),
+        "displacement": -didsim.kl(reference, target),
+        "entropy_slope": -didsim.expectation(reference, (log_q - mean_q) * (reference - mean_reference)),
+    }
+
+
+def _shares(dataset: xr.Dataset) -> xr.Dataset:
+    """Shares of right signs by family, with 95% Wilson intervals.
+
+    The claim says that low-entropy DID reinforces the policy and high-entropy DID smooths it, and that
+    smoothing shows as displacement. It does not say where low ends: here at the median over all instances of
+    all families. So the claim is right about entropy where `entropy_change` is positive if and only if the
+    DID entropy is above that median, and about displacement where the displacement is larger than its own
+    median if and only if the DID entropy is. The criterion compares the sign of
+    `−Cov(log reference, log q)` under the reference, the slope of the policy's entropy at the start, with
+    that of its whole change.
+    """
+    median = float(dataset["did_entropy"].median())
+    high = dataset["did_entropy"] > median
+    displaced = dataset["displacement"] < float(dataset["displacement"].median())
+    right = {
+        "entropy": (dataset["entropy_change"] > 0) == high,
+        "displacement": displaced == high,
+        "criterion": (dataset["entropy_slope"] > 0) == (dataset["entropy_change"] > 0),
+    }
+    shares = xr.concat(list(right.values()), dim="statement").mean("instance")
+    instances = dataset.sizes["instance"]
+    ends = np.array(
+        [
+            [binomtest(round(p * instances), instances).proportion_ci(method="wilson") for p in row]
+            for row in shares.values
+        ]
+    )
+    dims = ("statement", "family")
+    attributes = {"units": "1", "did_entropy_median": median}
+    return xr.Dataset(
+        {
+            "share": (dims, shares.values, {"long_name": "Share of signs that are right", **attributes}),
+            "share_low": (dims, ends[..., 0], {"long_name": "Lower end of its 95% interval", "units": "1"}),
+            "share_high": (dims, ends[..., 1], {"long_name": "Upper end of its 95% interval", "units": "1"}),
+        },
+        coords={"statement": list(right)},
+    )
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """Two scatters over all instances, and the shares by family."""
+    with plotting.style():
+        figure, (change, displacement, shares) = plotting.new_figure(1, 3, height=2.6, width_ratios=(1, 1, 1))
+        median = dataset["share"].attrs["did_entropy_median"]
+        for ax, name, title in (
+            (change, "entropy_change", "(a) entropy"),
+            (displacement, "displacement", "(b) displacement"),
+        ):
+            plotting.plot_families(ax, dataset, "did_entropy", name, "family")
+            ax.axvline(median, color="black", linewidth=0.8, linestyle=":")
+            ax.set_title(title)
+        change.axhline(0, color="black", linewidth=0.8)
+        displacement.set_yscale("symlog", linthresh=0.01)
+        displacement.set_ylim(top=0)
+        for shift, statement, marker, text in (
+            (-0.25, "entropy", "o", "claim: entropy"),
+            (0.0, "displacement", "s", "claim: displacement"),
+            (0.25, "criterion", "^", "slope at the start"),
+        ):
+            one = dataset.sel(statement=statement)
+            plotting.plot_shares(
+                shares,
+                one["share"],
+                one["share_low"],
+                one["share_high"],
+                "family",
+                marker=marker,
+                shift=shift,
+                label=text,
+            )
+        shares.axvline(0.5, ymax=0.72, color="black", linewidth=0.8, linestyle=":")
+        shares.set_title("(c) right signs")
+        shares.set_xlabel("Share (95% interval)")
+        shares.set_ylim(-0.6, dataset.sizes["family"] + 1.6)
+        shares.legend(loc="upper left", handletextpad=0.2)
+    return figure

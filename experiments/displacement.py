@@ -1,0 +1,97 @@
+"""Likelihood displacement and entropy along training, for a reinforcing and a smoothing target."""
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import didsim
+from didsim import plotting
+from didsim.recording import METRICS
+from experiments.configs import Count, NonNegative, PolicyName, Positive, TrainingConfig
+from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+
+UPDATES = ("reinforcing", "smoothing")
+RECORDED = ("chosen_displacement", "rejected_displacement", "policy_entropy", "did_entropy")
+
+
+class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the experiment.
+
+    The target is `reference · exp(±strength · log reference + noise · z)`, normalised: with the plus sign it
+    reinforces what the reference finds likely, with the minus sign it smooths.
+    """
+
+    policy: PolicyName = "autoregressive"
+    steps: Count = 1000
+    learning_rate: Positive = 0.03
+    strength: NonNegative = 0.4
+    noise: NonNegative = 0.5
+
+
+def run(config: Config, progress: bool = False) -> xr.Dataset:
+    """Train both kinds of update, with chosen responses from the reference, and compute the exact limits."""
+    space = make_space(config)
+    keys = seed_keys(config, 2)
+    reference = didsim.markov(keys[0], space)
+    bumps = config.noise * didsim.normal_logits(keys[1], space.size)
+    signs = jnp.array([1.0, -1.0])[:, None, None]
+    target = didsim.bayes_update(reference, signs * config.strength * reference + bumps)
+    rejected = didsim.optimal_rejected(reference, target, config.beta)
+    trained = didsim.train(
+        make_policy(config, reference, space),
+        reference,
+        didsim.Contrastive(reference, rejected),
+        didsim.dpo(config.beta),
+        make_optimizer(config),
+        config.steps,
+        record=didsim.Record(config.every, {name: METRICS[name] for name in RECORDED}),
+        target=target,
+        progress="displacement" if progress else False,
+    )
+    limits = {
+        "chosen_displacement": -didsim.kl(reference, target),
+        "rejected_displacement": didsim.expectation(rejected, target - reference),
+        "policy_entropy": didsim.entropy(target),
+        "did_entropy": didsim.did_entropy(target, reference),
+    }
+    dims = ("update", "seed")
+    return (
+        trained.to_dataset(dims)
+        .assign(
+            {
+                f"{name}_limit": (dims, values, {"long_name": f"Exact limit of {name}", "units": "nats"})
+                for name, values in limits.items()
+            }
+        )
+        .assign_coords(update=list(UPDATES), seed=np.arange(config.seeds))
+    )
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """A row for each update: displacement at the left, entropies at the right."""
+    panels = (
+        (
+            "Log-likelihood change (nats)",
+            {"chosen": "chosen_displacement", "rejected": "rejected_displacement"},
+        ),
+        ("Entropy (nats)", {"policy": "policy_entropy", "DID": "did_entropy"}),
+    )
+    with plotting.style():
+        figure, axes = plotting.new_figure(2, 2, height=4.0, sharex=True, sharey="col")
+        letters = iter("abcd")
+        for row, update in zip(axes, UPDATES, strict=True):
+            one = dataset.sel(update=update)
+            for column, (ax, (label, curves)) in enumerate(zip(row, panels, strict=True)):
+                for k, (name, variable) in enumerate(curves.items()):
+                    color = plotting.COLORS[2 * column + k]
+                    plotting.plot_band(ax, one[variable], "step", color=color, label=name)
+                    plotting.plot_limit(ax, one[f"{variable}_limit"], color=color)
+                plotting.log_steps(ax, dataset)
+                ax.set_ylabel(label)
+                ax.set_title(f"({next(letters)}) {update} target")
+                ax.plot([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9, label="exact limit")
+                ax.legend(loc="best")
+        for ax in axes[-1]:
+            ax.set_xlabel(plotting.describe(dataset["step"]))
+    return figure

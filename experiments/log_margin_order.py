@@ -1,0 +1,178 @@
+"""Log-margin ordering and the power law: on pairs, along training, and as noise breaks them."""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+import didsim
+from didsim import plotting
+from didsim.recording import margin_learned, margin_reference, margin_rejected, margin_target
+from experiments.configs import Count, NonNegative, TrainingConfig
+from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+
+MARGINS = {
+    "margin_rejected": margin_rejected,
+    "margin_reference": margin_reference,
+    "margin_target": margin_target,
+    "margin_learned": margin_learned,
+}
+POLICIES = ("rejected", "reference", "target", "learned")
+
+
+class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the experiment: `noises` are the sizes of `perturbed` noise, in nats."""
+
+    noises: Annotated[tuple[NonNegative, ...], msgspec.Meta(min_length=1)] = (
+        0.0,
+        0.1,
+        0.2,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+        1.5,
+        2.0,
+    )
+    pairs: Count = 200
+
+
+def run(config: Config, progress: bool = False) -> xr.Dataset:
+    """Train under the optimal distribution, and measure order under perturbed ones."""
+    space = make_space(config)
+    keys = seed_keys(config, 3)
+    reference, target = didsim.normal_logits(keys[:2], space.size)
+    rejected = didsim.optimal_rejected(reference, target, config.beta)
+    trained = didsim.train(
+        make_policy(config, reference, space),
+        reference,
+        didsim.Contrastive(reference, rejected),
+        didsim.dpo(config.beta),
+        make_optimizer(config),
+        config.steps,
+        record=didsim.Record(config.every, MARGINS),
+        target=target,
+        progress="log_margin_order" if progress else False,
+    )
+    four = jnp.stack([rejected, reference, target, trained.policy.log_probs()])
+    noises = jnp.asarray(config.noises)
+    fraction, spread, known_fraction, known_spread = _order_under_noise(
+        config, reference, target, keys[2], noises
+    )
+    nats, share = {"units": "nats"}, {"units": "1"}
+    by_noise = ("noise", "seed")
+    return (
+        trained.to_dataset(("seed",))
+        .assign(
+            pair_margin=(
+                ("policy", "pair"),
+                _oriented_margins(config, four[:, 0]),
+                {"long_name": "Log-margin of a pair", **nats},
+            ),
+            fraction=(by_noise, fraction, {"long_name": "Share of pairs ordered", **share}),
+            spread=(by_noise, spread, {"long_name": "Exponent's interquartile range", **share}),
+            known_fraction=(
+                by_noise,
+                known_fraction,
+                {"long_name": "Expected share of pairs ordered", **share},
+            ),
+            known_spread=(by_noise, known_spread, {"long_name": "Expected interquartile range", **share}),
+        )
+        .assign_coords(
+            seed=np.arange(config.seeds),
+            policy=list(POLICIES),
+            noise=("noise", np.asarray(config.noises), {"long_name": "Noise in log space", **nats}),
+        )
+    )
+
+
+def _oriented_margins(config: Config, policies: Float[Array, "policies sequences"]) -> Array:
+    """Margins of random pairs of different sequences, turned so that the first step rises."""
+    size = policies.shape[-1]
+    pick = np.random.default_rng(config.seed)
+    first = pick.integers(0, size, config.pairs)
+    second = (first + pick.integers(1, max(size, 2), config.pairs)) % size
+    margins = didsim.log_margin(policies, first, second)
+    return margins * jnp.where(margins[1] >= margins[0], 1, -1)
+
+
+def _order_under_noise(
+    config: Config, reference: Array, target: Array, keys: Array, noises: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Share of pairs ordered and spread of the exponent for each size of noise, with what is expected.
+
+    Let `u = log(target/reference)`, so that `v = log(reference/rejected) = beta u − noise z`, up to constants,
+    with `z` standard normal. On a pair, the step of the target is `Δu`, that of the rejected distribution
+    `Δv = beta Δu − noise √2 z'`, `z'` standard normal too. Given `Δu`, the pair is ordered with probability
+    `Φ(beta |Δu| / (noise √2))`, and its exponent is normal around `beta` with deviation
+    `noise √2 / |Δu|`. Averaged over the pairs of an instance, the first is the expected share; the quartiles
+    of the mixture of the second are found from its distribution function. (Derived here.)
+    """
+    size = reference.shape[-1]
+    first, second = np.triu_indices(size, k=1)
+
+    def one(key: Array, reference: Array, target: Array, noise: Array) -> tuple[Array, ...]:
+        rejected = didsim.REJECTED["perturbed"](key, reference, target, config.beta, noise)
+        order = didsim.check_order(target, reference, rejected)
+        exponents = didsim.pair_exponent(target, reference, rejected, first, second)
+        low, high = jnp.quantile(exponents, jnp.array([0.25, 0.75]))
+        step = didsim.log_margin(target, first, second) - didsim.log_margin(reference, first, second)
+        step = jnp.abs(step)
+        deviation = noise * jnp.sqrt(2.0)
+        ordered = jnp.mean(jax.scipy.stats.norm.cdf(config.beta * step / deviation))
+        return order.fraction, high - low, ordered, 2 * _upper_quartile(deviation / step)
+
+    batched = jax.vmap(jax.vmap(one, in_axes=(0, 0, 0, None)), in_axes=(None, None, None, 0))
+    return jax.jit(batched)(keys, reference, target, noises)
+
+
+def _upper_quartile(deviations: Array) -> Array:
+    """The upper quartile of an equal mixture of centred normals, by bisection."""
+    top = jnp.max(deviations)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        below = jnp.mean(jax.scipy.stats.norm.cdf(middle / deviations)) < 0.75
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(top), top))
+    return (low + high) / 2
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """Margins on pairs, expected margins along training, and two measures of order against noise."""
+    with plotting.style():
+        figure, axes = plotting.new_figure(2, 2, height=4.2)
+        (pairs, expected), (share, spread) = axes
+        plotting.plot_pair_margins(pairs, dataset["pair_margin"])
+        pairs.set_title("(a) pairs of one seed; black: mean")
+        colors = dict(zip(POLICIES, plotting.COLORS, strict=False))
+        for name in POLICIES:
+            values = dataset[f"margin_{name}"]
+            if name == "learned":
+                plotting.plot_band(expected, values, "step", color=colors[name], label=name)
+            else:
+                plotting.plot_limit(expected, values.isel(step=-1), color=colors[name], label=name)
+        plotting.log_steps(expected, dataset)
+        expected.set_xlabel(plotting.describe(dataset["step"]))
+        expected.set_ylabel("Expected log-margin (nats)")
+        expected.set_title("(b) pairs as sampled")
+        expected.legend(loc="center right")
+        for ax, name, title in (
+            (share, "fraction", "(c) pairs ordered"),
+            (spread, "spread", "(d) spread of the exponent"),
+        ):
+            plotting.plot_band(ax, dataset[name], "noise", color=plotting.COLORS[0], label="measured")
+            known = dataset[f"known_{name}"].median("seed")
+            ax.plot(dataset["noise"], known, "--", color="black", linewidth=0.9, label="expected")
+            ax.set_xlabel(plotting.describe(dataset["noise"]))
+            ax.set_ylabel(plotting.describe(dataset[name]))
+            ax.set_title(title)
+            ax.legend()
+    return figure

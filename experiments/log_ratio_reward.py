@@ -1,0 +1,91 @@
+"""Where each objective ends when preferences encode the target: DPO alone, at the target."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import didsim
+from didsim import plotting
+from didsim.recording import js_to_target
+from experiments.configs import NonNegative, Positive, TrainingConfig
+from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+
+
+class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the experiment.
+
+    `beta` is that of the data and of every objective that has one, and IPO's `tau`.
+    """
+
+    objectives: tuple[str, ...] = tuple(didsim.OBJECTIVES)
+    label_smoothing: NonNegative = 0.1
+    gamma: NonNegative = 0.5
+    delta: Positive = 1.0
+    weight: Positive = 1.0
+
+
+def run(config: Config, progress: bool = False) -> xr.Dataset:
+    """Train all runs of every objective and compare them with the limits that are known."""
+    beta, weight = config.beta, config.weight
+    # The entries of the registry that take more than the data's beta.
+    settings: dict[str, Callable[[], didsim.Objective]] = {
+        "cdpo": lambda: didsim.cdpo(beta, config.label_smoothing),
+        "ipo": lambda: didsim.ipo(beta),
+        # It divides by lengths, so that this beta gives the reward the scale of the others'.
+        "simpo": lambda: didsim.simpo(beta * config.max_length, config.gamma),
+        "slic": lambda: didsim.slic(beta, config.delta),
+        "orpo": lambda: didsim.orpo(weight),
+        "cpo": lambda: didsim.cpo(beta, weight),
+    }
+    objectives = {
+        name: settings[name]() if name in settings else didsim.OBJECTIVES[name](beta)
+        for name in config.objectives
+    }
+    space = make_space(config)
+    reference, target = didsim.normal_logits(seed_keys(config, 2), space.size)
+    problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, config.beta))
+    optimizer = make_optimizer(config)
+    runs = {
+        name: didsim.train(
+            make_policy(config, reference, space),
+            reference,
+            problem,
+            objective,
+            optimizer,
+            config.steps,
+            record=didsim.Record(config.every, {"js_to_target": js_to_target}),
+            target=target,
+            lengths=space.lengths,
+            progress=f"log_ratio_reward: {name}" if progress else False,
+        )
+        for name, objective in objectives.items()
+    }
+    unknown = jnp.full(config.seeds, jnp.nan)
+    limits, gaps = [], []
+    for name, objective in objectives.items():
+        try:
+            limit = didsim.fixed_point(objective, reference, problem, space.lengths)
+        except NotImplementedError:
+            limits.append(unknown)
+            gaps.append(unknown)
+        else:
+            limits.append(didsim.js(limit, target))
+            gaps.append(didsim.js(runs[name].policy.log_probs(), limit))
+    dataset = xr.concat([one.to_dataset(("seed",)) for one in runs.values()], dim="objective")
+    dims = ("objective", "seed")
+    return dataset.assign(
+        js_limit=(dims, np.stack(limits), {"long_name": "JS(exact limit, target)", "units": "nats"}),
+        js_to_limit=(
+            dims,
+            np.stack(gaps),
+            {"long_name": "JS(learned at the end, exact limit)", "units": "nats"},
+        ),
+    ).assign_coords(objective=list(objectives), seed=np.arange(config.seeds))
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """Curves to their limits, and where each run ends."""
+    return plotting.plot_convergence(dataset, "objective")

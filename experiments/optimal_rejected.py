@@ -1,0 +1,91 @@
+"""Where DPO ends under each rejected-sampling distribution: at the target under the optimal one alone."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import xarray as xr
+from matplotlib.figure import Figure
+
+import didsim
+from didsim import plotting
+from didsim.recording import js_to_target
+from experiments.configs import Count, NonNegative, Positive, TrainingConfig
+from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+
+
+class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the experiment.
+
+    `beta` is that of the objective and of the optimal distribution. The others: `tempered` is the reference
+    to the power `exponent`, `geodesic` lies at `-position * beta`, `perturbed` has `noise` in log space, and
+    `worst_of_n` takes the worst of `n` under the log-ratio of target to reference.
+    """
+
+    rejected: tuple[str, ...] = tuple(didsim.REJECTED)
+    exponent: float = 0.5
+    position: Positive = 2.0
+    noise: NonNegative = 0.5
+    n: Count = 2
+
+
+def run(config: Config, progress: bool = False) -> xr.Dataset:
+    """Train all runs and compare them with the exact limits."""
+    makers = {name: didsim.REJECTED[name] for name in config.rejected}
+    space = make_space(config)
+    keys = seed_keys(config, 3)
+    reference, target = didsim.normal_logits(keys[:2], space.size)
+    arguments: dict[str, dict[str, Any]] = {
+        "optimal": {"reference": reference, "target": target, "beta": config.beta},
+        "uniform": {"reference": reference},
+        "reference": {"reference": reference},
+        "target": {"target": target},
+        "tempered": {"reference": reference, "exponent": config.exponent},
+        "reversed": {"reference": reference, "target": target, "beta": config.beta},
+        "geodesic": {
+            "reference": reference,
+            "target": target,
+            "position": -config.position * config.beta,
+        },
+        "perturbed": {
+            "key": keys[2, 0],
+            "reference": reference,
+            "target": target,
+            "beta": config.beta,
+            "noise": config.noise,
+        },
+        "worst_of_n": {"reference": reference, "score": target - reference, "n": config.n},
+    }
+    rejected = jnp.stack([maker(**arguments[name]) for name, maker in makers.items()])
+    problem = didsim.Contrastive(chosen=reference, rejected=rejected)
+    objective = didsim.dpo(config.beta)
+    trained = didsim.train(
+        make_policy(config, reference, space),
+        reference,
+        problem,
+        objective,
+        make_optimizer(config),
+        config.steps,
+        record=didsim.Record(config.every, {"js_to_target": js_to_target}),
+        target=target,
+        progress="optimal_rejected" if progress else False,
+    )
+    limit = didsim.fixed_point(objective, reference, problem)
+    dataset = trained.to_dataset(("rejected", "seed"))
+    dims = ("rejected", "seed")
+    return dataset.assign(
+        js_limit=(
+            dims,
+            didsim.js(limit, target),
+            {"long_name": "JS(exact limit, target)", "units": "nats"},
+        ),
+        js_to_limit=(
+            dims,
+            didsim.js(trained.policy.log_probs(), limit),
+            {"long_name": "JS(learned at the end, exact limit)", "units": "nats"},
+        ),
+    ).assign_coords(rejected=list(makers), seed=jnp.arange(config.seeds))
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """Curves to their limits, and where each run ends."""
+    return plotting.plot_convergence(dataset, "rejected")
