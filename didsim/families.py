@@ -12,7 +12,7 @@ from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from didsim import _checks
-from didsim.information import LogProbs
+from didsim.information import LogProbs, LogProbsLike
 from didsim.spaces import SequenceSpace
 
 
@@ -89,7 +89,7 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLi
     return _per_key(key, one_chain)
 
 
-def temper(p: LogProbs, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
+def temper(p: LogProbsLike, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
     """The tempered distribution `∝ p^exponent`: sharper above 1, flatter below, reversed under 0.
 
     Raises:
@@ -104,7 +104,7 @@ def temper(p: LogProbs, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
     return log_softmax(exponent[..., None] * p, axis=-1)
 
 
-def mixture(p: LogProbs, q: LogProbs, weight: Float[ArrayLike, "*batch"]) -> LogProbs:
+def mixture(p: LogProbsLike, q: LogProbsLike, weight: Float[ArrayLike, "*batch"]) -> LogProbs:
     """The mixture `weight · p + (1 − weight) · q`.
 
     Raises:
@@ -121,7 +121,9 @@ def mixture(p: LogProbs, q: LogProbs, weight: Float[ArrayLike, "*batch"]) -> Log
     return jnp.logaddexp(jnp.log(weight)[..., None] + p, jnp.log1p(-weight)[..., None] + q)
 
 
-def best_of_n(p: LogProbs, score: Float[Array, "*batch sequences"], n: Int[ArrayLike, ""]) -> LogProbs:
+def best_of_n(
+    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Int[ArrayLike, ""]
+) -> LogProbs:
     """The distribution of the highest-scoring of `n` independent draws from `p`, in closed form.
 
     With `F(s) = P(score ≤ s)` and `G(s) = P(score = s)` under `p`, the best score is `s` with probability
@@ -147,7 +149,9 @@ def best_of_n(p: LogProbs, score: Float[Array, "*batch sequences"], n: Int[Array
     return jnp.vectorize(lambda p, score: _best_of(p, score, draws), signature="(n),(n)->(n)")(p, score)
 
 
-def worst_of_n(p: LogProbs, score: Float[Array, "*batch sequences"], n: Int[ArrayLike, ""]) -> LogProbs:
+def worst_of_n(
+    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Int[ArrayLike, ""]
+) -> LogProbs:
     """The distribution of the lowest-scoring of `n` independent draws from `p`; see `best_of_n`.
 
     >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))

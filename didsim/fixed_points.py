@@ -1,11 +1,12 @@
 """Where an objective converges, in closed form."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
-from didsim.information import LogProbs
+from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives import (
     Exponential,
     Kernel,
@@ -22,7 +23,7 @@ from didsim.preferences import Contrastive, Labelled, Problem
 
 def fixed_point(
     objective: Objective,
-    reference: LogProbs,
+    reference: LogProbsLike,
     problem: Problem,
     lengths: Int[ArrayLike, " sequences"] | None = None,
 ) -> LogProbs:
@@ -74,24 +75,34 @@ def fixed_point(
             "`objective` has no closed-form minimiser: it must be a loss of differences of a log-ratio or "
             "log-probability alone, without a likelihood term"
         )
-    h = _best_reward(objective.kernel, problem)
-    _checks.same_sequences(reference=reference, problem=h)
-    return objective.reward.policy(h, reference, lengths)
-
-
-def _best_reward(kernel: Kernel, problem: Problem) -> Array:
     if not isinstance(problem, Contrastive | Labelled):
         raise NotImplementedError(
             "`problem` must be Contrastive or Labelled for a closed-form minimiser; "
             f"got {type(problem).__name__}"
         )
+    problem.check_size(reference.shape[-1])
+    names = ("chosen", "rejected") if isinstance(problem, Contrastive) else ("first", "second")
+    for name in names:
+        _checks.distribution(f"problem.{name}", getattr(problem, name), full_support=True)
+    shapes = {"reference": reference.shape[:-1], "problem": problem.batch_shape}
+    _checks.broadcast(**shapes, objective=objective.batch_shape)
+    return _solve(objective, reference, problem, lengths)
+
+
+@eqx.filter_jit
+def _solve(
+    objective: Objective, reference: Array, problem: Contrastive | Labelled, lengths: Array | None
+) -> LogProbs:
+    h = _best_reward(objective.kernel, problem)
+    return objective.reward.policy(h, reference, lengths)
+
+
+def _best_reward(kernel: Kernel, problem: Contrastive | Labelled) -> Array:
     if isinstance(problem, Contrastive):
-        first = _checks.distribution("problem.chosen", problem.chosen, full_support=True)
-        second = _checks.distribution("problem.rejected", problem.rejected, full_support=True)
+        first, second = problem.chosen, problem.rejected
         bradley_terry = first - second
     else:
-        first = _checks.distribution("problem.first", problem.first, full_support=True)
-        second = _checks.distribution("problem.second", problem.second, full_support=True)
+        first, second = problem.first, problem.second
         bradley_terry = problem.reward
     match kernel:
         case Logistic(smoothing=None, margin=None):

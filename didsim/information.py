@@ -15,9 +15,12 @@ from jaxtyping import Array, ArrayLike, Float
 from didsim import _checks
 
 LogProbs = Float[Array, "*batch sequences"]
+LogProbsLike = Float[ArrayLike, "*batch sequences"]
 
 
-def expectation(log_probs: LogProbs, values: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+def expectation(
+    log_probs: LogProbsLike, values: Float[ArrayLike, "*batch sequences"]
+) -> Float[Array, "*batch"]:
     """The expectation `Σ_y π(y) f(y)`, where a sequence of probability zero counts for nothing.
 
     >>> float(expectation(jnp.log(jnp.array([0.25, 0.75])), jnp.array([4.0, 8.0])))
@@ -33,7 +36,7 @@ def _expectation(log_probs: Array, values: Array) -> Array:
     return jnp.sum(jnp.exp(log_probs) * jnp.where(jnp.isneginf(log_probs), 0, values), axis=-1)
 
 
-def entropy(p: LogProbs) -> Float[Array, "*batch"]:
+def entropy(p: LogProbsLike) -> Float[Array, "*batch"]:
     """Shannon entropy `H(p) = −Σ_y p(y) log p(y)`, from 0 to `log N` nats.
 
     >>> round(float(entropy(jnp.log(jnp.full(8, 1 / 8)))), 4)  # log 8
@@ -43,7 +46,7 @@ def entropy(p: LogProbs) -> Float[Array, "*batch"]:
     return -_expectation(p, p)
 
 
-def kl(p: LogProbs, q: LogProbs) -> Float[Array, "*batch"]:
+def kl(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     """Kullback–Leibler divergence `KL(p ‖ q) = Σ_y p(y) log(p(y) / q(y))` in nats.
 
     Summed as `Σ_y p(y) (e^(−δ) − 1 + δ)` with `δ = log p(y) − log q(y)`: the same, since both sum to one.
@@ -72,7 +75,7 @@ def _kl_terms(p: Array, q: Array) -> Array:
     return jnp.where(absent, jnp.exp(q), jnp.where(uncovered, jnp.inf, terms))
 
 
-def js(p: LogProbs, q: LogProbs) -> Float[Array, "*batch"]:
+def js(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     """Jensen–Shannon divergence, from 0 to `log 2` nats.
 
     `JS(p, q) = KL(p ‖ m)/2 + KL(q ‖ m)/2` with `m = (p + q)/2`. Symmetric in its arguments; accurate for
@@ -99,7 +102,7 @@ def _log_over_mean(difference: Array) -> Array:
     return jnp.where(difference >= 0, -of_size, -of_size - size)
 
 
-def total_variation(p: LogProbs, q: LogProbs) -> Float[Array, "*batch"]:
+def total_variation(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     """Total variation distance `Σ_y |p(y) − q(y)| / 2`, from 0 to 1.
 
     >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
@@ -111,7 +114,7 @@ def total_variation(p: LogProbs, q: LogProbs) -> Float[Array, "*batch"]:
     return jnp.sum(jnp.abs(jnp.exp(p) - jnp.exp(q)), axis=-1) / 2
 
 
-def did(policy: LogProbs, reference: LogProbs) -> LogProbs:
+def did(policy: LogProbsLike, reference: LogProbsLike) -> LogProbs:
     """The Differential Information Distribution (DID) of an update from `reference` to `policy`.
 
         q(y) = (policy(y) / reference(y)) / Σ_y' policy(y') / reference(y')
@@ -136,7 +139,7 @@ def did(policy: LogProbs, reference: LogProbs) -> LogProbs:
     return log_softmax(policy - reference, axis=-1)
 
 
-def did_entropy(policy: LogProbs, reference: LogProbs) -> Float[Array, "*batch"]:
+def did_entropy(policy: LogProbsLike, reference: LogProbsLike) -> Float[Array, "*batch"]:
     """Entropy of the DID, from 0 to `log N` nats: how widely the information of an update is spread.
 
     `log N`, the maximum, if and only if nothing was learned (`policy = reference`). Raises as `did` does.
@@ -148,7 +151,7 @@ def did_entropy(policy: LogProbs, reference: LogProbs) -> Float[Array, "*batch"]
     return entropy(did(policy, reference))
 
 
-def bayes_update(reference: LogProbs, log_q: Float[Array, "*batch sequences"]) -> LogProbs:
+def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequences"]) -> LogProbs:
     """The posterior `π(y) ∝ reference(y) q(y)` of evidence whose likelihood is proportional to `q`.
 
     The inverse of `did` in its first argument: `bayes_update(b, did(a, b)) = a`.
@@ -177,7 +180,7 @@ def bayes_update(reference: LogProbs, log_q: Float[Array, "*batch sequences"]) -
 
 
 def geodesic(
-    reference: LogProbs, log_q: Float[Array, "*batch sequences"], s: Float[ArrayLike, "*batch"]
+    reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequences"], s: Float[ArrayLike, "*batch"]
 ) -> LogProbs:
     """The policy at `s` on the geodesic through `reference` in the direction `q`: `π_s ∝ reference · q^s`.
 

@@ -1,17 +1,19 @@
 """Log-margins, their ordering across policies, and the power law that the ordering stands for."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from didsim import _checks
-from didsim.information import LogProbs, expectation
+from didsim.information import LogProbsLike, expectation
 from didsim.pairwise import map_rows
 
 
-def log_margin(p: LogProbs, i: Any, j: Any) -> Float[Array, "..."]:
+def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:
     """The log-margin `m(i, j) = log p(i) − log p(j)` of a pair, in nats.
 
     Args:
@@ -54,11 +56,11 @@ class OrderReport(eqx.Module):
 
 
 def check_order(
-    target: LogProbs,
-    reference: LogProbs,
-    rejected: LogProbs,
+    target: LogProbsLike,
+    reference: LogProbsLike,
+    rejected: LogProbsLike,
     atol: float | None = None,
-    chosen: LogProbs | None = None,
+    chosen: LogProbsLike | None = None,
 ) -> OrderReport:
     """Check log-margin ordering on all pairs.
 
@@ -100,9 +102,7 @@ def check_order(
         tolerance = 4 * jnp.finfo(reference.dtype).eps * magnitude
     else:
         tolerance = _checks.non_negative("atol", atol)
-    fraction, worst = jnp.vectorize(_order, signature="(n),(n),()->(),()")(
-        target - reference, reference - rejected, tolerance
-    )
+    fraction, worst = _orders(target - reference, reference - rejected, tolerance)
 
     def expected(p: Array) -> Array:
         return expectation(chosen, p) - expectation(rejected, p)
@@ -117,7 +117,9 @@ def check_order(
     )
 
 
-def _order(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array]:
+@jax.jit
+@partial(jnp.vectorize, signature="(n),(n),()->(),()")
+def _orders(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array]:
     """The share of ordered pairs and the worst violation, from the log-ratios of the two steps."""
     size = up.shape[-1]
 
@@ -136,7 +138,7 @@ def _order(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array]:
 
 
 def pair_exponent(
-    target: LogProbs, reference: LogProbs, rejected: LogProbs, i: Any, j: Any
+    target: LogProbsLike, reference: LogProbsLike, rejected: LogProbsLike, i: Any, j: Any
 ) -> Float[Array, "..."]:
     """The exponent of the power law on one pair: `(m_ref − m_rejected) / (m_target − m_ref)`.
 
@@ -170,7 +172,7 @@ class PowerLaw(eqx.Module):
     holds: Bool[Array, "*batch"]
 
 
-def fit_power_law(target: LogProbs, reference: LogProbs, rejected: LogProbs) -> PowerLaw:
+def fit_power_law(target: LogProbsLike, reference: LogProbsLike, rejected: LogProbsLike) -> PowerLaw:
     """Fit `reference/rejected ∝ (target/reference)^beta` by least squares.
 
     Regresses `log(reference/rejected)` on `log(target/reference)` with an intercept, every sequence counting

@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from didsim import _checks
 from didsim._registry import Registry
-from didsim.information import LogProbs, expectation
+from didsim.information import LogProbs, LogProbsLike, expectation
 from didsim.preferences import Problem
 
 Scalar = Float[Array, ""]
@@ -257,8 +257,8 @@ class Objective(eqx.Module):
 
     def loss(
         self,
-        policy_logps: LogProbs,
-        reference: LogProbs,
+        policy_logps: LogProbsLike,
+        reference: LogProbsLike,
         problem: Problem,
         lengths: Int[ArrayLike, " sequences"] | None = None,
     ) -> Float[Array, "*batch"]:
@@ -292,9 +292,9 @@ class Objective(eqx.Module):
         chosen = None
         if self.chosen_weight is not None:
             chosen = problem.chosen_marginal(policy_logps.shape[-1])
-        return self._loss(policy_logps, reference, problem, lengths, chosen)
+        return _compiled_loss(self, policy_logps, reference, problem, lengths, chosen)
 
-    def _loss(
+    def population_loss(
         self,
         policy_logps: Array,
         reference: Array,
@@ -302,7 +302,10 @@ class Objective(eqx.Module):
         lengths: Array | None,
         chosen: Array | None,
     ) -> Array:
-        """`loss`, for a caller that has checked its arguments and holds the chosen marginal."""
+        """`loss` for a caller that has checked its arguments and holds what they give.
+
+        `chosen` is the problem's chosen marginal, or None where there is no likelihood term.
+        """
         h = self.reward(policy_logps, reference, lengths)
         loss = self._weighted(self.kernel.expect(problem, h))
         if self.chosen_weight is None or chosen is None:
@@ -331,6 +334,11 @@ class Objective(eqx.Module):
 
     def _nll(self, logps: Array, lengths: Array | None) -> Array:
         return -_per_token(logps, lengths if self.chosen_per_token else None)
+
+
+@eqx.filter_jit
+def _compiled_loss(objective: Objective, *arguments: Any) -> Array:
+    return objective.population_loss(*arguments)
 
 
 def dpo(beta: Float[ArrayLike, ""] = 0.1) -> Objective:

@@ -14,7 +14,7 @@ from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from didsim import _checks
-from didsim.information import LogProbs
+from didsim.information import LogProbs, LogProbsLike
 from didsim.spaces import SequenceSpace
 
 
@@ -86,7 +86,7 @@ class Autoregressive(Policy):
             )
 
     @classmethod
-    def from_log_probs(cls, log_probs: LogProbs, space: SequenceSpace) -> Self:
+    def from_log_probs(cls, log_probs: LogProbsLike, space: SequenceSpace) -> Self:
         """The policy that equals a given distribution of full support over `space`.
 
         Raises:

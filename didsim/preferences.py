@@ -12,6 +12,7 @@ populations, whose expectations are exact sums over all pairs; `Pairs` is a fini
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -22,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from didsim import _checks
 from didsim._checks import Shape
-from didsim.information import LogProbs
+from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise import map_rows, pair_sum
 
 Kernel = Callable[[Array], Array]
@@ -95,7 +96,7 @@ class Contrastive(Problem):
     chosen: LogProbs
     rejected: LogProbs
 
-    def __init__(self, chosen: LogProbs, rejected: LogProbs):
+    def __init__(self, chosen: LogProbsLike, rejected: LogProbsLike):
         self.chosen = _checks.distribution("chosen", chosen)
         self.rejected = _checks.distribution("rejected", rejected)
         _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)
@@ -180,7 +181,9 @@ class Labelled(Problem):
     first: LogProbs
     second: LogProbs
 
-    def __init__(self, reward: Float[ArrayLike, "*batch sequences"], first: LogProbs, second: LogProbs):
+    def __init__(
+        self, reward: Float[ArrayLike, "*batch sequences"], first: LogProbsLike, second: LogProbsLike
+    ):
         self.reward = _checks.finite("reward", reward)
         self.first = _checks.distribution("first", first)
         self.second = _checks.distribution("second", second)
@@ -255,15 +258,7 @@ class Labelled(Problem):
     def _marginal(self, reward: Array, size: int) -> Array:
         self.check_size(size)
 
-        def one(reward: Array, first: Array, second: Array) -> Array:
-            def row(reward_i: Array, first_i: Array, second_i: Array) -> Array:
-                either = jnp.logaddexp(first_i + second, second_i + first)
-                return logsumexp(either + log_sigmoid(reward_i - reward))
-
-            return map_rows(row, reward, first, second)
-
-        marginal = jnp.vectorize(one, signature="(n),(n),(n)->(n)")(reward, self.first, self.second)
-        return log_softmax(marginal, axis=-1)
+        return log_softmax(_log_wins(reward, self.first, self.second), axis=-1)
 
 
 class Pairs(Problem):
@@ -396,6 +391,18 @@ class Pairs(Problem):
         if self.weights is None:
             return jnp.full(self.winners.shape, 1 / self.winners.shape[-1], dtype)
         return (self.weights / jnp.sum(self.weights, axis=-1, keepdims=True)).astype(dtype)
+
+
+@jax.jit
+@partial(jnp.vectorize, signature="(n),(n),(n)->(n)")
+def _log_wins(reward: Array, first: Array, second: Array) -> Array:
+    """For each sequence, the log-probability that it is drawn and chosen."""
+
+    def row(reward_i: Array, first_i: Array, second_i: Array) -> Array:
+        either = jnp.logaddexp(first_i + second, second_i + first)
+        return logsumexp(either + log_sigmoid(reward_i - reward))
+
+    return map_rows(row, reward, first, second)
 
 
 def _draw(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch num"]:

@@ -14,10 +14,12 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from didsim import _checks, families
 from didsim._registry import Registry
-from didsim.information import LogProbs, geodesic
+from didsim.information import LogProbs, LogProbsLike, geodesic
 
 
-def optimal_rejected(reference: LogProbs, target: LogProbs, beta: Float[ArrayLike, "*batch"]) -> LogProbs:
+def optimal_rejected(
+    reference: LogProbsLike, target: LogProbsLike, beta: Float[ArrayLike, "*batch"]
+) -> LogProbs:
     """The rejected-sampling distribution under which DPO with `beta` learns `target`.
 
         π_l(y) ∝ reference(y) · (reference(y) / target(y))^beta
@@ -36,34 +38,36 @@ def optimal_rejected(reference: LogProbs, target: LogProbs, beta: Float[ArrayLik
     return geodesic_rejected(reference, target, -_checks.positive("beta", beta))
 
 
-def uniform_rejected(reference: LogProbs) -> LogProbs:
+def uniform_rejected(reference: LogProbsLike) -> LogProbs:
     """Every sequence alike: `π_l = 1/N`."""
     reference = _checks.distribution("reference", reference)
     return jnp.full_like(reference, -jnp.log(reference.shape[-1]))
 
 
-def reference_rejected(reference: LogProbs) -> LogProbs:
+def reference_rejected(reference: LogProbsLike) -> LogProbs:
     """The reference itself: `π_l = reference`. Nothing is learned if the chosen come from it too."""
     return _checks.distribution("reference", reference)
 
 
-def target_rejected(target: LogProbs) -> LogProbs:
+def target_rejected(target: LogProbsLike) -> LogProbs:
     """The target itself: `π_l = target`. The policy is driven away from it."""
     return _checks.distribution("target", target)
 
 
-def tempered_rejected(reference: LogProbs, exponent: Float[ArrayLike, "*batch"] = 0.5) -> LogProbs:
+def tempered_rejected(reference: LogProbsLike, exponent: Float[ArrayLike, "*batch"] = 0.5) -> LogProbs:
     """The reference at another temperature: `π_l ∝ reference^exponent`."""
     return families.temper(reference, exponent)
 
 
-def reversed_rejected(reference: LogProbs, target: LogProbs, beta: Float[ArrayLike, "*batch"]) -> LogProbs:
+def reversed_rejected(
+    reference: LogProbsLike, target: LogProbsLike, beta: Float[ArrayLike, "*batch"]
+) -> LogProbs:
     """The optimal one with its sign reversed: `π_l ∝ reference · (target / reference)^beta`."""
     return geodesic_rejected(reference, target, _checks.positive("beta", beta))
 
 
 def geodesic_rejected(
-    reference: LogProbs, target: LogProbs, position: Float[ArrayLike, "*batch"]
+    reference: LogProbsLike, target: LogProbsLike, position: Float[ArrayLike, "*batch"]
 ) -> LogProbs:
     """Anywhere on the geodesic: `π_l ∝ reference · (target / reference)^position`.
 
@@ -82,8 +86,8 @@ def geodesic_rejected(
 
 def perturbed_rejected(
     key: Key[Array, ""],
-    reference: LogProbs,
-    target: LogProbs,
+    reference: LogProbsLike,
+    target: LogProbsLike,
     beta: Float[ArrayLike, "*batch"],
     noise: Float[ArrayLike, "*batch"] = 0.5,
 ) -> LogProbs:
@@ -102,7 +106,7 @@ def perturbed_rejected(
 
 
 def worst_of_n_rejected(
-    reference: LogProbs, score: Float[Array, "*batch sequences"], n: Int[ArrayLike, ""] = 4
+    reference: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Int[ArrayLike, ""] = 4
 ) -> LogProbs:
     """The lowest-scoring of `n` draws from the reference, as practitioners build rejected responses."""
     return families.worst_of_n(reference, score, n)

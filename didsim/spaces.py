@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from didsim import _checks
 
@@ -247,7 +247,7 @@ class SequenceSpace:
         return code
 
     def log_probs(
-        self, next_token_log_probs: Float[Array, "*batch prefixes vocab"]
+        self, next_token_log_probs: Float[ArrayLike, "*batch prefixes vocab"]
     ) -> Float[Array, "*batch sequences"]:
         """The log-probability of every sequence, by the chain rule.
 
@@ -280,7 +280,7 @@ class SequenceSpace:
         return jnp.concatenate([*ended, running], axis=-1)
 
     def next_token_log_probs(
-        self, log_probs: Float[Array, "*batch sequences"]
+        self, log_probs: Float[ArrayLike, "*batch sequences"]
     ) -> Float[Array, "*batch prefixes vocab"]:
         """The next-token log-probabilities of a distribution over sequences: the inverse of `log_probs`.
 

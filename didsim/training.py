@@ -23,7 +23,7 @@ from rich.progress import (
 from didsim import _checks
 from didsim._checks import Shape
 from didsim.fixed_points import fixed_point
-from didsim.information import LogProbs
+from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives import Logistic, LogRatio, Objective, check_lengths, dpo
 from didsim.policies import Policy
 from didsim.preferences import Pairs, Problem
@@ -79,7 +79,7 @@ class DivergenceError(FloatingPointError):
 
 def train(
     policy: Policy,
-    reference: LogProbs,
+    reference: LogProbsLike,
     problem: Problem,
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -88,7 +88,7 @@ def train(
     record: Record | None = None,
     batch_size: int | None = None,
     key: Key[Array, ""] | None = None,
-    target: LogProbs | None = None,
+    target: LogProbsLike | None = None,
     lengths: Int[ArrayLike, " sequences"] | None = None,
     progress: bool | str = False,
 ) -> Run:
@@ -229,7 +229,7 @@ def _run(
     ) -> Callable[[PyTree], Array]:
         def loss(trained: PyTree) -> Array:
             log_probs = eqx.combine(trained, fixed).log_probs()
-            return objective._loss(log_probs, reference, problem, lengths, chosen)
+            return objective.population_loss(log_probs, reference, problem, lengths, chosen)
 
         return loss
 
