@@ -144,6 +144,8 @@ def train(
         batch_size = _checks.positive_int("batch_size", batch_size)
         if key is None:
             raise ValueError("`key` must be given with `batch_size`; got None")
+    _checks.same_sequences(policy=start, reference=reference)
+    problem.check_size(start.shape[-1])
     if target is None:
         target = _encoded_target(objective, reference, problem)
     else:
@@ -352,7 +354,6 @@ def _batch_shape(
     if target is not None:
         distributions["target"] = target
     _checks.same_sequences(**distributions)
-    problem.check_size(start.shape[-1])
     shapes = {name: array.shape[:-1] for name, array in distributions.items()}
     shapes["problem"] = problem.batch_shape
     shapes["objective"] = objective.batch_shape

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from experiments.configs import override
 from experiments.results import label, save
@@ -37,7 +36,6 @@ def main(
         configs = {one: override(module.Config, settings or []) for one, module in modules.items()}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    console = Console()
     for one, module in modules.items():
         began = time.perf_counter()
         arguments = [one, *(word for setting in settings or [] for word in ("--set", setting))]
@@ -48,7 +46,7 @@ def main(
             raise typer.BadParameter(str(error)) from None
         paths = save(dataset, module.plot(dataset), one, out)
         written = ", ".join(str(path) for path in paths)
-        console.print(f"{one}: {written} in {time.perf_counter() - began:.0f} s", highlight=False)
+        typer.echo(f"{one}: {written} in {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

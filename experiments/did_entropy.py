@@ -153,7 +153,7 @@ def _shares(dataset: xr.Dataset) -> xr.Dataset:
             "share_low": (dims, ends[..., 0], {"long_name": "Lower end of its 95% interval", "units": "1"}),
             "share_high": (dims, ends[..., 1], {"long_name": "Upper end of its 95% interval", "units": "1"}),
         },
-        coords={"statement": list(right)},
+        coords={"statement": list(right), "family": dataset["family"]},
     )
 
 

@@ -1,0 +1,209 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+from scipy.special import log_softmax
+from typer.testing import CliRunner
+
+from experiments import did_entropy, log_margin_order, log_ratio_reward, optimal_rejected, results
+from experiments.__main__ import NAMES, app
+from experiments.configs import TrainingConfig, override
+
+SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", "--set", "seeds=4"]
+ROOT = Path(__file__).parent.parent
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), terminal_width=200)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
+    settings = [*SMALL[:4], "--set", "instances=32"] if name == "did_entropy" else SMALL
+    result = invoke(name, *settings, "--out", str(tmp_path), "--quiet")
+    assert result.exit_code == 0, result.output
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {f"{name}.nc", f"{name}.png", f"{name}.pdf"}
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    with xr.open_dataset(tmp_path / f"{name}.nc") as dataset:
+        assert dataset.attrs["command"].startswith(f"python -m experiments {name} --set vocab_size=2")
+        assert json.loads(dataset.attrs["config"])["max_length"] == 3
+        assert dataset.attrs["seed"] == 0
+        assert "jax" in json.loads(dataset.attrs["versions"])
+        for variable in dataset.data_vars.values():
+            assert {"long_name", "units"} <= set(variable.attrs)
+
+
+def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None:
+    def data(seed: int) -> xr.Dataset:
+        config = optimal_rejected.Config(vocab_size=2, max_length=3, steps=20, seeds=3, seed=seed)
+        return optimal_rejected.run(config)
+
+    xr.testing.assert_identical(data(0), data(0))
+    assert not np.array_equal(data(0)["js_to_target"], data(1)["js_to_target"])
+
+
+@pytest.mark.slow
+def test_optimal_rejected_ends_at_the_target_and_all_others_at_their_limits() -> None:
+    config = optimal_rejected.Config(seeds=2)
+    dataset = optimal_rejected.run(config)
+    ends = dataset["js_to_target"].isel(step=-1)
+    assert float(ends.sel(rejected="optimal").max()) < 1e-6
+    # The limit of worst_of_n is nearly deterministic, and its last sequences are slow to leave.
+    assert float(dataset["js_to_limit"].max()) < 2e-3
+    easy = [name for name in config.rejected if name != "worst_of_n"]
+    assert float(dataset["js_to_limit"].sel(rejected=easy).max()) < 1e-5
+    others = [name for name in config.rejected if name != "optimal"]
+    assert float(ends.sel(rejected=others).min()) > 0.05
+
+
+@pytest.mark.slow
+def test_only_the_log_ratio_reward_ends_at_the_target() -> None:
+    dataset = log_ratio_reward.run(log_ratio_reward.Config(seeds=2, max_length=3))
+    ends = dataset["js_to_target"].isel(step=-1)
+    assert float(ends.sel(objective="dpo").max()) < 1e-6
+    others = [name for name in dataset["objective"].values if name != "dpo"]
+    assert float(ends.sel(objective=others).min()) > 1e-3
+    known = ["dpo", "ipo", "exponential", "reference_free"]
+    assert float(dataset["js_to_limit"].sel(objective=known).max()) < 1e-5
+
+
+def test_a_subset_of_distributions_with_an_autoregressive_policy() -> None:
+    config = override(
+        optimal_rejected.Config,
+        ['rejected=["optimal", "uniform"]', "policy=autoregressive", "steps=20", "seeds=2", "max_length=2"],
+    )
+    assert optimal_rejected.run(config)["rejected"].values.tolist() == ["optimal", "uniform"]
+
+
+def test_simpo_without_margin_has_its_limit_shown() -> None:
+    config = log_ratio_reward.Config(objectives=("simpo",), gamma=0, steps=10, seeds=2, max_length=2)
+    assert log_ratio_reward.run(config)["js_limit"].notnull().all()
+    config = log_ratio_reward.Config(objectives=("simpo",), steps=10, seeds=2, max_length=2)
+    assert log_ratio_reward.run(config)["js_limit"].isnull().all()
+
+
+def test_known_order_under_noise_by_simulation() -> None:
+    """The expected share and spread against 200 draws of fresh noise for one reference and target."""
+    size, noise, beta = 24, 0.6, 0.5
+    draw = np.random.default_rng(0)
+    reference, target = log_softmax(draw.normal(size=(2, size)), axis=-1)
+    u = target - reference
+    i, j = np.triu_indices(size, k=1)
+    steps = beta * (u[i] - u[j]) - noise * (z := draw.normal(size=(200, size)))[:, i] + noise * z[:, j]
+    share = np.mean(steps * (u[i] - u[j]) > 0)
+    low, high = np.quantile(steps / (u[i] - u[j]), [0.25, 0.75])
+    config = log_margin_order.Config(vocab_size=2, max_length=2)
+    measured = log_margin_order._order_under_noise(
+        config,
+        reference[None],
+        target[None],
+        jax.random.split(jax.random.key(0), 1),
+        jnp.array([0.0, noise]),
+    )
+    assert float(measured[0][0, 0]) == 1.0
+    assert float(measured[1][0, 0]) == pytest.approx(0, abs=1e-9)
+    assert float(measured[2][1, 0]) == pytest.approx(share, abs=0.01)
+    assert float(measured[3][1, 0]) == pytest.approx(high - low, rel=0.03)
+
+
+def test_shares_count_signs_and_carry_wilson_intervals() -> None:
+    n = 50
+    measured = xr.Dataset(
+        {
+            "did_entropy": (("family", "instance"), [np.arange(n, dtype=float)]),
+            "entropy_change": (("family", "instance"), [np.where(np.arange(n) < 30, -1.0, 1.0)]),
+            "displacement": (("family", "instance"), [-np.arange(n, dtype=float)]),
+            "entropy_slope": (("family", "instance"), [np.full(n, -1.0)]),
+        },
+        coords={"family": ["one"]},
+    )
+    shares = did_entropy._shares(measured)
+    values = shares["share"].sel(family="one")
+    # Entropy changes sign at 30 and not at the median, 24.5: five instances are wrong.
+    assert float(values.sel(statement="entropy")) == pytest.approx(45 / 50)
+    assert float(values.sel(statement="displacement")) == pytest.approx(1)
+    assert float(values.sel(statement="criterion")) == pytest.approx(30 / 50)
+    p, z = 45 / 50, 1.959964
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert float(shares["share_low"].sel(family="one", statement="entropy")) == pytest.approx(centre - half)
+    assert float(shares["share_high"].sel(family="one", statement="entropy")) == pytest.approx(centre + half)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "unknown experiment 'nothing'; there are all, optimal_rejected"),
+        (["displacement", "--set", "sede=1"], "--set has an unknown key 'sede'; there are beta, eos"),
+        (["displacement", "--set", "seeds"], "--set must be key=value; got 'seeds'"),
+        (["displacement", "--set", "seeds=0"], "wrong value: Expected `int` >= 1 - at `$.seeds`"),
+        (["displacement", "--set", "seeds=many"], "wrong value: Expected `int`, got `str` - at `$.seeds`"),
+        (["displacement", "--set", "beta=-1"], "wrong value: Expected `float` > 0.0 - at `$.beta`"),
+        (["displacement", "--set", "policy=rnn"], "Invalid enum value 'rnn' - at `$.policy`"),
+        (["did_entropy", "--set", "instances=3"], "Expected `int` >= 32 - at `$.instances`"),
+        (["all", "--set", "instances=64"], "--set has an unknown key 'instances'"),
+        (
+            ["optimal_rejected", "--set", "rejected=['optimum']"],
+            "unknown rejected-sampling distribution 'optimum'; there are geodesic, optimal",
+        ),
+        (
+            ["log_ratio_reward", "--set", "objectives=['ppo']"],
+            "unknown objective 'ppo'; there are cdpo, cpo, dpo",
+        ),
+        (["displacement", "--set", "max_length=40"], "too large to enumerate"),
+    ],
+)
+def test_wrong_input_is_named_before_any_work(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = invoke(*arguments, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    text = " ".join(result.output.replace("│", " ").split())
+    assert message in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_toml_or_plain_words() -> None:
+    config = override(TrainingConfig, ["policy=autoregressive", "beta=0.25", "eos=true", "steps = 7"])
+    assert (config.policy, config.beta, config.eos, config.steps) == ("autoregressive", 0.25, True, 7)
+
+
+def test_a_failure_while_writing_leaves_the_files_that_were_there(tmp_path: Path) -> None:
+    for suffix in ("nc", "png", "pdf"):
+        (tmp_path / f"x.{suffix}").write_text("before")
+
+    class Broken(Figure):
+        def savefig(self, *arguments: Any, **options: Any) -> None:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        results.save(xr.Dataset({"a": 1}), Broken(), "x", tmp_path)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"before"}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
+    config = log_margin_order.Config(vocab_size=2, max_length=3, steps=20, seeds=3)
+    dataset = log_margin_order.run(config)
+    for folder in ("one", "two"):
+        results.save(dataset, log_margin_order.plot(dataset), "x", tmp_path / folder)
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / "one" / f"x.{suffix}").read_bytes() == (
+            tmp_path / "two" / f"x.{suffix}"
+        ).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments", "optimal_rejected", "--out", str(tmp_path), *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "60/60" in done.stdout
+    assert "optimal_rejected.nc" in done.stdout
