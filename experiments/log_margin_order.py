@@ -106,10 +106,10 @@ def _order_under_noise(
 ) -> tuple[Array, Array, Array, Array]:
     """Share of pairs ordered and spread of the exponent for each size of noise, with what is expected.
 
-    Let `u = log(target/reference)`, so that `v = log(reference/rejected) = beta u − noise z`, up to constants,
-    with `z` standard normal. On a pair, the step of the target is `Δu`, that of the rejected distribution
-    `Δv = beta Δu − noise √2 z'`, `z'` standard normal too. Given `Δu`, the pair is ordered with probability
-    `Φ(beta |Δu| / (noise √2))`, and its exponent is normal around `beta` with deviation
+    Let `u = log(target/reference)`, so that `v = log(reference/rejected)` is `beta u − noise z` up to a
+    constant, with `z` standard normal. On a pair, the step of the target is `Δu`, that of the rejected
+    distribution `Δv = beta Δu − noise √2 z'`, `z'` standard normal too. Given `Δu`, the pair is ordered with
+    probability `Φ(beta |Δu| / (noise √2))`, and its exponent is normal around `beta` with deviation
     `noise √2 / |Δu|`. Averaged over the pairs of an instance, the first is the expected share; the quartiles
     of the mixture of the second are found from its distribution function. (Derived here.)
     """
