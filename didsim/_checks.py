@@ -6,7 +6,7 @@ their values, which would cost as much as the functions themselves.
 """
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -26,7 +26,10 @@ def known(value: Any) -> bool:
 
 def float_array(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, "..."]:
     """A floating-point array, not empty, of at least `min_ndim` axes."""
-    array = jnp.asarray(value)
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be a floating-point array; got {value!r}") from None
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"`{name}` must be a floating-point array; got dtype {array.dtype}")
     if array.ndim < min_ndim:
@@ -41,13 +44,12 @@ def float_array(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Arra
 def finite(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, "..."]:
     """A floating-point array without NaN or infinity."""
     array = float_array(name, value, min_ndim=min_ndim)
-    if known(array):
-        bad = ~np.isfinite(np.asarray(array))
+    if known(value):
+        given = np.asarray(value)
+        bad = ~np.isfinite(given)
         if bad.any():
             where = tuple(int(k) for k in np.argwhere(bad)[0])
-            raise ValueError(
-                f"`{name}` must be finite everywhere; got {np.asarray(array)[where]} at index {where}"
-            )
+            raise ValueError(f"`{name}` must be finite everywhere; got {given[where]} at index {where}")
     return array
 
 
@@ -56,9 +58,9 @@ def distribution(
 ) -> Float[Array, "*batch sequences"]:
     """Log-probabilities, normalised over the last axis to within the square root of machine epsilon."""
     log_probs = float_array(name, value)
-    if not known(log_probs):
+    if not known(value):
         return log_probs
-    array = np.asarray(log_probs)
+    array = np.asarray(value)
     if np.isnan(array).any():
         where = tuple(int(k) for k in np.argwhere(np.isnan(array))[0])
         raise ValueError(f"`{name}` must be log-probabilities; got NaN at index {where}")
@@ -97,44 +99,63 @@ def broadcast(**shapes: Shape) -> Shape:
         raise ValueError(f"{_names(shapes)} must broadcast together; {_got(shapes)}") from None
 
 
-def scalar(name: str, value: Any) -> Array:
-    """A real scalar; Python's numbers stay weakly typed, so that they follow the arrays they meet."""
-    if isinstance(value, numbers.Real) or (isinstance(value, np.generic) and np.ndim(value) == 0):
-        return jnp.asarray(float(value))
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"`{name}` must be a real number; got {value!r}")
-    return array
-
-
 def positive(name: str, value: Any) -> Array:
-    """A scalar above zero and finite."""
-    array = scalar(name, value)
-    return _require(name, "positive and finite", array, (array > 0) & jnp.isfinite(array))
+    """A number above zero and finite, or an array of them."""
+    return _number(name, value, "positive and finite", lambda x, xp: (x > 0) & xp.isfinite(x))
 
 
 def non_negative(name: str, value: Any) -> Array:
-    """A scalar not below zero and finite."""
-    array = scalar(name, value)
-    return _require(name, "zero or more and finite", array, (array >= 0) & jnp.isfinite(array))
-
-
-def number(name: str, value: Any) -> Array:
-    """A finite scalar."""
-    array = scalar(name, value)
-    return _require(name, "finite", array, jnp.isfinite(array))
-
-
-def within(name: str, value: Any, low: float, high: float) -> Array:
-    """A scalar between two bounds, both included."""
-    array = scalar(name, value)
-    return _require(name, f"between {low} and {high}", array, (array >= low) & (array <= high))
+    """A number not below zero and finite, or an array of them."""
+    return _number(name, value, "zero or more and finite", lambda x, xp: (x >= 0) & xp.isfinite(x))
 
 
 def at_least_one(name: str, value: Any) -> Array:
-    """A finite scalar of 1 or more."""
-    array = scalar(name, value)
-    return _require(name, "at least 1 and finite", array, (array >= 1) & jnp.isfinite(array))
+    """A number of 1 or more and finite, or an array of them."""
+    return _number(name, value, "at least 1 and finite", lambda x, xp: (x >= 1) & xp.isfinite(x))
+
+
+def number(name: str, value: Any) -> Array:
+    """A finite number, or an array of them."""
+    return _number(name, value, "finite", lambda x, xp: xp.isfinite(x))
+
+
+def within(name: str, value: Any, low: float, high: float) -> Array:
+    """A number between two bounds, both included, or an array of them."""
+    return _number(name, value, f"between {low} and {high}", lambda x, xp: (x >= low) & (x <= high))
+
+
+def _number(name: str, value: Any, expected: str, good: Callable[[Any, Any], Any]) -> Array:
+    """A real number; Python's own stay weakly typed, so that they follow the arrays they meet."""
+    if not known(value):
+        array = _as_float(name, value)
+        return eqx.error_if(array, ~good(array, jnp), f"`{name}` must be {expected}")
+    # In NumPy, since JAX would trace even a constant under `jit`.
+    given = np.asarray(value)
+    if not (jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)):
+        raise ValueError(f"`{name}` must be a real number; got {value!r}")
+    if not np.all(good(given, np)):
+        raise ValueError(f"`{name}` must be {expected}; got {given}")
+    return jnp.asarray(float(given)) if given.ndim == 0 and not _is_array(value) else _as_float(name, value)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray)
+
+
+def _as_float(name: str, value: Any) -> Array:
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array * 1.0
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
+    return array
+
+
+def single(name: str, array: Array) -> Array:
+    """One number, without axes."""
+    if array.ndim:
+        raise ValueError(f"`{name}` must be one number; got shape {array.shape}")
+    return array
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -149,8 +170,9 @@ def indices(name: str, value: Any, size: int) -> Array:
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"`{name}` must be integers that index sequences; got dtype {array.dtype}")
-    if known(array) and array.size:
-        low, high = int(array.min()), int(array.max())
+    if known(value) and array.size:
+        given = np.asarray(value)
+        low, high = int(given.min()), int(given.max())
         if low < 0 or high >= size:
             raise ValueError(
                 f"`{name}` must index one of {size} sequences (0 to {size - 1}); "
@@ -164,15 +186,6 @@ def key(name: str, value: Any) -> Array:
     if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"`{name}` must be a typed random key, as jax.random.key(0) makes; got {value!r}")
     return value
-
-
-def _require(name: str, expected: str, array: Array, good: Array) -> Array:
-    message = f"`{name}` must be {expected}"
-    if known(good):
-        if not bool(jnp.all(good)):
-            raise ValueError(f"{message}; got {np.asarray(array)}")
-        return array
-    return eqx.error_if(array, ~good, message)
 
 
 def _names(shapes: Mapping[str, Shape]) -> str:

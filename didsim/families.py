@@ -28,7 +28,7 @@ def normal_logits(key: Key[Array, "*batch"], size: int, scale: Float[ArrayLike, 
         ValueError: `size` is below 1, or `scale` negative or not finite.
     """
     size = _checks.positive_int("size", size)
-    scale = _checks.non_negative("scale", scale)
+    scale = _checks.single("scale", _checks.non_negative("scale", scale))
     return _per_key(key, lambda one: log_softmax(scale * jax.random.normal(one, (size,))))
 
 
@@ -44,7 +44,7 @@ def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Float[ArrayLi
         ValueError: `size` is below 1, or `concentration` not positive and finite.
     """
     size = _checks.positive_int("size", size)
-    concentration = _checks.positive("concentration", concentration)
+    concentration = _checks.single("concentration", _checks.positive("concentration", concentration))
     return _per_key(key, lambda one: log_softmax(jax.random.loggamma(one, concentration, (size,))))
 
 
@@ -58,7 +58,7 @@ def zipf(size: int, exponent: Float[ArrayLike, ""], key: Key[Array, "*batch"] | 
     [0.5455, 0.2727, 0.1818]
     """
     size = _checks.positive_int("size", size)
-    exponent = _checks.number("exponent", exponent)
+    exponent = _checks.single("exponent", _checks.number("exponent", exponent))
     ranked = log_softmax(-exponent * jnp.log(jnp.arange(1, size + 1)))
     if key is None:
         return ranked
@@ -74,7 +74,7 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLi
     Raises:
         ValueError: `scale` is negative or not finite.
     """
-    scale = _checks.non_negative("scale", scale)
+    scale = _checks.single("scale", _checks.non_negative("scale", scale))
     vocab, continuing = space.vocab_size, space.num_continuing
 
     def one_chain(one: Array) -> Array:
@@ -145,7 +145,7 @@ def best_of_n(
     p = _checks.distribution("p", p, full_support=True)
     score = _checks.finite("score", score)
     _checks.same_sequences(p=p, score=score)
-    draws = _checks.at_least_one("n", n)
+    draws = _checks.single("n", _checks.at_least_one("n", n))
     return jnp.vectorize(lambda p, score: _best_of(p, score, draws), signature="(n),(n)->(n)")(p, score)
 
 
@@ -179,14 +179,14 @@ def _best_of(p: Array, score: Array, n: Array) -> Array:
 
 def _log_minus_log1m(log_u: Array) -> Array:
     """`log(−log(1 − u))` from `log u <= 0`; infinite at `u = 1`."""
-    small, whole = log_u < -20, jnp.exp(log_u) == 1
+    small, whole = log_u < -40, jnp.exp(log_u) == 1
     exact = jnp.log(-jnp.log1p(-jnp.exp(jnp.where(small | whole, -1, log_u))))
     return jnp.where(small, log_u, jnp.where(whole, jnp.inf, exact))
 
 
 def _log1m_exp_minus(log_z: Array) -> Array:
     """`log(1 − exp(−z))` from `log z`."""
-    small, large = log_z < -20, log_z > 5
+    small, large = log_z < -40, log_z > 5
     exact = jnp.log(-jnp.expm1(-jnp.exp(jnp.where(small | large, 0, log_z))))
     return jnp.where(small, log_z, jnp.where(large, 0, exact))
 

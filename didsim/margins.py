@@ -31,6 +31,7 @@ def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:
     p = _checks.distribution("p", p)
     first, second = _checks.indices("i", i, p.shape[-1]), _checks.indices("j", j, p.shape[-1])
     _checks.broadcast(i=first.shape, j=second.shape)
+    first, second = jnp.broadcast_arrays(first, second)
     return p[..., first] - p[..., second]
 
 
@@ -99,16 +100,16 @@ def check_order(
     _checks.same_sequences(target=target, reference=reference, rejected=rejected, chosen=chosen)
     if atol is None:
         magnitude = sum(jnp.max(jnp.abs(p), axis=-1) for p in (target, 2 * reference, rejected))
-        tolerance = 4 * jnp.finfo(reference.dtype).eps * magnitude
+        tolerance = 4 * _largest_eps(target, reference, rejected) * magnitude
     else:
         tolerance = _checks.non_negative("atol", atol)
-    fraction, worst = _orders(target - reference, reference - rejected, tolerance)
+    fraction, ordered, worst = _orders(target - reference, reference - rejected, tolerance)
 
     def expected(p: Array) -> Array:
         return expectation(chosen, p) - expectation(rejected, p)
 
     return OrderReport(
-        ordered=fraction == 1,
+        ordered=ordered,
         fraction=fraction,
         worst_violation=worst,
         expected_target=expected(target),
@@ -118,9 +119,9 @@ def check_order(
 
 
 @jax.jit
-@partial(jnp.vectorize, signature="(n),(n),()->(),()")
-def _orders(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array]:
-    """The share of ordered pairs and the worst violation, from the log-ratios of the two steps."""
+@partial(jnp.vectorize, signature="(n),(n),()->(),(),()")
+def _orders(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array, Array]:
+    """The share of ordered pairs, whether all are, and the worst violation, from two log-ratios."""
     size = up.shape[-1]
 
     def row(up_i: Array, down_i: Array) -> Array:
@@ -134,7 +135,11 @@ def _orders(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array]:
     rows = map_rows(row, up, down)
     # Each unordered pair stands in two rows; a sequence paired with itself is never out of order.
     unordered = jnp.sum(rows[:, 0]) / max(size * (size - 1), 1)
-    return 1 - unordered, jnp.max(rows[:, 1])
+    return 1 - unordered, jnp.all(rows[:, 0] == 0), jnp.max(rows[:, 1])
+
+
+def _largest_eps(*arrays: Array) -> float:
+    return max(float(jnp.finfo(array.dtype).eps) for array in arrays)
 
 
 def pair_exponent(
@@ -195,7 +200,7 @@ def fit_power_law(target: LogProbsLike, reference: LogProbsLike, rejected: LogPr
     up = up - jnp.mean(up, axis=-1, keepdims=True)
     down = down - jnp.mean(down, axis=-1, keepdims=True)
     largest = sum(jnp.max(jnp.abs(p), axis=-1) for p in (target, 2 * reference, rejected))
-    rounding = 4 * jnp.finfo(reference.dtype).eps * largest
+    rounding = 4 * _largest_eps(target, reference, rejected) * largest
     flat = jnp.max(jnp.abs(up), axis=-1) <= rounding
     exponent = jnp.sum(up * down, axis=-1) / jnp.where(flat, 1, jnp.sum(up * up, axis=-1))
     exponent = jnp.where(flat, 0, exponent)

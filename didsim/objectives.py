@@ -12,6 +12,7 @@ exact expectation over the pairs of a problem. An objective of one's own is anot
 Parameters are arrays, so that new values compile nothing; `jax.vmap(didsim.dpo)(betas)` is a batch.
 """
 
+import numbers
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -120,7 +121,9 @@ class LogOdds(Reward):
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """The log odds of the mean log-probability."""
         log_p = _per_token(logps, lengths)
-        return log_p - log1mexp(jnp.maximum(-log_p, jnp.finfo(log_p.dtype).tiny))
+        tiny = jnp.finfo(log_p.dtype).tiny
+        sure = -log_p < tiny
+        return log_p - jnp.where(sure, jnp.log(tiny), log1mexp(jnp.where(sure, 1, -log_p)))
 
 
 class Kernel(eqx.Module):
@@ -310,7 +313,8 @@ class Objective(eqx.Module):
         loss = self._weighted(self.kernel.expect(problem, h))
         if self.chosen_weight is None or chosen is None:
             return loss
-        return loss + self.chosen_weight * expectation(chosen, self._nll(policy_logps, lengths))
+        nll = self._nll(policy_logps, lengths)
+        return loss + self.chosen_weight * expectation(chosen.astype(nll.dtype), nll)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -557,15 +561,15 @@ def _needed(values: dict[str, Any], reason: str) -> dict[str, Any]:
 
 
 def _logps(name: str, value: Any) -> Array:
-    array = jnp.asarray(value, dtype=None if hasattr(value, "dtype") else float)
-    array = _checks.finite(name, array, min_ndim=0)
-    if _checks.known(array) and array.max() > 0:
-        raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {array.max()}")
+    # A plain number stays weakly typed.
+    value = float(value) if isinstance(value, numbers.Real) else value
+    array = _checks.finite(name, value, min_ndim=0)
+    if _checks.known(value) and (largest := np.asarray(value).max()) > 0:
+        raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {largest}")
     return array
 
 
 def _lengths(name: str, value: Any) -> Array:
-    array = jnp.asarray(value)
-    if array.size == 0 or (_checks.known(array) and not (array >= 1).all()):
+    if np.size(value) == 0 or (_checks.known(value) and not np.all(np.asarray(value) >= 1)):
         raise ValueError(f"`{name}` must be numbers of tokens, at least 1; got {value!r}")
-    return array
+    return jnp.asarray(value)

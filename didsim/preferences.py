@@ -18,6 +18,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import log_sigmoid, log_softmax, logsumexp
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
@@ -117,7 +118,7 @@ class Contrastive(Problem):
             ValueError: an index is out of range.
         """
         size = self.chosen.shape[-1]
-        i, j = _checks.indices("i", i, size), _checks.indices("j", j, size)
+        i, j = _pair_indices(i, j, size)
         forward = self.chosen[..., i] + self.rejected[..., j]
         backward = self.chosen[..., j] + self.rejected[..., i]
         return jnp.exp(forward - jnp.logaddexp(forward, backward))
@@ -205,7 +206,7 @@ class Labelled(Problem):
             ValueError: an index is out of range.
         """
         size = self.reward.shape[-1]
-        i, j = _checks.indices("i", i, size), _checks.indices("j", j, size)
+        i, j = _pair_indices(i, j, size)
         return jax.nn.sigmoid(self.reward[..., i] - self.reward[..., j])
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
@@ -228,24 +229,17 @@ class Labelled(Problem):
         """`Σ_ij first(i) second(j) [σ(Δr) kernel(Δx) + σ(−Δr) kernel(−Δx)]`. O(N²) time, O(N) memory."""
 
         def labelled(reward: Array, difference: Array) -> Array:
-            wins = jax.nn.sigmoid(reward)
-            return wins * kernel(difference) + (1 - wins) * kernel(-difference)
+            wins, loses = jax.nn.sigmoid(reward), jax.nn.sigmoid(-reward)
+            return wins * kernel(difference) + loses * kernel(-difference)
 
         return pair_sum(labelled, jnp.exp(self.first), jnp.exp(self.second), self.reward, x)
 
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
-        """`Σ_ij first(i) second(j) [σ(Δr) e^{Δx} + σ(−Δr) e^{−Δx}]`. O(N²) time, O(N) memory.
+        """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) e^{x_i − x_j}`.
 
-        Each term is a sum of `σ(±Δr)` under the samplers tilted by `e^{±x}`, times the tilts' totals.
+        O(N²) time, O(N) memory.
         """
-
-        def tilted(wins: Kernel, first: Array, second: Array) -> Array:
-            total = logsumexp(first, axis=-1) + logsumexp(second, axis=-1)
-            first, second = log_softmax(first, axis=-1), log_softmax(second, axis=-1)
-            return jnp.exp(total) * pair_sum(wins, jnp.exp(first), jnp.exp(second), self.reward)
-
-        first_wins = tilted(jax.nn.sigmoid, self.first + x, self.second - x)
-        return first_wins + tilted(lambda d: jax.nn.sigmoid(-d), self.first - x, self.second + x)
+        return jnp.exp(logsumexp(_log_wins(self.reward, self.first, self.second, x), axis=-1))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """`Σ_j [first(i) second(j) + second(i) first(j)] σ(r_i − r_j)`. O(N²) time, O(N) memory."""
@@ -258,7 +252,8 @@ class Labelled(Problem):
     def _marginal(self, reward: Array, size: int) -> Array:
         self.check_size(size)
 
-        return log_softmax(_log_wins(reward, self.first, self.second), axis=-1)
+        wins = _log_wins(reward, self.first, self.second, jnp.zeros_like(reward))
+        return log_softmax(wins, axis=-1)
 
 
 class Pairs(Problem):
@@ -303,9 +298,8 @@ class Pairs(Problem):
                     f"`weights` must have one entry for each pair, shape {self.winners.shape}; "
                     f"got shape {self.weights.shape}"
                 )
-            if _checks.known(self.weights) and (
-                (self.weights < 0).any() or (self.weights.sum(-1) == 0).any()
-            ):
+            given = np.asarray(weights) if _checks.known(weights) else None
+            if given is not None and ((given < 0).any() or (given.sum(-1) == 0).any()):
                 raise ValueError("`weights` must be zero or more, and not all zero")
 
     @property
@@ -326,13 +320,11 @@ class Pairs(Problem):
         Raises:
             ValueError: an index is negative.
         """
-        most = jnp.iinfo(jnp.int32).max
-        i, j = _checks.indices("i", i, most), _checks.indices("j", j, most)
-        i, j = jnp.broadcast_arrays(i, j)
+        i, j = _pair_indices(i, j, jnp.iinfo(jnp.int32).max)
         # A place for the pairs asked about, between the batch axes and the dataset's pairs.
         place = self.batch_shape + (1,) * i.ndim + self.winners.shape[-1:]
         winners, losers = self.winners.reshape(place), self.losers.reshape(place)
-        weights = self._pair_weights(jnp.result_type(float)).reshape(place)
+        weights = self._pair_weights().reshape(place)
         won = jnp.sum(weights * ((winners == i[..., None]) & (losers == j[..., None])), axis=-1)
         lost = jnp.sum(weights * ((winners == j[..., None]) & (losers == i[..., None])), axis=-1)
         return won / (won + lost)
@@ -344,7 +336,7 @@ class Pairs(Problem):
             ValueError: `key` is no random key, or `num_pairs` below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
-        log_weights = jnp.log(self._pair_weights(jnp.result_type(float)))
+        log_weights = jnp.log(self._pair_weights())
         rows = _draw(_checks.key("key", key), log_weights, num_pairs)
         return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
 
@@ -354,6 +346,10 @@ class Pairs(Problem):
         Raises:
             ValueError: a pair names a sequence that `x` does not have.
         """
+        return jnp.sum(self._pair_weights(x.dtype) * kernel(self._differences(x)), axis=-1)
+
+    def _differences(self, x: Array) -> Array:
+        """`x_winner − x_loser` of every pair."""
         self.check_size(x.shape[-1])
         batch = _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1])
         x = jnp.broadcast_to(x, (*batch, x.shape[-1]))
@@ -362,12 +358,12 @@ class Pairs(Problem):
             indices = jnp.broadcast_to(indices, (*batch, indices.shape[-1]))
             return jnp.take_along_axis(x, indices, axis=-1)
 
-        difference = of(self.winners) - of(self.losers)
-        return jnp.sum(self._pair_weights(x.dtype) * kernel(difference), axis=-1)
+        return of(self.winners) - of(self.losers)
 
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
-        return self.expect(jnp.exp, x)
+        log_weights = jnp.log(self._pair_weights(x.dtype))
+        return jnp.exp(logsumexp(log_weights + self._differences(x), axis=-1))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the winners; zero for those that never won."""
@@ -379,30 +375,38 @@ class Pairs(Problem):
 
     def _share(self, indices: Array, size: int) -> Array:
         self.check_size(size)
-        weights = self._pair_weights(jnp.result_type(float))
+        weights = self._pair_weights()
         count = jnp.vectorize(
             lambda indices, weights: jnp.zeros(size, weights.dtype).at[indices].add(weights),
             signature="(k),(k)->(n)",
         )
         return jnp.log(count(indices, weights))
 
-    def _pair_weights(self, dtype: Any) -> Array:
-        """Weights that sum to one."""
+    def _pair_weights(self, dtype: Any = None) -> Array:
+        """Weights that sum to one, by default in their own dtype, or JAX's where there are none."""
         if self.weights is None:
             return jnp.full(self.winners.shape, 1 / self.winners.shape[-1], dtype)
+        dtype = self.weights.dtype if dtype is None else dtype
         return (self.weights / jnp.sum(self.weights, axis=-1, keepdims=True)).astype(dtype)
 
 
 @jax.jit
-@partial(jnp.vectorize, signature="(n),(n),(n)->(n)")
-def _log_wins(reward: Array, first: Array, second: Array) -> Array:
-    """For each sequence, the log-probability that it is drawn and chosen."""
+@partial(jnp.vectorize, signature="(n),(n),(n),(n)->(n)")
+def _log_wins(reward: Array, first: Array, second: Array, x: Array) -> Array:
+    """For each `i`, `log Σ_j P(i and j are drawn, and i is chosen) e^{x_i − x_j}`."""
 
-    def row(reward_i: Array, first_i: Array, second_i: Array) -> Array:
+    def row(reward_i: Array, first_i: Array, second_i: Array, x_i: Array) -> Array:
         either = jnp.logaddexp(first_i + second, second_i + first)
-        return logsumexp(either + log_sigmoid(reward_i - reward))
+        return logsumexp(either + log_sigmoid(reward_i - reward) + (x_i - x))
 
-    return map_rows(row, reward, first, second)
+    return map_rows(row, reward, first, second, x)
+
+
+def _pair_indices(i: Any, j: Any, size: int) -> tuple[Array, Array]:
+    i, j = _checks.indices("i", i, size), _checks.indices("j", j, size)
+    _checks.broadcast(i=i.shape, j=j.shape)
+    first, second = jnp.broadcast_arrays(i, j)
+    return first, second
 
 
 def _draw(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch num"]:

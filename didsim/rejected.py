@@ -56,6 +56,7 @@ def target_rejected(target: LogProbsLike) -> LogProbs:
 
 def tempered_rejected(reference: LogProbsLike, exponent: Float[ArrayLike, "*batch"] = 0.5) -> LogProbs:
     """The reference at another temperature: `π_l ∝ reference^exponent`."""
+    reference = _checks.distribution("reference", reference, full_support=True)
     return families.temper(reference, exponent)
 
 
@@ -81,7 +82,7 @@ def geodesic_rejected(
     reference = _checks.distribution("reference", reference, full_support=True)
     target = _checks.distribution("target", target, full_support=True)
     _checks.same_sequences(reference=reference, target=target)
-    return geodesic(reference, target - reference, position)
+    return geodesic(reference, target - reference, _checks.number("position", position))
 
 
 def perturbed_rejected(
@@ -101,6 +102,7 @@ def perturbed_rejected(
     """
     best = optimal_rejected(reference, target, beta)
     size = _checks.non_negative("noise", noise)
+    _checks.broadcast(policies=best.shape[:-1], noise=size.shape)
     z = jax.random.normal(_checks.key("key", key), best.shape, best.dtype)
     return log_softmax(best + size[..., None] * z, axis=-1)
 
@@ -109,6 +111,7 @@ def worst_of_n_rejected(
     reference: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Int[ArrayLike, ""] = 4
 ) -> LogProbs:
     """The lowest-scoring of `n` draws from the reference, as practitioners build rejected responses."""
+    reference = _checks.distribution("reference", reference, full_support=True)
     return families.worst_of_n(reference, score, n)
 
 

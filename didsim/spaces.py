@@ -1,5 +1,6 @@
 """A finite space of token sequences: enumeration, indices and the prefix tree."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -53,13 +54,14 @@ class SequenceSpace:
     max_size: ClassVar[int] = 2**24
 
     def __post_init__(self) -> None:
-        _checks.positive_int("vocab_size", self.vocab_size)
-        _checks.positive_int("max_length", self.max_length)
+        # Python's integers, which do not overflow.
+        object.__setattr__(self, "vocab_size", _checks.positive_int("vocab_size", self.vocab_size))
+        object.__setattr__(self, "max_length", _checks.positive_int("max_length", self.max_length))
         # Long before the limit the exact size is known; far past it only that it is larger.
         levels = min(self.max_length, 64) if self.num_continuing > 1 else self.max_length
         size = self._size(levels)
         if size > self.max_size:
-            count = f"{size:,}" if levels == self.max_length else f"more than {size:.1e}"
+            count = f"{size:,}" if levels == self.max_length else f"more than 10^{int(math.log10(size))}"
             raise ValueError(
                 f"`vocab_size` {self.vocab_size} and `max_length` {self.max_length} make a space too "
                 f"large to enumerate: {count} sequences, and the limit is {self.max_size:,}"

@@ -27,7 +27,7 @@ from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives import Logistic, LogRatio, Objective, check_lengths, dpo
 from didsim.policies import Policy
 from didsim.preferences import Pairs, Problem
-from didsim.recording import Metric, Record, Snapshot, metric_attributes
+from didsim.recording import METRICS, Metric, Record, Snapshot, metric_attributes
 
 
 class Run(eqx.Module):
@@ -119,7 +119,8 @@ def train(
 
     Returns:
         A `Run`. Each step costs one gradient: O(N²) for a population, O(N + pairs) for `Pairs` and
-        minibatches, per run; each record a few such.
+        minibatches, per run. A record costs what its metrics do: those of the loss, its gradient, the reward
+        accuracy and the fraction ordered are sums over all pairs of a population, the others O(N).
 
     Raises:
         ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, or `key`
@@ -283,8 +284,9 @@ def _run(
             gradient=gradient,
         )
         values = {name: jnp.asarray(metric(snapshot)) for name, metric in metrics.items()}
-        # The gradient is checked by the step that uses it; where no metric reads it, it is not computed.
-        return values, ~jnp.isfinite(value)
+        # Where no metric reads the loss or the gradient, the compiler drops them. Steps check their own.
+        loss_recorded = metrics.get("loss") is METRICS["loss"]
+        return values, ~jnp.isfinite(value) if loss_recorded else jnp.zeros((), bool)
 
     def measure_all(trained: PyTree) -> tuple[dict[str, Array], Array]:
         return jax.vmap(measure)(trained, reference, target, problem, objective, *marginals)

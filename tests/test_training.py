@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import equinox as eqx
@@ -210,6 +211,28 @@ def test_a_finite_dataset_ends_at_the_minimiser_that_scipy_finds() -> None:
         assert float(run.metrics["loss"][k, -1]) <= found.fun
         assert float(run.metrics["loss"][k, -1]) == pytest.approx(found.fun, rel=1e-7)
         np.testing.assert_allclose(np.exp(run.policy.log_probs()[k]), np.exp(log_softmax(found.x)), atol=2e-4)
+
+
+def test_a_large_space_trains_on_minibatches_without_a_sum_over_all_pairs() -> None:
+    """100,000 sequences: a single sum over their pairs would take most of a minute."""
+    size = 100_000
+    reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), size)
+    record = didsim.Record(10, {"js": didsim.METRICS["js_to_target"], "h": didsim.METRICS["policy_entropy"]})
+    began = time.perf_counter()
+    run = didsim.train(
+        didsim.EnergyBased(reference),
+        reference,
+        didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, BETA)),
+        didsim.dpo(BETA),
+        ADAM,
+        20,
+        record=record,
+        batch_size=1000,
+        key=jax.random.key(1),
+    )
+    assert time.perf_counter() - began < 20
+    assert run.metrics["js"].shape == (3,)
+    assert np.isfinite(run.metrics["h"]).all()
 
 
 def test_lengths_reach_the_objective() -> None:

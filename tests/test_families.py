@@ -1,0 +1,416 @@
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import beta as beta_distribution
+from scipy.stats import kstest, norm
+
+from didsim import (
+    SequenceSpace,
+    best_of_n,
+    dirichlet,
+    markov,
+    mixture,
+    normal_logits,
+    temper,
+    worst_of_n,
+    zipf,
+)
+from tests.strategies import ordinary_policies, policies, tuples
+
+KEY = jax.random.key(0)
+EPS32 = float(np.finfo(np.float32).eps)
+P = np.log([0.5, 0.3, 0.2])
+Q = np.log([0.1, 0.3, 0.6])
+
+# One program for each shape, which compiles sooner than its operations one by one.
+BEST, WORST = (jax.jit(lambda p, score, n, f=f: f(p, score, n)) for f in (best_of_n, worst_of_n))
+MIXTURE, TEMPER = jax.jit(mixture), jax.jit(temper)
+MARKOV = jax.jit(markov, static_argnums=1)
+few_sizes = st.sampled_from((1, 3, 8))
+
+MAKERS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "normal_logits": jax.jit(lambda key: normal_logits(key, 7, 2.0)),
+    "dirichlet": jax.jit(lambda key: dirichlet(key, 7, 0.5)),
+    "zipf": jax.jit(lambda key: zipf(7, 1.2, key)),
+    "markov": jax.jit(lambda key: markov(key, SequenceSpace(2, 3, eos=True), 1.5)),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_makers_return_normalised_distributions(name: str) -> None:
+    p = np.asarray(MAKERS[name](KEY))
+    assert p.ndim == 1
+    assert np.isfinite(p).all()
+    assert abs(logsumexp(p)) < 1e-14
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_same_key_gives_the_same_bits_and_another_key_others(name: str) -> None:
+    assert np.array_equal(MAKERS[name](KEY), MAKERS[name](jax.random.key(0)))
+    assert not np.array_equal(MAKERS[name](KEY), MAKERS[name](jax.random.key(1)))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_array_of_keys_gives_one_distribution_each(name: str) -> None:
+    keys = jax.random.split(KEY, (2, 3))
+    batch = MAKERS[name](keys)
+    assert batch.shape[:2] == (2, 3)
+    np.testing.assert_allclose(batch[1, 2], MAKERS[name](keys[1, 2]), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_makers_ask_for_a_typed_key(name: str) -> None:
+    with pytest.raises(ValueError, match=r"`key` must be a typed random key, as jax\.random\.key\(0\) makes"):
+        MAKERS[name](jax.random.PRNGKey(0))
+
+
+def test_normal_logits_have_normal_differences() -> None:
+    # log p(0) − log p(1) is a difference of independent normals: N(0, 2 scale²).
+    p = np.asarray(normal_logits(jax.random.split(KEY, 2000), 2, 1.5))
+    test = kstest(p[:, 0] - p[:, 1], norm(scale=1.5 * math.sqrt(2)).cdf)
+    assert test.pvalue > 1e-6
+
+
+def test_normal_logits_of_scale_zero_are_uniform() -> None:
+    np.testing.assert_allclose(normal_logits(KEY, 5, 0), -np.log(5), rtol=1e-15)
+
+
+@pytest.mark.parametrize("concentration", [0.05, 1.0, 20.0])
+def test_dirichlet_has_beta_marginals(concentration: float) -> None:
+    size = 5
+    p = np.exp(dirichlet(jax.random.split(KEY, 2000), size, concentration))
+    expected = beta_distribution(concentration, (size - 1) * concentration)
+    for place in (0, 4):
+        assert kstest(p[:, place], expected.cdf).pvalue > 1e-6
+
+
+def test_sparse_dirichlet_draws_do_not_underflow() -> None:
+    p = np.asarray(dirichlet(jax.random.split(KEY, 2000), 5, 1e-3))
+    assert np.isfinite(p).all()
+    # A gamma variable of shape a is about u^(1/a): at a = 1/1000, thousands of nats below the largest.
+    assert p.min() < -1000
+
+
+@pytest.mark.parametrize("exponent", [-1.0, 0.0, 1.0, 2.5])
+def test_zipf_agrees_with_powers_of_the_rank(exponent: float) -> None:
+    weights = np.arange(1, 11) ** -exponent
+    np.testing.assert_allclose(np.exp(zipf(10, exponent)), weights / weights.sum(), rtol=1e-13)
+
+
+def test_a_key_shuffles_zipf() -> None:
+    ranked, shuffled = np.asarray(zipf(20, 1.0)), np.asarray(zipf(20, 1.0, KEY))
+    assert not np.array_equal(ranked, shuffled)
+    assert np.array_equal(np.sort(shuffled)[::-1], ranked)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, False), (3, 3, True), (2, 1, False), (1, 3, True)])
+def test_markov_sequences_depend_on_the_last_token_alone(shape: tuple[int, int, bool]) -> None:
+    space = SequenceSpace(*shape)
+    table = np.asarray(space.next_token_log_probs(MARKOV(KEY, space)))
+    rows: dict[object, list[np.ndarray]] = {}
+    for row, prefix in zip(table, space.prefixes.tolist(), strict=True):
+        tokens = [token for token in prefix if token >= 0]
+        rows.setdefault(tokens[-1] if tokens else "first", []).append(row)
+    for same in rows.values():
+        np.testing.assert_allclose(same, np.broadcast_to(same[0], np.shape(same)), rtol=1e-11, atol=1e-12)
+    several = [same[0] for same in rows.values()]
+    if space.vocab_size > 1:
+        assert all(not np.allclose(a, b) for a, b in itertools.combinations(several, 2))
+
+
+def test_markov_tokens_have_normal_logits_of_the_scale() -> None:
+    space = SequenceSpace(2, 2)
+    p = markov(jax.random.split(KEY, 1000), space, 0.7)
+    table = np.asarray(space.next_token_log_probs(p))
+    for row in range(space.num_prefixes):
+        difference = table[:, row, 0] - table[:, row, 1]
+        assert kstest(difference, norm(scale=0.7 * math.sqrt(2)).cdf).pvalue > 1e-6
+
+
+@given(tuples(1), st.sampled_from((-2.0, 0.0, 0.3, 1.0, 5.0)))
+def test_temper_agrees_with_powers(drawn: tuple[np.ndarray, ...], exponent: float) -> None:
+    (p,) = drawn
+    expected = exponent * p - logsumexp(exponent * p)
+    np.testing.assert_allclose(TEMPER(p, exponent), expected, rtol=1e-13, atol=1e-13)
+
+
+@given(tuples(2), st.sampled_from((0.0, 1e-12, 0.25, 0.5, 1.0)))
+def test_mixture_agrees_with_a_weighted_sum(drawn: tuple[np.ndarray, ...], weight: float) -> None:
+    p, q = drawn
+    mixed = np.asarray(MIXTURE(p, q, weight))
+    np.testing.assert_allclose(np.exp(mixed), weight * np.exp(p) + (1 - weight) * np.exp(q), rtol=1e-12)
+    assert np.isfinite(mixed).all()
+    if weight in (0, 1):
+        assert np.array_equal(mixed, p if weight else q)
+
+
+def test_mixture_covers_a_zero_of_one_side() -> None:
+    mixed = np.exp(mixture(np.array([0.0, -np.inf]), np.log([0.5, 0.5]), 0.5))
+    np.testing.assert_allclose(mixed, [0.75, 0.25], rtol=1e-14)
+
+
+def by_enumeration(p: np.ndarray, score: np.ndarray, n: int, best: Callable[..., float]) -> np.ndarray:
+    """Every tuple of `n` draws; those that tie for the best share its probability in proportion to `p`."""
+    probability = np.exp(p)
+    result = np.zeros_like(probability)
+    for draws in itertools.product(range(len(p)), repeat=n):
+        winners = score == best(score[list(draws)])
+        result += np.prod(probability[list(draws)]) * winners * probability / probability[winners].sum()
+    return result
+
+
+SCORES = st.sampled_from((0.0, 1.0, 2.0, -3.5))
+
+
+@given(st.sampled_from((1, 2, 3, 4)), st.sampled_from((1, 2, 3, 4)), st.data())
+def test_best_and_worst_of_n_agree_with_all_tuples_of_draws(size: int, n: int, data: st.DataObject) -> None:
+    p = data.draw(ordinary_policies(size))
+    score = np.array(data.draw(st.lists(SCORES, min_size=size, max_size=size)))
+    np.testing.assert_allclose(np.exp(BEST(p, score, float(n))), by_enumeration(p, score, n, max), rtol=1e-11)
+    np.testing.assert_allclose(
+        np.exp(WORST(p, score, float(n))), by_enumeration(p, score, n, min), rtol=1e-11
+    )
+
+
+@given(few_sizes, st.data())
+def test_one_draw_is_the_distribution_itself(size: int, data: st.DataObject) -> None:
+    p = data.draw(policies(size))
+    score = np.array(data.draw(st.lists(SCORES, min_size=size, max_size=size)))
+    # Sums of the mass up to a score round by a few eps of up to 1400 nats: 1e-12.
+    np.testing.assert_allclose(BEST(p, score, 1.0), p, rtol=1e-12, atol=2e-12)
+    np.testing.assert_allclose(WORST(p, score, 1.0), p, rtol=1e-12, atol=2e-12)
+
+
+def exact_best(p: np.ndarray, score: np.ndarray, n: int) -> np.ndarray:
+    """The closed form, sequence by sequence, in logarithms."""
+    result = np.zeros_like(p)
+    for y in range(len(p)):
+        up_to = min(logsumexp(p[score <= score[y]]), 0.0)
+        mass = logsumexp(p[score == score[y]])
+        # log(1 − (1 − u)^n) of the share u that ties hold of the mass up to them.
+        u = min(mass - up_to, 0.0)
+        if u == 0:
+            share = 0.0
+        elif u < -30:
+            # 1 − (1 − u)^n = n u to a relative n u/2.
+            share = math.log(n) + u
+        else:
+            share = math.log(-math.expm1(n * math.log1p(-math.exp(u))))
+        result[y] = n * up_to + share + p[y] - mass
+    return result - logsumexp(result)
+
+
+@given(few_sizes, st.sampled_from((1, 2, 16, 1000)), st.data())
+def test_best_of_n_keeps_tiny_probabilities(size: int, n: int, data: st.DataObject) -> None:
+    p = data.draw(policies(size))
+    score = np.array(data.draw(st.lists(SCORES, min_size=size, max_size=size)))
+    result = np.asarray(BEST(p, score, float(n)))
+    assert np.isfinite(result).all()
+    assert abs(logsumexp(result)) < 1e-12
+    # The mass up to a score is good to a few eps of its logarithm, up to 1400 nats, and taken n times.
+    np.testing.assert_allclose(result, exact_best(p, score, n), rtol=1e-11, atol=n * 2e-12)
+
+
+def test_the_best_of_very_many_is_the_highest_score() -> None:
+    score = np.array([0.0, 2.0, 2.0])
+    np.testing.assert_allclose(np.exp(BEST(P, score, 1e6)), [0, 0.6, 0.4], atol=1e-15)
+    np.testing.assert_allclose(np.exp(WORST(P, score, 1e6)), [1, 0, 0], atol=1e-15)
+
+
+@pytest.mark.parametrize("n", [3, 3.0, np.int64(3), np.array(3), jnp.array(3), jnp.array(3.0)])
+def test_the_number_of_draws_may_be_any_kind_of_scalar(n: int) -> None:
+    score = np.array([0.0, 1.0, 2.0])
+    np.testing.assert_allclose(np.exp(best_of_n(P, score, n)), [0.125, 0.512 - 0.125, 1 - 0.512], rtol=1e-12)
+
+
+def test_the_number_of_draws_is_one_number() -> None:
+    with pytest.raises(ValueError, match="`n`"):
+        best_of_n(P, np.array([0.0, 1.0, 2.0]), jnp.array([1.0, 2.0, 3.0]))
+
+
+def test_best_of_n_broadcasts() -> None:
+    score = np.array([[0.0, 1.0, 2.0], [5.0, 5.0, 1.0]])
+    batch = BEST(np.stack([P, Q])[:, None], score, 3.0)
+    assert batch.shape == (2, 2, 3)
+    np.testing.assert_allclose(np.exp(batch[1, 1]), by_enumeration(Q, score[1], 3, max), rtol=1e-12)
+    np.testing.assert_allclose(np.exp(batch[0, 1]), by_enumeration(P, score[1], 3, max), rtol=1e-12)
+    mapped = jax.vmap(BEST, in_axes=(None, 0, None))(jnp.asarray(P), jnp.asarray(score), 3.0)
+    np.testing.assert_allclose(mapped, batch[0], rtol=1e-12)
+
+
+def test_temper_and_mixture_broadcast() -> None:
+    both = np.stack([P, Q])
+    tempered = temper(both, jnp.array([[0.5], [2.0], [-1.0]]))
+    assert tempered.shape == (3, 2, 3)
+    np.testing.assert_allclose(tempered[1, 1], log_softmax(2 * Q), rtol=1e-14)
+    mixed = mixture(both, P, jnp.array([[0.5], [0.1], [0.9]]))
+    assert mixed.shape == (3, 2, 3)
+    np.testing.assert_allclose(np.exp(mixed[1, 1]), 0.1 * np.exp(Q) + 0.9 * np.exp(P), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: temper(jax.nn.log_softmax(x), 1.7),
+        lambda x: mixture(jax.nn.log_softmax(x), jnp.asarray(np.log(np.full(5, 0.2))), 0.3),
+        lambda x: best_of_n(jax.nn.log_softmax(x), jnp.array([1.0, 0.0, 2.0, 2.0, -1.0]), 3),
+        lambda x: worst_of_n(jax.nn.log_softmax(x), jnp.array([1.0, 0.0, 2.0, 2.0, -1.0]), 3),
+    ],
+    ids=["temper", "mixture", "best_of_n", "worst_of_n"],
+)
+def test_gradients_agree_with_finite_differences(function: Callable[[jax.Array], jax.Array]) -> None:
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=5))
+    check_grads(jax.jit(function), (logits,), 1, atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda s: zipf(4, s), lambda s: mixture(P, Q, s), lambda s: temper(P, s)]
+)
+def test_gradients_in_scalars_agree_with_finite_differences(
+    function: Callable[[jax.Array], jax.Array],
+) -> None:
+    check_grads(jax.jit(function), (0.4,), 1, atol=1e-7, rtol=1e-7)
+
+
+def _sum_of_best(logits: jax.Array, score: jax.Array) -> jax.Array:
+    weights = jnp.arange(1.0, logits.shape[0] + 1)
+    p = jax.nn.log_softmax(logits)
+    best = weights @ best_of_n(p, score, 4)
+    return best + weights @ mixture(p, score - jax.nn.logsumexp(score), 0.5) + weights @ temper(p, 2.0)
+
+
+SUM_OF_BEST = jax.jit(jax.grad(_sum_of_best))
+
+
+@given(few_sizes, st.data())
+def test_gradients_are_finite_at_hostile_policies(size: int, data: st.DataObject) -> None:
+    p = data.draw(policies(size))
+    score = np.array(data.draw(st.lists(SCORES, min_size=size, max_size=size)))
+    assert np.isfinite(SUM_OF_BEST(p, score)).all()
+
+
+def test_float32_stays_float32() -> None:
+    p, q = P.astype(np.float32), Q.astype(np.float32)
+    score = np.array([0.0, 1.0, 1.0], np.float32)
+    for result in (temper(p, 2.0), mixture(p, q, 0.3), best_of_n(p, score, 3), worst_of_n(p, score, 3)):
+        assert result.dtype == jnp.float32
+
+
+@given(few_sizes, st.data())
+def test_best_of_n_in_float32(size: int, data: st.DataObject) -> None:
+    n = 4
+    p = data.draw(ordinary_policies(size)).astype(np.float32)
+    score = np.array(data.draw(st.lists(SCORES, min_size=size, max_size=size)), np.float32)
+    exact = exact_best(p.astype(float), score.astype(float), n)
+    # Masses are sums of N exps, good to (N + 4) eps each in logarithm, with log p rounded by eps |log p|.
+    # n of them enter, and the share log(1 − (1 − u)^n) has a slope in log u of at most 1; then a softmax.
+    bound = EPS32 * (n + 4) * (size + 4 + np.abs(exact).max())
+    assert np.abs(np.asarray(BEST(p, score, float(n)), float) - exact).max() <= bound
+
+
+@given(few_sizes, st.data())
+def test_mixture_in_float32(size: int, data: st.DataObject) -> None:
+    p, q = (data.draw(policies(size)).astype(np.float32) for _ in range(2))
+    exact = np.logaddexp(np.log(0.3) + p.astype(float), np.log(0.7) + q.astype(float))
+    # Each side is rounded by an eps of its log weight and one of itself, the sum by a few more of the result.
+    bound = EPS32 * (
+        4 + 2 * np.maximum(np.abs(exact), np.maximum(np.abs(p), np.abs(q)) * (np.abs(p - q) < 40))
+    )
+    assert (np.abs(np.asarray(MIXTURE(p, q, 0.3), float) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, True])
+def test_sizes_must_be_positive_integers(bad: int) -> None:
+    for make in (lambda: normal_logits(KEY, bad), lambda: dirichlet(KEY, bad, 1.0), lambda: zipf(bad, 1.0)):
+        with pytest.raises(ValueError, match="`size` must be an integer of at least 1; got"):
+            make()
+
+
+def test_scales_must_not_be_negative() -> None:
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"`scale` must be zero or more and finite; got {bad}"):
+            normal_logits(KEY, 3, bad)
+        with pytest.raises(ValueError, match=f"`scale` must be zero or more and finite; got {bad}"):
+            markov(KEY, SequenceSpace(2, 2), bad)
+
+
+def test_concentration_must_be_positive() -> None:
+    for bad in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"`concentration` must be positive and finite; got {bad}"):
+            dirichlet(KEY, 3, bad)
+
+
+def test_exponents_must_be_finite() -> None:
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"`exponent` must be finite; got {bad}"):
+            zipf(3, bad)
+        with pytest.raises(ValueError, match=f"`exponent` must be finite; got {bad}"):
+            temper(P, bad)
+
+
+def test_the_weight_of_a_mixture_is_a_probability() -> None:
+    for bad in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match=f"`weight` must be between 0 and 1; got {bad}"):
+            mixture(P, Q, bad)
+
+
+def test_scalars_are_checked_under_jit() -> None:
+    score = jnp.arange(3.0)
+    calls: dict[str, Callable[[jax.Array], jax.Array]] = {
+        "`exponent` must be finite": lambda x: temper(jnp.asarray(P), x),
+        "`weight` must be between 0 and 1": lambda x: mixture(jnp.asarray(P), jnp.asarray(Q), x),
+        "`n` must be at least 1": lambda x: best_of_n(jnp.asarray(P), score, x),
+        "`concentration` must be positive": lambda x: dirichlet(KEY, 3, x),
+        "`scale` must be zero or more": lambda x: normal_logits(KEY, 3, x),
+    }
+    for message, call in calls.items():
+        with pytest.raises(Exception, match=message):
+            jax.jit(call)(jnp.array(np.nan))
+
+
+@pytest.mark.parametrize("function", [best_of_n, worst_of_n])
+def test_best_and_worst_of_n_name_wrong_arguments(function: Callable[..., jax.Array]) -> None:
+    score = np.arange(3.0)
+    with pytest.raises(ValueError, match="`p` must be log-probabilities normalised"):
+        function(P + 1, score, 2)
+    with pytest.raises(ValueError, match="`p` must give every sequence a positive probability"):
+        function(np.array([0.0, -np.inf, -np.inf]), score, 2)
+    with pytest.raises(ValueError, match="`score` must be finite everywhere; got nan"):
+        function(P, np.array([0.0, np.nan, 1.0]), 2)
+    with pytest.raises(ValueError, match="`score` must be a floating-point array; got dtype int"):
+        function(P, np.arange(3), 2)
+    with pytest.raises(ValueError, match="`p`, `score` must agree in their last axis"):
+        function(P, np.arange(2.0), 2)
+    for bad in (0, -1, 0.5, np.nan, np.inf):
+        with pytest.raises(ValueError, match="`n` must be at least 1 and finite; got"):
+            function(P, score, bad)
+
+
+def test_temper_and_mixture_name_wrong_arguments() -> None:
+    zero = np.array([0.0, -np.inf, -np.inf])
+    with pytest.raises(ValueError, match="`p` must be log-probabilities normalised"):
+        temper(P + 1, 2.0)
+    with pytest.raises(ValueError, match="`p` must give every sequence a positive probability"):
+        temper(zero, 2.0)
+    with pytest.raises(ValueError, match=r"`p`, `exponent` must broadcast together; .*\(2,\).*\(3,\)"):
+        temper(np.stack([P, Q]), jnp.ones(3))
+    with pytest.raises(ValueError, match="`q` must be log-probabilities normalised"):
+        mixture(P, Q + 1, 0.5)
+    with pytest.raises(ValueError, match="`p`, `q` must agree in their last axis"):
+        mixture(P, np.log([0.5, 0.5]), 0.5)
+    with pytest.raises(ValueError, match=r"`p`, `q`, `weight` must broadcast together"):
+        mixture(np.stack([P, Q]), Q, jnp.full(3, 0.5))
+
+
+def test_softmax_of_a_spread_policy_is_what_scipy_says() -> None:
+    logits = np.array([0.0, 700.0, -700.0])
+    np.testing.assert_allclose(np.exp(temper(log_softmax(logits), 1e-2)), softmax(logits / 100), rtol=1e-12)

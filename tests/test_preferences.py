@@ -1,0 +1,496 @@
+import itertools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from scipy.special import expit, log_softmax, logsumexp
+from scipy.stats import chisquare
+
+from didsim import Contrastive, Labelled, Pairs, Problem
+from tests.strategies import betas, hostile_logits, ordinary_logits, policies, tuples
+
+KEY = jax.random.key(0)
+EPS = float(np.finfo(np.float64).eps)
+P = np.log([0.5, 0.3, 0.2])
+Q = np.log([0.1, 0.3, 0.6])
+REWARD = np.array([1.0, -0.5, 0.25])
+DATA = Pairs(np.array([0, 0, 1, 2, 0]), np.array([1, 2, 0, 0, 1]), np.array([1.0, 2.0, 0.5, 0.0, 3.0]))
+PROBLEMS = {"contrastive": Contrastive(P, Q), "labelled": Labelled(REWARD, P, Q), "pairs": DATA}
+
+few_sizes = st.sampled_from((1, 2, 5))
+PREFERENCE = eqx.filter_jit(lambda problem, i, j: problem.preference(i, j))
+EXPECT = eqx.filter_jit(lambda problem, x: problem.expect(jax.nn.softplus, x))
+EXPECT_EXP = eqx.filter_jit(lambda problem, x: problem.expect_exp(x))
+MARGINALS = eqx.filter_jit(lambda problem, n: (problem.chosen_marginal(n), problem.rejected_marginal(n)))
+
+
+def joint(problem: Problem, size: int) -> np.ndarray:
+    """The log-probability that `i` is chosen and `j` rejected, pair by pair."""
+    table = np.full((size, size), -np.inf)
+    if isinstance(problem, Pairs):
+        weights = np.ones(problem.winners.shape) if problem.weights is None else np.asarray(problem.weights)
+        share = np.zeros((size, size))
+        for winner, loser, weight in zip(problem.winners, problem.losers, weights, strict=True):
+            share[int(winner), int(loser)] += weight / weights.sum()
+        with np.errstate(divide="ignore"):
+            return np.log(share)
+    for i, j in itertools.product(range(size), repeat=2):
+        if isinstance(problem, Contrastive):
+            table[i, j] = problem.chosen[i] + problem.rejected[j]
+        elif isinstance(problem, Labelled):
+            shown = np.logaddexp(problem.first[i] + problem.second[j], problem.first[j] + problem.second[i])
+            margin = float(problem.reward[i] - problem.reward[j])
+            table[i, j] = shown - np.logaddexp(0, -margin)
+    return table
+
+
+@st.composite
+def problems(draw: st.DrawFn, *, hostile: bool = True) -> tuple[Problem, int]:
+    size = draw(few_sizes)
+    logits = hostile_logits(size) if hostile else ordinary_logits(size)
+    one = logits.map(log_softmax)
+    kind = draw(st.sampled_from(["contrastive", "labelled", "pairs"]))
+    if kind == "contrastive":
+        return Contrastive(draw(one), draw(one)), size
+    if kind == "labelled":
+        return Labelled(draw(logits), draw(one), draw(one)), size
+    indices = st.lists(st.integers(0, size - 1), min_size=4, max_size=4).map(np.array)
+    weights = st.lists(st.floats(0, 5, width=32), min_size=4, max_size=4).filter(lambda w: sum(w) > 1e-3)
+    return Pairs(draw(indices), draw(indices), np.array(draw(weights))), size
+
+
+@given(tuples(2, hostile=False))
+def test_contrastive_preferences_agree_with_bayes_rule(drawn: tuple[np.ndarray, ...]) -> None:
+    chosen, rejected = (np.exp(p) for p in drawn)
+    size = len(chosen)
+    i, j = np.divmod(np.arange(size * size), size)
+    result = PREFERENCE(Contrastive(*drawn), i, j)
+    expected = [
+        chosen[a] * rejected[b] / (chosen[a] * rejected[b] + chosen[b] * rejected[a])
+        for a, b in zip(i, j, strict=True)
+    ]
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
+
+
+@given(tuples(2))
+def test_contrastive_preferences_are_bradley_terry_in_the_log_ratio(drawn: tuple[np.ndarray, ...]) -> None:
+    chosen, rejected = drawn
+    size = len(chosen)
+    i, j = np.divmod(np.arange(size * size), size)
+    result = np.asarray(PREFERENCE(Contrastive(chosen, rejected), i, j))
+    ratio = chosen - rejected
+    # The exponent is up to 2800 nats and rounded by a few eps of it: 1e-12.
+    np.testing.assert_allclose(result, expit(ratio[i] - ratio[j]), rtol=1e-11, atol=1e-300)
+    np.testing.assert_allclose(result + PREFERENCE(Contrastive(chosen, rejected), j, i), 1, rtol=1e-12)
+
+
+@given(tuples(2))
+def test_labelled_preferences_are_bradley_terry_in_the_reward(drawn: tuple[np.ndarray, ...]) -> None:
+    reward, sampler = drawn
+    size = len(reward)
+    i, j = np.divmod(np.arange(size * size), size)
+    result = PREFERENCE(Labelled(reward, sampler, sampler), i, j)
+    np.testing.assert_allclose(result, expit(reward[i] - reward[j]), rtol=1e-12, atol=1e-300)
+
+
+def test_preferences_of_a_dataset_are_weighted_shares() -> None:
+    assert DATA.weights is not None
+    observed = list(zip(DATA.winners.tolist(), DATA.losers.tolist(), DATA.weights.tolist(), strict=True))
+    for i, j in itertools.product(range(3), repeat=2):
+        won = sum(weight for a, b, weight in observed if (a, b) == (i, j))
+        lost = sum(weight for a, b, weight in observed if (a, b) == (j, i))
+        share = float(DATA.preference(i, j))
+        if won + lost == 0:
+            assert np.isnan(share)
+        else:
+            assert share == pytest.approx(won / (won + lost), rel=1e-14)
+
+
+def test_pairs_that_never_occur_have_no_preference() -> None:
+    problem = Contrastive(np.array([0.0, -np.inf, -np.inf]), np.array([0.0, -np.inf, -np.inf]))
+    assert np.isnan(problem.preference(1, 2))
+    assert float(Contrastive(np.array([0.0, -np.inf]), np.log([0.5, 0.5])).preference(0, 1)) == 1
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    ("i", "j"),
+    [
+        (np.array([[0], [1]]), np.array([0, 1, 2])),
+        (np.array([[0]]), np.array([0, 1])),
+        (np.array(2), np.array([0, 1])),
+        (np.array([0, 1]), np.array([1, 2])),
+    ],
+)
+def test_indices_of_any_shapes_broadcast_apart_from_the_batch(
+    name: str, i: np.ndarray, j: np.ndarray
+) -> None:
+    problem = PROBLEMS[name]
+    batch = jax.tree.map(lambda x: jnp.stack([x, jnp.roll(x, 1)]), problem)
+    shifted = jax.tree.map(lambda x: jnp.roll(x, 1), problem)
+    result = batch.preference(i, j)
+    shape = np.broadcast_shapes(i.shape, j.shape)
+    assert result.shape == (2, *shape)
+    whole_i, whole_j = np.broadcast_to(i, shape), np.broadcast_to(j, shape)
+    for place in np.ndindex(shape):
+        a, b = int(whole_i[place]), int(whole_j[place])
+        for row, one in enumerate((problem, shifted)):
+            np.testing.assert_allclose(result[(row, *place)], one.preference(a, b), rtol=1e-13)
+
+
+@given(problems(), st.data())
+def test_expectations_agree_with_a_double_loop(drawn: tuple[Problem, int], data: st.DataObject) -> None:
+    problem, size = drawn
+    x = data.draw(hostile_logits(size))
+    probability = np.exp(joint(problem, size))
+    terms = [
+        probability[i, j] * np.logaddexp(0, x[i] - x[j]) for i, j in itertools.product(range(size), repeat=2)
+    ]
+    # A kernel up to the spread of x, whose differences are rounded by a few eps of that.
+    error = 8 * EPS * (1 + np.ptp(x))
+    assert float(EXPECT(problem, x)) == pytest.approx(sum(terms), rel=1e-12, abs=error)
+
+
+@given(problems(), st.data())
+def test_expectations_of_exponentials_agree_with_a_double_loop(
+    drawn: tuple[Problem, int], data: st.DataObject
+) -> None:
+    problem, size = drawn
+    x = data.draw(hostile_logits(size))
+    expected = logsumexp(joint(problem, size) + x[:, None] - x)
+    result = float(EXPECT_EXP(problem, x))
+    assert not np.isnan(result)
+    assert result >= 0
+    # Exponents of up to 5000 nats are rounded by a few eps of that: 1e-11 of the sum's logarithm.
+    if abs(expected) < 700:
+        assert np.log(result) == pytest.approx(expected, rel=0, abs=2e-11)
+    elif expected > 710:
+        assert result > np.exp(699)
+    else:
+        assert result < np.exp(-690) or expected > 700
+
+
+def test_an_unlikely_label_counts_with_its_own_probability() -> None:
+    # One pair, whose label is wrong with probability e^−40, at a loss of 50 if it is.
+    problem = Labelled(np.array([40.0, 0.0]), np.array([0.0, -np.inf]), np.array([-np.inf, 0.0]))
+    loss = problem.expect(lambda d: jax.nn.softplus(-d), jnp.array([50.0, 0.0]))
+    expected = expit(40) * np.logaddexp(0, -50) + expit(-40) * np.logaddexp(0, 50)
+    assert float(loss) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_a_vanishing_label_times_a_huge_exponential_is_right() -> None:
+    uniform = np.log([0.5, 0.5])
+    problem = Labelled(np.array([700.0, -700.0]), uniform, uniform)
+    # (0, 0) and (1, 1) give 1 each. (0, 1) either way: e^−1400 if right, σ(−1400) e^1400 = 1 if wrong.
+    assert float(problem.expect_exp(jnp.array([-700.0, 700.0]))) == pytest.approx(1, rel=1e-12)
+
+
+@given(problems())
+def test_marginals_agree_with_a_double_loop(drawn: tuple[Problem, int]) -> None:
+    problem, size = drawn
+    table = joint(problem, size)
+    for result, axis in zip(MARGINALS(problem, size), (1, 0), strict=True):
+        with np.errstate(divide="ignore"):
+            expected = logsumexp(table, axis=axis)
+        assert abs(logsumexp(result)) < 1e-12
+        np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-11)
+
+
+def test_a_sequence_that_never_won_has_no_share() -> None:
+    never = Pairs(np.array([0, 0]), np.array([1, 2]))
+    assert never.chosen_marginal(4).tolist() == [0, -np.inf, -np.inf, -np.inf]
+    np.testing.assert_allclose(np.exp(never.rejected_marginal(4)), [0, 0.5, 0.5, 0])
+
+
+# The chance that a right sampler fails one of these tests is 1e-6.
+SIGNIFICANCE = 1e-6
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_frequencies_of_samples_agree_with_exact_probabilities(name: str) -> None:
+    problem, num = PROBLEMS[name], 20_000
+    sample = problem.sample(KEY, num)
+    assert sample.winners.shape == sample.losers.shape == (num,)
+    counts = np.bincount(3 * np.asarray(sample.winners) + np.asarray(sample.losers), minlength=9)
+    expected = num * np.exp(joint(problem, 3)).ravel()
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    assert chisquare(counts[possible], expected[possible] * num / expected.sum()).pvalue > SIGNIFICANCE
+
+
+def test_samples_of_a_batch_follow_their_own_distribution() -> None:
+    chosen = np.log([[0.9, 0.1], [0.2, 0.8]])
+    sample = Contrastive(chosen, np.log([0.5, 0.5])).sample(KEY, 5000)
+    assert sample.winners.shape == (2, 5000)
+    for winners, p in zip(np.asarray(sample.winners), chosen, strict=True):
+        assert chisquare(np.bincount(winners), 5000 * np.exp(p)).pvalue > SIGNIFICANCE
+    labelled = Labelled(np.array([[2.0, 0.0], [0.0, 3.0]]), np.log([0.5, 0.5]), np.log([0.5, 0.5]))
+    sample = labelled.sample(KEY, 5000)
+    for row, margin in enumerate((2.0, 3.0)):
+        differ = np.asarray(sample.winners[row] != sample.losers[row])
+        right = (np.asarray(sample.winners[row])[differ] == row).sum()
+        expected = differ.sum() * np.array([expit(margin), expit(-margin)])
+        assert chisquare([right, differ.sum() - right], expected).pvalue > SIGNIFICANCE
+
+
+def test_chosen_and_rejected_are_drawn_independently() -> None:
+    sample = Contrastive(np.log([0.5, 0.5]), np.log([0.5, 0.5])).sample(KEY, 5000)
+    agree = int((sample.winners == sample.losers).sum())
+    assert chisquare([agree, 5000 - agree]).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_same_key_gives_the_same_sample(name: str) -> None:
+    first, again, other = (PROBLEMS[name].sample(jax.random.key(seed), 50) for seed in (3, 3, 4))
+    assert np.array_equal(first.winners, again.winners)
+    assert np.array_equal(first.losers, again.losers)
+    assert not np.array_equal(first.winners * 3 + first.losers, other.winners * 3 + other.losers)
+
+
+def test_what_has_no_probability_is_never_drawn() -> None:
+    sample = Contrastive(np.array([-np.inf, 0.0, -np.inf]), np.array([0.0, -np.inf, -np.inf])).sample(
+        KEY, 100
+    )
+    assert set(np.asarray(sample.winners)) == {1}
+    assert set(np.asarray(sample.losers)) == {0}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_samples_are_alike_under_jit(name: str) -> None:
+    eager = PROBLEMS[name].sample(KEY, 20)
+    compiled = eqx.filter_jit(lambda problem, key: problem.sample(key, 20))(PROBLEMS[name], KEY)
+    assert np.array_equal(eager.winners, compiled.winners)
+    assert np.array_equal(eager.losers, compiled.losers)
+
+
+def test_batches_agree_with_their_members() -> None:
+    chosen, rejected = np.stack([P, Q])[:, None], np.stack([Q, P, Q])
+    problem = Contrastive(chosen, rejected)
+    assert problem.batch_shape == (2, 3)
+    x = np.array([0.5, -1.0, 2.0])
+    batch, batch_exp = EXPECT(problem, x), EXPECT_EXP(problem, x)
+    labelled = Labelled(np.stack([REWARD, -REWARD])[:, None], P, rejected)
+    assert labelled.batch_shape == (2, 3)
+    batch_labelled, chosen_share = EXPECT(labelled, x), MARGINALS(labelled, 3)[0]
+    assert batch.shape == batch_exp.shape == batch_labelled.shape == (2, 3)
+    for i, j in itertools.product(range(2), range(3)):
+        one = Contrastive(chosen[i, 0], rejected[j])
+        np.testing.assert_allclose(batch[i, j], EXPECT(one, x), rtol=1e-13)
+        np.testing.assert_allclose(batch_exp[i, j], EXPECT_EXP(one, x), rtol=1e-13)
+        single = Labelled(labelled.reward[i, 0], P, rejected[j])
+        np.testing.assert_allclose(batch_labelled[i, j], EXPECT(single, x), rtol=1e-13)
+        np.testing.assert_allclose(chosen_share[i, j], MARGINALS(single, 3)[0], rtol=1e-13)
+
+
+def test_batches_of_datasets_and_of_values_broadcast() -> None:
+    winners, losers = np.array([[0, 1], [2, 2]]), np.array([[1, 0], [0, 1]])
+    data = Pairs(winners, losers, np.array([[1.0, 3.0], [1.0, 1.0]]))
+    assert data.batch_shape == (2,)
+    x = np.arange(12.0).reshape(4, 1, 3) ** 1.5
+    batch = data.expect(jnp.square, jnp.asarray(x))
+    assert batch.shape == (4, 2)
+    expected = 0.25 * (x[1, 0, 0] - x[1, 0, 1]) ** 2 + 0.75 * (x[1, 0, 1] - x[1, 0, 0]) ** 2
+    assert float(batch[1, 0]) == pytest.approx(expected, rel=1e-14)
+    share = np.exp(data.chosen_marginal(3))
+    np.testing.assert_allclose(share, [[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]], rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_expectations_agree_under_vmap(name: str) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    mapped = jax.vmap(lambda x: PROBLEMS[name].expect(jax.nn.softplus, x))(jnp.asarray(x))
+    np.testing.assert_allclose(mapped, [float(EXPECT(PROBLEMS[name], row)) for row in x], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("method", ["expect", "expect_exp"])
+def test_gradients_agree_with_finite_differences(name: str, method: str) -> None:
+    problem = PROBLEMS[name]
+
+    def function(x: jax.Array) -> jax.Array:
+        return problem.expect(jax.nn.softplus, x) if method == "expect" else problem.expect_exp(x)
+
+    check_grads(jax.jit(function), (jnp.array([0.3, -0.7, 1.1]),), 1, atol=1e-7, rtol=1e-7)
+
+
+def _total(problem: Problem, x: jax.Array) -> jax.Array:
+    size = x.shape[-1]
+    shares = problem.chosen_marginal(size) if not isinstance(problem, Pairs) else jnp.zeros(size)
+    return problem.expect(jax.nn.softplus, x) + shares @ jnp.arange(1.0, size + 1)
+
+
+GRADIENT = eqx.filter_jit(eqx.filter_grad(lambda both: _total(*both)))
+
+
+@given(problems(), st.data())
+def test_gradients_are_finite_at_hostile_inputs(drawn: tuple[Problem, int], data: st.DataObject) -> None:
+    problem, size = drawn
+    gradient = GRADIENT((problem, jnp.asarray(data.draw(hostile_logits(size)))))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def narrowed(problem: Problem) -> Problem:
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, problem)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_float32_stays_float32(name: str) -> None:
+    problem, x = narrowed(PROBLEMS[name]), jnp.array([0.3, -0.7, 1.1], jnp.float32)
+    assert problem.expect(jax.nn.softplus, x).dtype == jnp.float32
+    assert problem.expect_exp(x).dtype == jnp.float32
+    assert problem.preference(0, 1).dtype == jnp.float32
+    assert problem.chosen_marginal(3).dtype == jnp.float32
+    assert problem.rejected_marginal(3).dtype == jnp.float32
+
+
+@given(problems(), st.data())
+def test_expectations_in_float32(drawn: tuple[Problem, int], data: st.DataObject) -> None:
+    problem, size = narrowed(drawn[0]), drawn[1]
+    x = data.draw(ordinary_logits(size)).astype(np.float32)
+    wide = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, problem
+    )
+    probability = np.exp(joint(wide, size))
+    values = np.logaddexp(0, x[:, None].astype(float) - x.astype(float))
+    eps = float(np.finfo(np.float32).eps)
+    # Kernels are taken at differences of at most 6, and are good to a few eps of their value and of 6. The
+    # probability of a label is σ(Δ), whose error of eps |Δ| σ(−Δ) relative to itself is below eps. Weights
+    # are good to 8 eps; the sums over N and N (or over 4 pairs) to N eps each, and weights sum to 1 to N + 4.
+    bound = (3 * size + 40) * eps * (probability * (values + 6)).sum()
+    assert abs(float(EXPECT(problem, x)) - (probability * values).sum()) <= bound
+
+
+@given(few_sizes, st.data(), betas)
+def test_scaling_the_reward_of_labels_sharpens_preferences(
+    size: int, data: st.DataObject, beta: float
+) -> None:
+    reward = data.draw(ordinary_logits(size))
+    sampler = data.draw(policies(size))
+    place = int(np.argmax(reward))
+    result = PREFERENCE(Labelled(beta * reward, sampler, sampler), place, np.arange(size))
+    np.testing.assert_allclose(result, expit(beta * (reward[place] - reward)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda a, b: Contrastive(a, b), ("chosen", "rejected")),
+        (lambda a, b: Labelled(REWARD, a, b), ("first", "second")),
+    ],
+    ids=["contrastive", "labelled"],
+)
+def test_distributions_are_checked(make: Callable[..., Problem], names: tuple[str, str]) -> None:
+    for expected, bad in {
+        "be log-probabilities normalised": P + 1,
+        "be log-probabilities; got NaN": P * np.nan,
+        "be a floating-point array": np.zeros(3, int),
+        "not be empty": np.zeros(0),
+    }.items():
+        with pytest.raises(ValueError, match=f"`{names[0]}` must {expected}"):
+            make(bad, P)
+        with pytest.raises(ValueError, match=f"`{names[1]}` must {expected}"):
+            make(P, bad)
+    with pytest.raises(ValueError, match=f"`{names[0]}`.*`{names[1]}` must agree in their last axis"):
+        make(P, np.log([0.5, 0.5]))
+    with pytest.raises(ValueError, match=f"`{names[0]}`.*`{names[1]}` must broadcast together"):
+        make(np.stack([P] * 2), np.stack([P] * 3))
+
+
+def test_the_reward_of_labels_is_checked() -> None:
+    with pytest.raises(ValueError, match="`reward` must be finite everywhere; got inf"):
+        Labelled(np.array([np.inf, 0.0, 0.0]), P, Q)
+    with pytest.raises(ValueError, match="`reward` must be a floating-point array; got dtype int64"):
+        Labelled(np.arange(3), P, Q)
+    with pytest.raises(ValueError, match="`reward`, `first`, `second` must agree in their last axis"):
+        Labelled(np.zeros(2), P, Q)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_indices_and_sizes_out_of_range_are_named(name: str) -> None:
+    problem = PROBLEMS[name]
+    with pytest.raises(ValueError, match=r"`i` must index one of .* got -1"):
+        problem.preference(-1, 0)
+    with pytest.raises(ValueError, match="`j` must be integers that index sequences; got dtype float64"):
+        problem.preference(0, 1.0)
+    for marginal in (problem.chosen_marginal, problem.rejected_marginal):
+        with pytest.raises(ValueError, match=r"`(problem|winners|losers)` .*2"):
+            marginal(2)
+    with pytest.raises(ValueError, match=r"`(problem|winners|losers)` .*2"):
+        problem.check_size(2)
+    problem.check_size(3)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "labelled"])
+def test_populations_know_their_size(name: str) -> None:
+    with pytest.raises(ValueError, match=r"`j` must index one of 3 sequences \(0 to 2\); got 3"):
+        PROBLEMS[name].preference(0, 3)
+    with pytest.raises(ValueError, match="`problem` is over 3 sequences; it was asked about 4"):
+        PROBLEMS[name].check_size(4)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_sampling_checks_its_arguments(name: str) -> None:
+    for bad in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="`num_pairs` must be an integer of at least 1; got"):
+            PROBLEMS[name].sample(KEY, bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`key` must be a typed random key"):
+        PROBLEMS[name].sample(jax.random.PRNGKey(0), 3)
+
+
+def test_a_dataset_checks_its_indices() -> None:
+    with pytest.raises(ValueError, match="`winners` must be integers that index sequences; got dtype float"):
+        Pairs(np.array([0.0]), np.array([1]))
+    with pytest.raises(ValueError, match=r"`losers` must index one of .* got -1"):
+        Pairs(np.array([0]), np.array([-1]))
+    for winners, losers in (([0, 1], [0]), (0, 1), ([[0, 1]], [0, 1])):
+        with pytest.raises(ValueError, match="`winners` and `losers` must have one shape, with at least one"):
+            Pairs(np.array(winners), np.array(losers))
+    with pytest.raises(ValueError, match=r"`winners` and `losers` must have .* at least one pair"):
+        Pairs(np.zeros(0, int), np.zeros(0, int))
+    with pytest.raises(ValueError, match="`losers` must index one of 3 sequences"):
+        Pairs(np.array([0]), np.array([3])).expect(jnp.square, jnp.zeros(3))
+
+
+def test_a_dataset_checks_its_weights() -> None:
+    winners, losers = np.array([0, 1]), np.array([1, 0])
+    with pytest.raises(ValueError, match=r"`weights` must have one entry for each pair, shape \(2,\); got"):
+        Pairs(winners, losers, np.ones(3))
+    with pytest.raises(ValueError, match="`weights` must be a floating-point array; got dtype int"):
+        Pairs(winners, losers, np.ones(2, int))
+    with pytest.raises(ValueError, match="`weights` must be finite everywhere; got nan"):
+        Pairs(winners, losers, np.array([1.0, np.nan]))
+    for bad in ([1.0, -0.5], [0.0, 0.0]):
+        with pytest.raises(ValueError, match="`weights` must be zero or more, and not all zero"):
+            Pairs(winners, losers, np.array(bad))
+    with pytest.raises(ValueError, match="`weights` must be zero or more, and not all zero"):
+        Pairs(np.array([[0], [1]]), np.array([[1], [0]]), np.array([[1.0], [0.0]]))
+
+
+def test_only_ratios_of_weights_matter() -> None:
+    x = jnp.array([0.3, -0.7, 1.1])
+    assert DATA.weights is not None
+    scaled = Pairs(DATA.winners, DATA.losers, 1e-3 * DATA.weights)
+    np.testing.assert_allclose(scaled.expect(jnp.square, x), DATA.expect(jnp.square, x), rtol=1e-14)
+    alike = Pairs(DATA.winners, DATA.losers, jnp.full(5, 7.0))
+    plain = Pairs(DATA.winners, DATA.losers)
+    np.testing.assert_allclose(alike.expect(jnp.square, x), plain.expect(jnp.square, x), rtol=1e-14)
+
+
+def test_a_dataset_may_be_made_and_asked_inside_jit() -> None:
+    @jax.jit
+    def inside(x: jax.Array) -> jax.Array:
+        data = Pairs(np.array([0, 1]), np.array([1, 2]), np.array([1.0, 3.0]))
+        return data.expect(jnp.square, x) + data.preference(0, 1)
+
+    assert float(inside(jnp.array([0.0, 1.0, 3.0]))) == pytest.approx(0.25 + 0.75 * 4 + 1, rel=1e-14)
+
+
+def test_a_problem_is_abstract() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Problem()  # type: ignore[abstract]
