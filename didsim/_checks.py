@@ -21,17 +21,29 @@ Shape = tuple[int, ...]
 
 def known(value: Any) -> bool:
     """Whether the value is known now, rather than traced by a JAX transformation."""
-    return not isinstance(value, jax.core.Tracer)
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def instance(name: str, value: Any, kind: type, expected: str) -> None:
+    """Raise unless the value is of a class."""
+    if not isinstance(value, kind):
+        raise ValueError(f"`{name}` must be {expected}; got {value!r}")
+
+
+def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
+    """An array of one kind of number."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"`{name}` must be {expected}; got {value!r}") from None
+    if not jnp.issubdtype(array.dtype, kind):
+        raise ValueError(f"`{name}` must be {expected}; got dtype {array.dtype}")
+    return array
 
 
 def float_array(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, "..."]:
     """A floating-point array, not empty, of at least `min_ndim` axes."""
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"`{name}` must be a floating-point array; got {value!r}") from None
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"`{name}` must be a floating-point array; got dtype {array.dtype}")
+    array = _array(name, value, "a floating-point array", jnp.floating)
     if array.ndim < min_ndim:
         raise ValueError(
             f"`{name}` must have at least {min_ndim} axis (sequences come last); got shape {array.shape}"
@@ -65,7 +77,7 @@ def distribution(
         where = tuple(int(k) for k in np.argwhere(np.isnan(array))[0])
         raise ValueError(f"`{name}` must be log-probabilities; got NaN at index {where}")
     total = np.asarray(logsumexp(array, axis=-1))
-    tolerance = float(np.sqrt(jnp.finfo(array.dtype).eps))
+    tolerance = float(np.sqrt(jnp.finfo(log_probs.dtype).eps))
     off = ~(np.abs(total) <= tolerance)
     if off.any():
         where = tuple(int(k) for k in np.argwhere(off)[0])
@@ -126,28 +138,19 @@ def within(name: str, value: Any, low: float, high: float) -> Array:
 
 def _number(name: str, value: Any, expected: str, good: Callable[[Any, Any], Any]) -> Array:
     """A real number; Python's own stay weakly typed, so that they follow the arrays they meet."""
+    value = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
+    array = _array(name, value, "a real number", jnp.number)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
+    if array.size == 0:
+        raise ValueError(f"`{name}` must be a real number; got shape {array.shape}")
+    array = array * 1.0 if jnp.issubdtype(array.dtype, jnp.integer) else array
     if not known(value):
-        array = _as_float(name, value)
         return eqx.error_if(array, ~good(array, jnp), f"`{name}` must be {expected}")
     # In NumPy, since JAX would trace even a constant under `jit`.
     given = np.asarray(value)
-    if not (jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)):
-        raise ValueError(f"`{name}` must be a real number; got {value!r}")
     if not np.all(good(given, np)):
         raise ValueError(f"`{name}` must be {expected}; got {given}")
-    return jnp.asarray(float(given)) if given.ndim == 0 and not _is_array(value) else _as_float(name, value)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray)
-
-
-def _as_float(name: str, value: Any) -> Array:
-    array = jnp.asarray(value)
-    if jnp.issubdtype(array.dtype, jnp.integer):
-        return array * 1.0
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
     return array
 
 
@@ -167,9 +170,7 @@ def positive_int(name: str, value: Any) -> int:
 
 def indices(name: str, value: Any, size: int) -> Array:
     """Integers that index `size` sequences, from 0."""
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"`{name}` must be integers that index sequences; got dtype {array.dtype}")
+    array = _array(name, value, "integers that index sequences", jnp.integer)
     if known(value) and array.size:
         given = np.asarray(value)
         low, high = int(given.min()), int(given.max())
@@ -179,6 +180,21 @@ def indices(name: str, value: Any, size: int) -> Array:
                 f"got {low if low < 0 else high}"
             )
     return array
+
+
+def lengths(name: str, value: Any) -> Array:
+    """Numbers of tokens."""
+    array = _array(name, value, "numbers of tokens, integers of at least 1", jnp.integer)
+    if array.size == 0 or (known(value) and not np.all(np.asarray(value) >= 1)):
+        raise ValueError(f"`{name}` must be numbers of tokens, integers of at least 1; got {value!r}")
+    return array
+
+
+def one_key(name: str, value: Any) -> Array:
+    """A single typed random key."""
+    if key(name, value).ndim:
+        raise ValueError(f"`{name}` must be one random key; got an array of shape {value.shape}")
+    return value
 
 
 def key(name: str, value: Any) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.nn import log_softmax
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from didsim import _checks
 from didsim.information import LogProbs, LogProbsLike
@@ -74,6 +74,7 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLi
     Raises:
         ValueError: `scale` is negative or not finite.
     """
+    _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
     scale = _checks.single("scale", _checks.non_negative("scale", scale))
     vocab, continuing = space.vocab_size, space.num_continuing
 
@@ -118,11 +119,19 @@ def mixture(p: LogProbsLike, q: LogProbsLike, weight: Float[ArrayLike, "*batch"]
     _checks.same_sequences(p=p, q=q)
     weight = _checks.within("weight", weight, 0, 1)
     _checks.broadcast(p=p.shape[:-1], q=q.shape[:-1], weight=weight.shape)
-    return jnp.logaddexp(jnp.log(weight)[..., None] + p, jnp.log1p(-weight)[..., None] + q)
+    weight = weight[..., None]
+    p, q, weight = jnp.broadcast_arrays(p, q, weight)
+    neither = jnp.isneginf(p) & jnp.isneginf(q)
+    top = jnp.where(neither, 0, jnp.maximum(p, q))
+    share = weight * jnp.exp(p - top) + (1 - weight) * jnp.exp(q - top)
+    # Nothing is left where the only one that is weighted is far below the other, or absent.
+    lost = share == 0
+    mixed = top + jnp.log(jnp.where(lost, 1, share))
+    return jnp.where(lost, jnp.where(weight == 0, q, p), mixed)
 
 
 def best_of_n(
-    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Int[ArrayLike, ""]
+    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""]
 ) -> LogProbs:
     """The distribution of the highest-scoring of `n` independent draws from `p`, in closed form.
 
@@ -133,7 +142,7 @@ def best_of_n(
     Args:
         p: what is sampled from, of full support.
         score: finite; equal scores are ties.
-        n: number of draws; `n = 1` gives `p`.
+        n: number of draws, at least 1; `n = 1` gives `p`. The formula holds between whole numbers too.
 
     Raises:
         ValueError: `p` is not normalised or has a zero, `score` is not finite, or `n` is below 1.
@@ -150,7 +159,7 @@ def best_of_n(
 
 
 def worst_of_n(
-    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Int[ArrayLike, ""]
+    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""]
 ) -> LogProbs:
     """The distribution of the lowest-scoring of `n` independent draws from `p`; see `best_of_n`.
 

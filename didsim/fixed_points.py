@@ -70,6 +70,7 @@ def fixed_point(
     """
     reference = _checks.distribution("reference", reference, full_support=True)
     lengths = check_lengths(lengths, reference.shape[-1])
+    _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     if objective.chosen_weight is not None or not isinstance(objective.reward, LogRatio | LogProb):
         raise NotImplementedError(
             "`objective` has no closed-form minimiser: it must be a loss of differences of a log-ratio or "
@@ -85,8 +86,9 @@ def fixed_point(
     for name in names:
         _checks.distribution(f"problem.{name}", getattr(problem, name), full_support=True)
     shapes = {"reference": reference.shape[:-1], "problem": problem.batch_shape}
-    _checks.broadcast(**shapes, objective=objective.batch_shape)
-    return _solve(objective, reference, problem, lengths)
+    batch = _checks.broadcast(**shapes, objective=objective.batch_shape)
+    limit = _solve(objective, reference, problem, lengths)
+    return jnp.broadcast_to(limit, (*batch, reference.shape[-1]))
 
 
 @eqx.filter_jit

@@ -9,6 +9,7 @@ raises `ValueError` for an argument that is NaN or not normalised, and for shape
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float
 
@@ -28,6 +29,8 @@ def expectation(
     """
     log_probs = _checks.distribution("log_probs", log_probs)
     values = _checks.float_array("values", values)
+    if _checks.known(values) and np.isnan(np.asarray(values)).any():
+        raise ValueError("`values` must not be NaN; it is somewhere")
     _checks.same_sequences(log_probs=log_probs, values=values)
     return _expectation(log_probs, values)
 

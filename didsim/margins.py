@@ -1,9 +1,8 @@
 """Log-margins, their ordering across policies, and the power law that the ordering stands for."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -35,7 +34,7 @@ def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:
     return p[..., first] - p[..., second]
 
 
-class OrderReport(eqx.Module):
+class OrderReport(NamedTuple):
     """How far three policies are log-margin ordered; see `check_order`.
 
     Attributes:
@@ -74,8 +73,10 @@ def check_order(
         target: the target, or the learned policy in its place.
         reference: the reference policy.
         rejected: the rejected-sampling distribution.
-        atol: steps of at most this size, in nats, count as zero. By default a bound on the rounding of
-            the steps themselves: 4 machine epsilons times the sum of the largest magnitudes.
+        atol: steps of at most this size, in nats, count as zero. By default only the sign of a step within
+            rounding, 4 eps times the sum of the largest magnitudes, is left open: a pair with such a step
+            counts as ordered if the other is below rounding/√eps, so that an exponent between √eps and 1/√eps
+            could explain both, and as unordered if it is larger. (`eps` is machine epsilon.)
         chosen: where chosen responses come from, for the expected margins; the reference by default.
 
     Returns:
@@ -100,10 +101,12 @@ def check_order(
     _checks.same_sequences(target=target, reference=reference, rejected=rejected, chosen=chosen)
     if atol is None:
         magnitude = sum(jnp.max(jnp.abs(p), axis=-1) for p in (target, 2 * reference, rejected))
-        tolerance = 4 * _largest_eps(target, reference, rejected) * magnitude
+        eps = _largest_eps(target, reference, rejected)
+        tolerance = 4 * eps * magnitude
+        unexplained = tolerance / eps**0.5
     else:
-        tolerance = _checks.non_negative("atol", atol)
-    fraction, ordered, worst = _orders(target - reference, reference - rejected, tolerance)
+        tolerance = unexplained = _checks.non_negative("atol", atol)
+    fraction, ordered, worst = _orders(target - reference, reference - rejected, tolerance, unexplained)
 
     def expected(p: Array) -> Array:
         return expectation(chosen, p) - expectation(rejected, p)
@@ -119,23 +122,24 @@ def check_order(
 
 
 @jax.jit
-@partial(jnp.vectorize, signature="(n),(n),()->(),(),()")
-def _orders(up: Array, down: Array, tolerance: Array) -> tuple[Array, Array, Array]:
+@partial(jnp.vectorize, signature="(n),(n),(),()->(),(),()")
+def _orders(up: Array, down: Array, tolerance: Array, unexplained: Array) -> tuple[Array, Array, Array]:
     """The share of ordered pairs, whether all are, and the worst violation, from two log-ratios."""
     size = up.shape[-1]
 
     def row(up_i: Array, down_i: Array) -> Array:
         up_step, down_step = up_i - up, down_i - down
-        up_sign = jnp.where(jnp.abs(up_step) <= tolerance, 0, jnp.sign(up_step))
-        down_sign = jnp.where(jnp.abs(down_step) <= tolerance, 0, jnp.sign(down_step))
-        smaller = jnp.minimum(jnp.abs(up_step), jnp.abs(down_step))
-        violation = jnp.where(up_sign * down_sign < 0, smaller, 0)
-        return jnp.stack([jnp.sum(up_sign != down_sign, dtype=up.dtype), jnp.max(violation)])
+        sizes = jnp.abs(up_step), jnp.abs(down_step)
+        smaller, larger = jnp.minimum(*sizes), jnp.maximum(*sizes)
+        opposite = (smaller > tolerance) & (jnp.sign(up_step) != jnp.sign(down_step))
+        one_sided = (smaller <= tolerance) & (larger > unexplained)
+        violation = jnp.where(opposite, smaller, 0)
+        return jnp.stack([jnp.sum(opposite | one_sided, dtype=up.dtype), jnp.max(violation)])
 
     rows = map_rows(row, up, down)
     # Each unordered pair stands in two rows; a sequence paired with itself is never out of order.
     unordered = jnp.sum(rows[:, 0]) / max(size * (size - 1), 1)
-    return 1 - unordered, jnp.all(rows[:, 0] == 0), jnp.max(rows[:, 1])
+    return jnp.clip(1 - unordered, 0, 1), jnp.all(rows[:, 0] == 0), jnp.max(rows[:, 1])
 
 
 def _largest_eps(*arrays: Array) -> float:
@@ -162,7 +166,7 @@ def pair_exponent(
     return (in_reference - in_rejected) / (in_target - in_reference)
 
 
-class PowerLaw(eqx.Module):
+class PowerLaw(NamedTuple):
     """How well three policies obey a power law; see `fit_power_law`.
 
     Attributes:

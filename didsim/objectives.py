@@ -242,7 +242,7 @@ class Objective(eqx.Module):
         arrays = {name: _logps(name, value) for name, value in logps.items()}
         if self.needs_lengths:
             needed = _needed(lengths, "it divides by the number of tokens")
-            arrays |= {name: _lengths(name, value) for name, value in needed.items()}
+            arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
         _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
         chosen, rejected = (
             self.reward(
@@ -288,7 +288,9 @@ class Objective(eqx.Module):
         """
         policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
         reference = _checks.distribution("reference", reference, full_support=True)
-        _checks.same_sequences(policy_logps=policy_logps, reference=reference)
+        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
+        _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+        _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         problem.check_size(policy_logps.shape[-1])
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
@@ -418,6 +420,7 @@ def simpo(
     Raises:
         ValueError: `beta <= 0` or `gamma < 0`.
     """
+    _checks.instance("length_normalised", length_normalised, bool, "True or False")
     margin = None if _is_plain_zero(gamma) else _checks.non_negative("gamma", gamma)
     reward = LogProb(_checks.positive("beta", beta), per_token=length_normalised)
     return Objective(reward, Logistic(margin=margin))
@@ -537,7 +540,7 @@ def check_lengths(lengths: Any, size: int) -> Array | None:
     """The number of tokens of each of `size` sequences, or None."""
     if lengths is None:
         return None
-    array = _lengths("lengths", lengths)
+    array = _checks.lengths("lengths", lengths)
     if array.shape != (size,):
         raise ValueError(
             f"`lengths` must have one entry for each of {size} sequences; got shape {array.shape}"
@@ -550,7 +553,7 @@ def _per_token(logps: Array, lengths: Array | None) -> Array:
 
 
 def _is_plain_zero(value: Any) -> bool:
-    return not isinstance(value, jax.Array) and bool(np.all(np.asarray(value) == 0))
+    return isinstance(value, numbers.Real) and value == 0
 
 
 def _needed(values: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -567,9 +570,3 @@ def _logps(name: str, value: Any) -> Array:
     if _checks.known(value) and (largest := np.asarray(value).max()) > 0:
         raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {largest}")
     return array
-
-
-def _lengths(name: str, value: Any) -> Array:
-    if np.size(value) == 0 or (_checks.known(value) and not np.all(np.asarray(value) >= 1)):
-        raise ValueError(f"`{name}` must be numbers of tokens, at least 1; got {value!r}")
-    return jnp.asarray(value)

@@ -6,6 +6,7 @@ cost O(N²) time and O(N) memory.
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -64,7 +65,11 @@ def pair_sum(
     arrays |= {f"x[{k}]": entry for k, entry in enumerate(x)}
     arrays = {name: _checks.float_array(name, array) for name, array in arrays.items()}
     _checks.same_sequences(**arrays)
+    return _pair_sums(kernel, *arrays.values())
 
+
+@eqx.filter_jit
+def _pair_sums(kernel: Callable[..., Array], *arrays: Array) -> Array:
     def one_sum(first: Array, second: Array, *x: Array) -> Array:
         def row(*entries: Array) -> Array:
             differences = [entry - column for entry, column in zip(entries, x, strict=True)]
@@ -73,4 +78,4 @@ def pair_sum(
         return jnp.sum(first * map_rows(row, *x))
 
     signature = ",".join(["(n)"] * len(arrays)) + "->()"
-    return jnp.vectorize(one_sum, signature=signature)(*arrays.values())
+    return jnp.vectorize(one_sum, signature=signature)(*arrays)

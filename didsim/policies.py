@@ -77,6 +77,7 @@ class Autoregressive(Policy):
     space: SequenceSpace = eqx.field(static=True)
 
     def __init__(self, logits: Float[ArrayLike, "*batch prefixes vocab"], space: SequenceSpace):
+        _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
         self.logits = _checks.finite("logits", logits)
         self.space = space
         expected = (space.num_prefixes, space.vocab_size)

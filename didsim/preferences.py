@@ -130,7 +130,7 @@ class Contrastive(Problem):
             ValueError: `key` is no random key, or `num_pairs` below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
-        first, second = jax.random.split(_checks.key("key", key))
+        first, second = jax.random.split(_checks.one_key("key", key))
         return Pairs(
             _draw(first, jnp.broadcast_to(self.chosen, self._shape), num_pairs),
             _draw(second, jnp.broadcast_to(self.rejected, self._shape), num_pairs),
@@ -216,7 +216,7 @@ class Labelled(Problem):
             ValueError: `key` is no random key, or `num_pairs` below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
-        key_first, key_second, key_label = jax.random.split(_checks.key("key", key), 3)
+        key_first, key_second, key_label = jax.random.split(_checks.one_key("key", key), 3)
         shape = (*self.batch_shape, self.reward.shape[-1])
         y1 = _draw(key_first, jnp.broadcast_to(self.first, shape), num_pairs)
         y2 = _draw(key_second, jnp.broadcast_to(self.second, shape), num_pairs)
@@ -227,12 +227,7 @@ class Labelled(Problem):
 
     def expect(self, kernel: Kernel, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij first(i) second(j) [σ(Δr) kernel(Δx) + σ(−Δr) kernel(−Δx)]`. O(N²) time, O(N) memory."""
-
-        def labelled(reward: Array, difference: Array) -> Array:
-            wins, loses = jax.nn.sigmoid(reward), jax.nn.sigmoid(-reward)
-            return wins * kernel(difference) + loses * kernel(-difference)
-
-        return pair_sum(labelled, jnp.exp(self.first), jnp.exp(self.second), self.reward, x)
+        return pair_sum(_EitherWay(kernel), jnp.exp(self.first), jnp.exp(self.second), self.reward, x)
 
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) e^{x_i − x_j}`.
@@ -254,6 +249,16 @@ class Labelled(Problem):
 
         wins = _log_wins(reward, self.first, self.second, jnp.zeros_like(reward))
         return log_softmax(wins, axis=-1)
+
+
+class _EitherWay(eqx.Module):
+    """A kernel of a pair whose label is drawn from Bradley–Terry with a difference of rewards."""
+
+    kernel: Kernel
+
+    def __call__(self, reward: Array, difference: Array) -> Array:
+        wins, loses = jax.nn.sigmoid(reward), jax.nn.sigmoid(-reward)
+        return wins * self.kernel(difference) + loses * self.kernel(-difference)
 
 
 class Pairs(Problem):
@@ -337,7 +342,7 @@ class Pairs(Problem):
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         log_weights = jnp.log(self._pair_weights())
-        rows = _draw(_checks.key("key", key), log_weights, num_pairs)
+        rows = _draw(_checks.one_key("key", key), log_weights, num_pairs)
         return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
 
     def expect(self, kernel: Kernel, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:

@@ -176,6 +176,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 """The standard metrics by name, all in nats but for shares, the gradient norm and IPO's loss."""
 
+NEEDS_SUPPORT = frozenset({"margin_rejected", "fraction_ordered"})
 NEEDS_TARGET = frozenset({"kl_to_target", "kl_from_target", "js_to_target", "margin_target"})
 _UNITLESS = frozenset({"gradient_norm", "fraction_ordered", "reward_accuracy", "loss"})
 
@@ -186,11 +187,12 @@ class Record:
     Args:
         every: steps between records. The start and the last step are always recorded.
         metrics: functions of a `Snapshot` by name, each giving an array; by default the standard ones,
-            `METRICS`, of which those that need a target are left out where there is none. To add one:
+            `METRICS`, of which those that need a target, or a rejected distribution without zeros, are left
+            out where there is none. To add one:
             `Record(metrics={**METRICS, "peak": lambda s: s.log_probs.max()})`.
 
     Raises:
-        ValueError: `every` is below 1, or a metric is not a function.
+        ValueError: `every` is below 1, a metric is not a function, or one is named "step".
     """
 
     every: int
@@ -198,24 +200,35 @@ class Record:
 
     def __init__(self, every: int = 10, metrics: Mapping[str, Metric] | None = None):
         self.every = _checks.positive_int("every", every)
+        if metrics is not None:
+            _checks.instance("metrics", metrics, Mapping, "functions of a Snapshot by name")
         for name, metric in (metrics or {}).items():
+            if name == "step":
+                raise ValueError("`metrics` must not use the name 'step', which is that of their axis")
             if not callable(metric):
                 raise ValueError(
                     f"`metrics` must map names to functions of a Snapshot; got {metric!r} for {name!r}"
                 )
         self.metrics = metrics
 
-    def resolve(self, has_target: bool) -> dict[str, Metric]:
-        """The metrics of a run that has a target, or has none.
+    def resolve(self, *, has_target: bool, has_support: bool) -> dict[str, Metric]:
+        """The metrics of a run, which may have a target, and a rejected distribution without zeros.
 
         Raises:
-            ValueError: a metric was asked for by name that needs a target, and there is none.
+            ValueError: a standard metric was asked for by name that needs what there is not.
         """
+        needs = {
+            "target": frozenset() if has_target else NEEDS_TARGET,
+            "problem": frozenset() if has_support else NEEDS_SUPPORT,
+        }
         if self.metrics is None:
-            return {k: f for k, f in METRICS.items() if has_target or k not in NEEDS_TARGET}
-        lacking = [k for k, f in self.metrics.items() if f in map(METRICS.get, NEEDS_TARGET)]
-        if lacking and not has_target:
-            raise ValueError(f"`target` must be given for the metrics {', '.join(lacking)}; got None")
+            lacking = frozenset.union(*needs.values())
+            return {name: metric for name, metric in METRICS.items() if name not in lacking}
+        for name, metric in self.metrics.items():
+            for argument, names in needs.items():
+                if metric in [METRICS[one] for one in names]:
+                    expected = "given" if argument == "target" else "one that can reject every sequence"
+                    raise ValueError(f"`{argument}` must be {expected} for the metric {name!r}")
         return dict(self.metrics)
 
 

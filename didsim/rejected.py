@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.nn import log_softmax
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from didsim import _checks, families
 from didsim._registry import Registry
@@ -102,13 +102,13 @@ def perturbed_rejected(
     """
     best = optimal_rejected(reference, target, beta)
     size = _checks.non_negative("noise", noise)
-    _checks.broadcast(policies=best.shape[:-1], noise=size.shape)
-    z = jax.random.normal(_checks.key("key", key), best.shape, best.dtype)
+    _checks.broadcast(reference=best.shape[:-1], noise=size.shape)
+    z = jax.random.normal(_checks.one_key("key", key), best.shape, best.dtype)
     return log_softmax(best + size[..., None] * z, axis=-1)
 
 
 def worst_of_n_rejected(
-    reference: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Int[ArrayLike, ""] = 4
+    reference: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""] = 4
 ) -> LogProbs:
     """The lowest-scoring of `n` draws from the reference, as practitioners build rejected responses."""
     reference = _checks.distribution("reference", reference, full_support=True)

@@ -57,6 +57,7 @@ class SequenceSpace:
         # Python's integers, which do not overflow.
         object.__setattr__(self, "vocab_size", _checks.positive_int("vocab_size", self.vocab_size))
         object.__setattr__(self, "max_length", _checks.positive_int("max_length", self.max_length))
+        _checks.instance("eos", self.eos, bool, "True or False")
         # Long before the limit the exact size is known; far past it only that it is larger.
         levels = min(self.max_length, 64) if self.num_continuing > 1 else self.max_length
         size = self._size(levels)
@@ -212,7 +213,11 @@ class SequenceSpace:
         return int(index) if index.ndim == 0 else index
 
     def _padded(self, name: str, tokens: Any) -> np.ndarray:
-        rows = np.asarray(tokens if np.size(tokens) else np.zeros(np.shape(tokens), int))
+        try:
+            rows = np.asarray(tokens)
+        except ValueError:
+            raise ValueError(f"`{name}` must be rows of one number of places; got {tokens!r}") from None
+        rows = rows if rows.size else rows.astype(int)
         if not np.issubdtype(rows.dtype, np.integer) or rows.ndim == 0:
             raise ValueError(f"`{name}` must be a sequence of token ids; got {tokens!r}")
         if rows.shape[-1] > self.max_length:
@@ -265,10 +270,15 @@ class SequenceSpace:
             Log-probabilities in nats, normalised if the table is.
 
         Raises:
-            ValueError: the last two axes are not `(num_prefixes, vocab_size)`.
+            ValueError: the table is not normalised, or does not end in `(num_prefixes, vocab_size)`.
         """
-        table = jnp.asarray(next_token_log_probs)
-        self._check_table("next_token_log_probs", table)
+        table = _checks.float_array("next_token_log_probs", next_token_log_probs)
+        if table.shape[-2:] != (self.num_prefixes, self.vocab_size):
+            raise ValueError(
+                "`next_token_log_probs` must end in (num_prefixes, vocab_size) = "
+                f"({self.num_prefixes}, {self.vocab_size}); got shape {table.shape}"
+            )
+        table = _checks.distribution("next_token_log_probs", next_token_log_probs)
         batch = table.shape[:-2]
         ended = []
         running = jnp.zeros((*batch, 1), table.dtype)
@@ -318,13 +328,6 @@ class SequenceSpace:
                     start, stop = self._level_start(level - 1), self._level_start(level)
                     children = jnp.concatenate([children, log_probs[..., start:stop, None]], axis=-1)
         return jnp.concatenate(tables, axis=-2)
-
-    def _check_table(self, name: str, table: Array) -> None:
-        if table.shape[-2:] != (self.num_prefixes, self.vocab_size):
-            raise ValueError(
-                f"`{name}` must end in (num_prefixes, vocab_size) = "
-                f"({self.num_prefixes}, {self.vocab_size}); got shape {table.shape}"
-            )
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -26,8 +26,8 @@ from didsim.fixed_points import fixed_point
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives import Logistic, LogRatio, Objective, check_lengths, dpo
 from didsim.policies import Policy
-from didsim.preferences import Pairs, Problem
-from didsim.recording import METRICS, Metric, Record, Snapshot, metric_attributes
+from didsim.preferences import Contrastive, Labelled, Pairs, Problem
+from didsim.recording import Metric, Record, Snapshot, metric_attributes
 
 
 class Run(eqx.Module):
@@ -95,9 +95,11 @@ def train(
     """Minimise an objective over a policy's parameters.
 
     All batch axes of the arguments (seeds, prompts, values of beta) broadcast together, and each entry is a
-    run of its own with its own optimiser state: what happens in one does not touch another. A policy
-    without batch axes starts every run. The whole of it, steps and records, is one compiled program, which
-    new values of any array (another beta, seed, target) do not compile again.
+    run of its own with its own optimiser state, which no other touches, except that all stop when one
+    diverges. A policy without batch axes starts every run. The whole of it, steps and records, is one
+    compiled program. New values of any array (another beta, seed, target) do not compile it again; another
+    shape or number of records does, and so does another optimiser or metric, even one just like it: make them
+    once.
 
     Args:
         policy: any module with `log_probs()`; its floating-point arrays are trained, those of
@@ -136,9 +138,19 @@ def train(
     >>> run.metrics["js_to_target"].shape, bool(run.metrics["js_to_target"][-1] < 1e-6)
     ((31,), True)
     """
+    _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+    _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
+    _checks.instance("optimizer", optimizer, optax.GradientTransformation, "an optax optimiser")
+    if not hasattr(policy, "log_probs") or not jax.tree.leaves(_partition(policy)[0]):
+        raise ValueError(
+            f"`policy` must be a module with log_probs() and floating-point arrays to train; got {policy!r}"
+        )
+    if not _checks.known((policy, reference, problem, objective, target, key)):
+        raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
         raise ValueError(f"`steps` must be an integer of at least 0; got {steps!r}")
     record = Record() if record is None else record
+    _checks.instance("record", record, Record, "a Record")
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
     reference = _checks.distribution("reference", reference, full_support=True)
     if batch_size is not None:
@@ -154,7 +166,11 @@ def train(
     size = start.shape[-1]
     batch = _batch_shape(start, reference, problem, objective, target, key)
     lengths = check_lengths(lengths, size)
-    metrics = record.resolve(has_target=target is not None)
+    rejected = () if isinstance(problem, Pairs) else jax.tree.leaves(problem)
+    metrics = record.resolve(
+        has_target=target is not None,
+        has_support=bool(rejected) and all(bool(jnp.isfinite(leaf).all()) for leaf in rejected),
+    )
 
     def runs(tree: PyTree, event_ndim: int) -> PyTree:
         """Arrays broadcast to the batch, flattened to one axis of runs, floats in the policy's dtype."""
@@ -225,7 +241,12 @@ def _run(
     """Train all runs; `counts` holds the number of steps before each record."""
     size = reference.shape[-1]
     update = optax.with_extra_args_support(optimizer).update
-    marginals = jax.vmap(lambda p: (p.chosen_marginal(size), p.rejected_marginal(size)))(problem)
+    marginals = jax.vmap(
+        lambda p: tuple(
+            marginal.astype(reference.dtype)
+            for marginal in (p.chosen_marginal(size), p.rejected_marginal(size))
+        )
+    )(problem)
 
     def loss_of(
         reference: Array, problem: Problem, objective: Objective, chosen: Array
@@ -253,7 +274,8 @@ def _run(
         value, gradient = jax.value_and_grad(loss)(trained)
         updates, new_state = update(gradient, state, trained, value=value, grad=gradient, value_fn=loss)
         new = optax.apply_updates(trained, updates)
-        good = _all_finite((gradient, new))
+        # A minibatch's loss is cheap; a population's, which its gradient does not need, is left to records.
+        good = _all_finite((gradient, new) if batch_size is None else (value, gradient, new))
         # A run that fails keeps its last finite parameters.
         keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
         return jax.tree.map(keep, new, trained), jax.tree.map(keep, new_state, state), ~good
@@ -284,9 +306,8 @@ def _run(
             gradient=gradient,
         )
         values = {name: jnp.asarray(metric(snapshot)) for name, metric in metrics.items()}
-        # Where no metric reads the loss or the gradient, the compiler drops them. Steps check their own.
-        loss_recorded = metrics.get("loss") is METRICS["loss"]
-        return values, ~jnp.isfinite(value) if loss_recorded else jnp.zeros((), bool)
+        # With minibatches a sum over all pairs is not asked for, unless by a metric.
+        return values, ~jnp.isfinite(value) if batch_size is None else jnp.zeros((), bool)
 
     def measure_all(trained: PyTree) -> tuple[dict[str, Array], Array]:
         return jax.vmap(measure)(trained, reference, target, problem, objective, *marginals)
@@ -338,7 +359,9 @@ def _encoded_target(objective: Objective, reference: Array, problem: Problem) ->
     reward = objective.reward
     if not (isinstance(reward, LogRatio) and isinstance(objective.kernel, Logistic)):
         return None
-    if isinstance(problem, Pairs) or any(jnp.isneginf(p).any() for p in jax.tree.leaves(problem)):
+    if not isinstance(problem, Contrastive | Labelled) or any(
+        jnp.isneginf(p).any() for p in jax.tree.leaves(problem)
+    ):
         return None
     return fixed_point(dpo(reward.beta), reference, problem)
 

@@ -3,12 +3,14 @@
 import importlib
 import shlex
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import didsim
 from experiments.configs import override
 from experiments.results import label, save
 
@@ -36,14 +38,20 @@ def main(
         configs = {one: override(module.Config, settings or []) for one, module in modules.items()}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise typer.BadParameter(f"--out must be a folder that can be written to: {error}") from None
     for one, module in modules.items():
         began = time.perf_counter()
         arguments = [one, *(word for setting in settings or [] for word in ("--set", setting))]
         command = f"python -m experiments {shlex.join(arguments)}"
         try:
             dataset = label(module.run(configs[one], progress=not quiet), one, configs[one], command)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+        except didsim.DivergenceError as error:
+            typer.echo(f"{one}: {error}", err=True)
+            raise typer.Exit(1) from None
         paths = save(dataset, module.plot(dataset), one, out)
         written = ", ".join(str(path) for path in paths)
         typer.echo(f"{one}: {written} in {time.perf_counter() - began:.0f} s")

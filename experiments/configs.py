@@ -1,9 +1,13 @@
 """Configs of experiments: what they share, and how the command line changes them."""
 
+import math
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+import didsim
+
+Names = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seeds = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -14,10 +18,16 @@ PolicyName = Literal["energy_based", "autoregressive"]
 class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The space of sequences and the random key, which every experiment has."""
 
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
     vocab_size: Count = 4
     max_length: Count = 4
     eos: bool = False
+
+    def __post_init__(self) -> None:
+        didsim.SequenceSpace(self.vocab_size, self.max_length, self.eos)
+        for name in self.__struct_fields__:
+            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
+                raise ValueError(f"`{name}` must be finite; got {value}")
 
 
 class TrainingConfig(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +68,7 @@ def override(config: type[Config], settings: list[str]) -> Config:
 
 def _value(text: str) -> Any:
     try:
-        return msgspec.toml.decode(f"value = {text}")["value"]
+        decoded = msgspec.toml.decode(f"value = {text}")
     except msgspec.DecodeError:
         return text
+    return decoded["value"] if len(decoded) == 1 else text

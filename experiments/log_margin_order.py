@@ -41,6 +41,13 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     pairs: Count = 200
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if make_space(self).size < 2:
+            raise ValueError("`vocab_size` and `max_length` must make at least 2 sequences, for a pair")
+        if not np.isfinite(self.noises).all():
+            raise ValueError(f"`noises` must be finite; got {self.noises}")
+
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Train under the optimal distribution, and measure order under perturbed ones."""

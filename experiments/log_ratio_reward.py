@@ -1,8 +1,10 @@
 """Where each objective ends when preferences encode the target: DPO alone, at the target."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -10,7 +12,7 @@ from matplotlib.figure import Figure
 import didsim
 from didsim import plotting
 from didsim.recording import js_to_target
-from experiments.configs import NonNegative, Positive, TrainingConfig
+from experiments.configs import Names, NonNegative, Positive, TrainingConfig
 from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
 
 
@@ -20,11 +22,16 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `beta` is that of the data and of every objective that has one, and IPO's `tau`.
     """
 
-    objectives: tuple[str, ...] = tuple(didsim.OBJECTIVES)
-    label_smoothing: NonNegative = 0.1
+    objectives: Names = tuple(didsim.OBJECTIVES)
+    label_smoothing: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.1
     gamma: NonNegative = 0.5
     delta: Positive = 1.0
     weight: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.objectives:
+            didsim.OBJECTIVES[name]
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import didsim
 from didsim import plotting
 from didsim.recording import js_to_target
-from experiments.configs import Count, NonNegative, Positive, TrainingConfig
+from experiments.configs import Count, Names, NonNegative, Positive, TrainingConfig
 from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
 
 
@@ -21,11 +21,17 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `worst_of_n` takes the worst of `n` under the log-ratio of target to reference.
     """
 
-    rejected: tuple[str, ...] = tuple(didsim.REJECTED)
+    steps: Count = 1000
+    rejected: Names = tuple(didsim.REJECTED)
     exponent: float = 0.5
     position: Positive = 2.0
     noise: NonNegative = 0.5
     n: Count = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.rejected:
+            didsim.REJECTED[name]
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:

@@ -34,7 +34,7 @@ def test_scalar_checks_return_what_they_accept(name: str, value: float) -> None:
 @pytest.mark.parametrize(("name", "value"), refused())
 def test_scalar_checks_name_the_argument_the_expectation_and_the_value(name: str, value: float) -> None:
     check, expected, _, _ = SCALAR_CHECKS[name]
-    with pytest.raises(ValueError, match=f"^`x` must be {expected}; got {value}$"):
+    with pytest.raises(ValueError, match=f"^`x` must be {expected}; got {float(value)}$"):
         check("x", value)
 
 

@@ -161,6 +161,13 @@ def test_shares_count_signs_and_carry_wilson_intervals() -> None:
             "unknown objective 'ppo'; there are cdpo, cpo, dpo",
         ),
         (["displacement", "--set", "max_length=40"], "too large to enumerate"),
+        (["displacement", "--set", "seed=3000000000"], "Expected `int` <= 2147483647 - at `$.seed`"),
+        (["displacement", "--set", "learning_rate=inf"], "`learning_rate` must be finite; got inf"),
+        (["displacement", "--set", "beta=0.5\nseed=3"], "Expected `float`, got `str` - at `$.beta`"),
+        (["optimal_rejected", "--set", "rejected=[]"], "Expected `array` of length >= 1 - at `$.rejected`"),
+        (["log_ratio_reward", "--set", "label_smoothing=0.7"], "Expected `float` <= 0.5"),
+        (["log_margin_order", "--set", "noises=[inf]"], "`noises` must be finite; got (inf,)"),
+        (["log_margin_order", "--set", "vocab_size=1"], "must make at least 2 sequences, for a pair"),
     ],
 )
 def test_wrong_input_is_named_before_any_work(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -169,6 +176,33 @@ def test_wrong_input_is_named_before_any_work(arguments: list[str], message: str
     text = " ".join(result.output.replace("│", " ").split())
     assert message in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("before")
+    result = invoke("displacement", "--out", str(tmp_path / "file"))
+    assert result.exit_code == 2
+    assert "--out must be a folder that can be written to" in " ".join(
+        result.output.replace("│", " ").split()
+    )
+    assert (tmp_path / "file").read_text() == "before"
+
+
+def test_a_run_that_diverges_says_so_without_a_traceback(tmp_path: Path) -> None:
+    settings = [*SMALL, "--set", "learning_rate=1e300", "--out", str(tmp_path), "--quiet"]
+    with jax.enable_x64(False):
+        result = invoke("displacement", *settings)
+    assert result.exit_code == 1
+    assert "displacement: the loss or its gradient is not finite at step" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_smallest_spaces_work(name: str, tmp_path: Path) -> None:
+    sizes = ["--set", "vocab_size=2", "--set", "max_length=1", "--set", "eos=true"]
+    more = ["--set", "instances=32"] if name == "did_entropy" else ["--set", "seeds=1", "--set", "steps=1"]
+    result = invoke(name, *sizes, *more, "--out", str(tmp_path), "--quiet")
+    assert result.exit_code == 0, result.output
 
 
 def test_settings_are_toml_or_plain_words() -> None:

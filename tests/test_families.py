@@ -414,3 +414,28 @@ def test_temper_and_mixture_name_wrong_arguments() -> None:
 def test_softmax_of_a_spread_policy_is_what_scipy_says() -> None:
     logits = np.array([0.0, 700.0, -700.0])
     np.testing.assert_allclose(np.exp(temper(log_softmax(logits), 1e-2)), softmax(logits / 100), rtol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_gradients_of_a_mixture_are_right_at_the_ends_and_without_full_support(weight: float) -> None:
+    p, q = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.2, 0.6])
+    slope = jax.jacobian(lambda w: mixture(p, q, w))(weight)
+    mixed = weight * np.exp(p) + (1 - weight) * np.exp(q)
+    np.testing.assert_allclose(slope, (np.exp(p) - np.exp(q)) / mixed, rtol=1e-12)
+
+    def of_logits(logits: jax.Array) -> jax.Array:
+        part = jax.nn.log_softmax(jnp.concatenate([logits, jnp.array([-jnp.inf])]))
+        return mixture(part, jnp.array([0.0, -jnp.inf, -jnp.inf]), weight)[0]
+
+    assert np.isfinite(jax.grad(of_logits)(jnp.array([0.1, 0.2]))).all()
+
+
+def test_a_mixture_of_weight_0_or_1_is_one_of_the_two_however_far_apart() -> None:
+    p, q = log_softmax([0.0, 1400.0]), log_softmax([1400.0, 0.0])
+    np.testing.assert_array_equal(mixture(p, q, 0.0), q)
+    np.testing.assert_array_equal(mixture(p, q, 1.0), p)
+
+
+def test_markov_asks_for_a_space() -> None:
+    with pytest.raises(ValueError, match="`space` must be a SequenceSpace; got 3"):
+        markov(jax.random.key(0), 3)  # type: ignore[arg-type]

@@ -100,3 +100,19 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     batched = didsim.Contrastive(np.stack([REFERENCE] * 3), TARGET)
     with pytest.raises(ValueError, match="must broadcast together"):
         didsim.fixed_point(didsim.dpo(), np.stack([REFERENCE] * 2), batched)
+
+
+def test_the_result_has_the_batch_axes_of_all_arguments() -> None:
+    references = np.stack([REFERENCE] * 3)
+    for objective in (didsim.dpo(), didsim.ipo(), didsim.reference_free(), didsim.simpo(gamma=0)):
+        assert didsim.fixed_point(objective, references, PROBLEM).shape == (3, 4)
+
+
+def test_a_batch_of_zero_margins_stays_a_batch() -> None:
+    with pytest.raises(NotImplementedError, match="`objective` has no closed-form minimiser for its kernel"):
+        didsim.fixed_point(didsim.simpo(1.0, gamma=np.zeros(2)), REFERENCE, PROBLEM)
+
+
+def test_an_objective_must_be_one() -> None:
+    with pytest.raises(ValueError, match=r"`objective` must be an Objective, as .* makes; got 'dpo'"):
+        didsim.fixed_point("dpo", REFERENCE, PROBLEM)  # type: ignore[arg-type]

@@ -503,3 +503,17 @@ def test_expectation_refuses_values_that_do_not_fit() -> None:
 def test_public_names_are_these_functions() -> None:
     assert didsim.kl is kl
     assert didsim.did is did
+
+
+def test_what_float32_computed_is_taken_back_as_a_list_or_in_float64() -> None:
+    with jax.enable_x64(False):
+        p = jax.nn.log_softmax(jnp.linspace(-3, 3, 50))
+        assert p.dtype == jnp.float32
+        expected = float(didsim.entropy(p))
+        assert float(didsim.entropy([float(value) for value in p])) == expected  # type: ignore[arg-type]
+        assert float(didsim.entropy(np.asarray(p, np.float64))) == expected
+
+
+def test_an_expectation_of_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="`values` must not be NaN"):
+        didsim.expectation(np.log([0.5, 0.5]), np.array([1.0, np.nan]))

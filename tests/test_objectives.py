@@ -571,7 +571,7 @@ def test_the_other_arguments_are_checked() -> None:
         didsim.simpo(0.1, -1.0)
     with pytest.raises(ValueError, match=r"`delta` must be positive and finite; got 0\.0"):
         didsim.slic(0.1, 0.0)
-    with pytest.raises(ValueError, match=r"`weight` must be positive and finite; got -2"):
+    with pytest.raises(ValueError, match=r"`weight` must be positive and finite; got -2\.0"):
         didsim.cpo(0.1, -2)
     with pytest.raises(Exception, match="`gamma` must be zero or more and finite"):
         jax.jit(lambda g: didsim.simpo(0.1, g).kernel(jnp.zeros(())))(-1.0)
@@ -627,9 +627,13 @@ def test_log_probabilities_of_pairs_are_checked() -> None:
 
 def test_lengths_of_pairs_are_checked() -> None:
     for bad in (0, -1, np.array([1, 0])):
-        with pytest.raises(ValueError, match="`chosen_lengths` must be numbers of tokens, at least 1; got"):
+        with pytest.raises(
+            ValueError, match="`chosen_lengths` must be numbers of tokens, integers of at least 1; got"
+        ):
             didsim.simpo().pair_loss(-1.0, -2.0, chosen_lengths=bad, rejected_lengths=1)
-        with pytest.raises(ValueError, match="`rejected_lengths` must be numbers of tokens, at least 1; got"):
+        with pytest.raises(
+            ValueError, match="`rejected_lengths` must be numbers of tokens, integers of at least 1; got"
+        ):
             didsim.orpo().pair_loss(-1.0, -2.0, chosen_lengths=1, rejected_lengths=bad)
     with pytest.raises(ValueError, match=r"must broadcast together; .*rejected_lengths of shape \(2,\)"):
         didsim.simpo().pair_loss(
@@ -662,7 +666,9 @@ def test_lengths_of_a_space_are_checked() -> None:
     for objective in (didsim.dpo(), didsim.simpo(), didsim.orpo()):
         with pytest.raises(ValueError, match=r"`lengths` must have one entry for each of 3 .* shape \(2,\)"):
             objective.loss(P, Q, Contrastive(P, Q), np.array([1, 2]))
-        with pytest.raises(ValueError, match="`lengths` must be numbers of tokens, at least 1; got"):
+        with pytest.raises(
+            ValueError, match="`lengths` must be numbers of tokens, integers of at least 1; got"
+        ):
             objective.loss(P, Q, Contrastive(P, Q), np.array([1, 0, 2]))
 
 
@@ -675,3 +681,31 @@ def test_an_objective_of_ones_own_combines_parts() -> None:
     )
     result = objective.pair_loss(-3.0, -4.0)
     assert float(result) == pytest.approx(2 * (0.5 - 0.5) ** 2 + 0.25 * 3, rel=1e-14)
+
+
+def test_a_problem_whose_batch_does_not_fit_is_named() -> None:
+    p = np.log(np.full((3, 2), 0.5))
+    for objective in (didsim.dpo(), didsim.exponential()):
+        with pytest.raises(ValueError, match="`policy_logps`, `problem` must broadcast together"):
+            objective.loss(p, p, didsim.Contrastive(p[:2], p[:2]))
+        with pytest.raises(ValueError, match="`problem` must be a Problem"):
+            objective.loss(p, p, p)
+
+
+def test_what_is_no_number_is_named() -> None:
+    for value in ("0.1", None, [[0.1], [0.2, 0.3]], 1j, True, np.zeros(0)):
+        with pytest.raises(ValueError, match="`beta` must be a real number; got"):
+            didsim.dpo(value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`length_normalised` must be True or False; got 'no'"):
+        didsim.simpo(length_normalised="no")  # type: ignore[arg-type]
+
+
+def test_lengths_must_be_whole() -> None:
+    with pytest.raises(
+        ValueError, match="`chosen_lengths` must be numbers of tokens, integers of at least 1"
+    ):
+        didsim.simpo().pair_loss(-1.0, -2.0, chosen_lengths=1.5, rejected_lengths=2)
+    with pytest.raises(
+        ValueError, match="`chosen_lengths` must be numbers of tokens, integers of at least 1"
+    ):
+        didsim.simpo().pair_loss(-1.0, -2.0, chosen_lengths="abc", rejected_lengths=2)  # type: ignore[arg-type]

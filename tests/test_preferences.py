@@ -494,3 +494,16 @@ def test_a_dataset_may_be_made_and_asked_inside_jit() -> None:
 def test_a_problem_is_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Problem()  # type: ignore[abstract]
+
+
+def test_an_array_of_keys_is_refused() -> None:
+    p = np.log([0.5, 0.5])
+    with pytest.raises(ValueError, match="`key` must be one random key; got an array of shape"):
+        Contrastive(p, p).sample(jax.random.split(jax.random.key(0)), 3)
+
+
+def test_indices_of_another_kind_are_named() -> None:
+    p = np.log([0.5, 0.5])
+    for value in ("a", None, [[0], [0, 1]]):
+        with pytest.raises(ValueError, match="`i` must be integers that index sequences; got"):
+            Contrastive(p, p).preference(value, 0)

@@ -100,14 +100,14 @@ def test_gradient_norm_by_central_differences(recorded: dict[str, float]) -> Non
 
 
 def test_without_a_target_its_metrics_are_left_out() -> None:
-    assert set(Record().resolve(has_target=False)) == set(METRICS) - NEEDS_TARGET
-    assert set(Record().resolve(has_target=True)) == set(METRICS)
+    assert set(Record().resolve(has_target=False, has_support=True)) == set(METRICS) - NEEDS_TARGET
+    assert set(Record().resolve(has_target=True, has_support=True)) == set(METRICS)
 
 
 def test_a_metric_that_needs_a_target_asks_for_it() -> None:
     record = Record(metrics={"js": METRICS["js_to_target"]})
-    with pytest.raises(ValueError, match="`target` must be given for the metrics js; got None"):
-        record.resolve(has_target=False)
+    with pytest.raises(ValueError, match="`target` must be given for the metric 'js'"):
+        record.resolve(has_target=False, has_support=True)
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.5, True])
@@ -121,6 +121,13 @@ def test_a_metric_must_be_a_function() -> None:
         ValueError, match="`metrics` must map names to functions of a Snapshot; got 3 for 'x'"
     ):
         Record(metrics={"x": 3})  # type: ignore[dict-item]
+
+
+def test_metrics_must_be_a_mapping_without_the_name_of_their_axis() -> None:
+    with pytest.raises(ValueError, match="`metrics` must be functions of a Snapshot by name"):
+        Record(metrics=["loss"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`metrics` must not use the name 'step'"):
+        Record(metrics={"step": METRICS["loss"]})
 
 
 def test_every_standard_metric_has_a_long_name_and_units() -> None:
@@ -146,6 +153,12 @@ def test_accuracy_and_margins_of_a_finite_dataset() -> None:
     assert float(run.metrics["reward_margin"][0]) == pytest.approx(np.mean(h[winners] - h[losers]), rel=1e-12)
     assert float(run.metrics["chosen_logps"][0]) == pytest.approx(START[winners].mean(), rel=1e-12)
     assert "js_to_target" not in run.metrics
+    # Some sequences are never rejected, so that what needs their log-probability is left out.
+    assert not {"margin_rejected", "fraction_ordered"} & set(run.metrics)
+    with pytest.raises(
+        ValueError, match=r"`problem` must be one that can reject every sequence for .* 'order'"
+    ):
+        Record(metrics={"order": METRICS["fraction_ordered"]}).resolve(has_target=True, has_support=False)
 
 
 def test_a_metric_of_ones_own_sees_the_whole_state() -> None:

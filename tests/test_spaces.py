@@ -347,3 +347,21 @@ def test_next_token_log_probs_refuses_what_is_no_distribution_over_the_space() -
         SPACE.next_token_log_probs(jnp.where(jnp.arange(size) == 0, 0.0, -jnp.inf))
     with pytest.raises(ValueError, match="`log_probs` must be log-probabilities; got NaN"):
         SPACE.next_token_log_probs(jnp.asarray(uniform * np.nan))
+
+
+def test_chain_rule_refuses_a_table_that_is_not_normalised() -> None:
+    space = SequenceSpace(2, 2)
+    with pytest.raises(ValueError, match="`next_token_log_probs` must be log-probabilities normalised"):
+        space.log_probs(np.ones((3, 2)))
+    with pytest.raises(ValueError, match="`next_token_log_probs` must be a floating-point array"):
+        space.log_probs("abc")  # type: ignore[arg-type]
+
+
+def test_eos_must_be_a_truth_value() -> None:
+    with pytest.raises(ValueError, match="`eos` must be True or False; got 'false'"):
+        SequenceSpace(2, 2, eos="false")  # type: ignore[arg-type]
+
+
+def test_ragged_rows_of_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="`tokens` must be rows of one number of places"):
+        SequenceSpace(2, 2).index([[0, 1], [0]])

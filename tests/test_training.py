@@ -286,6 +286,43 @@ def test_a_loss_that_is_infinite_from_the_start() -> None:
     assert "nothing" in str(caught.value)
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_an_infinite_loss_stops_a_run_that_does_not_record_it(steps: int, batch_size: int | None) -> None:
+    """Adam's second moment overflows with the loss, so that the parameters stay where they are, finite."""
+    if steps == 0 and batch_size is not None:
+        return
+    with pytest.raises(didsim.DivergenceError, match="at step 0"):
+        train(
+            policy=didsim.EnergyBased(REFERENCE.astype(jnp.float32)),
+            objective=didsim.ipo(1e-25),
+            steps=steps,
+            record=didsim.Record(1, {"js": didsim.METRICS["js_to_target"]}),
+            target=TARGET,
+            batch_size=batch_size,
+            key=jax.random.key(0),
+        )
+
+
+def test_a_problem_of_ones_own() -> None:
+    class Halved(didsim.Contrastive):
+        """Half of the pairs have their label turned around."""
+
+        def expect(self, kernel: Any, x: jax.Array) -> jax.Array:
+            return (super().expect(kernel, x) + super().expect(kernel, -x)) / 2
+
+    run = train(
+        problem=Halved(PROBLEM.chosen, PROBLEM.rejected), policy=didsim.EnergyBased(TARGET), steps=300
+    )
+    # The turned half takes the learning signal away: DPO falls back to the reference.
+    assert float(didsim.js(run.policy.log_probs(), REFERENCE).max()) < 1e-4
+
+
+def test_train_says_that_it_compiles_itself() -> None:
+    with pytest.raises(ValueError, match="`train` must be called outside jit, vmap and grad"):
+        jax.jit(lambda logits: train(policy=didsim.EnergyBased(logits)).metrics["loss"])(REFERENCE)
+
+
 def test_progress_bar_shows_its_label_and_counts_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     train(progress="my run", steps=50)
     out = capsys.readouterr().out
@@ -325,13 +362,18 @@ def test_to_dataset_is_labelled_and_opens_in_xarray(tmp_path: Any) -> None:
             {"problem": didsim.Pairs(np.array([0]), np.array([SIZE]))},
             "`losers` must index one of 8 sequences",
         ),
+        ({"policy": didsim.dpo()}, "`policy` must be a module with log_probs"),
+        ({"problem": REFERENCE}, "`problem` must be a Problem"),
+        ({"objective": didsim.dpo}, "`objective` must be an Objective"),
+        ({"optimizer": 0.1}, "`optimizer` must be an optax optimiser"),
+        ({"record": 10}, "`record` must be a Record"),
         ({"lengths": [1, 2]}, "`lengths` must have one entry for each of 8 sequences"),
         (
             {
                 "record": didsim.Record(metrics={"js": didsim.METRICS["js_to_target"]}),
                 "objective": didsim.ipo(),
             },
-            "`target` must be given for the metrics js",
+            "`target` must be given for the metric 'js'",
         ),
     ],
 )
