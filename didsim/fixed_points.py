@@ -7,18 +7,11 @@ from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
 from didsim.information import LogProbs, LogProbsLike
-from didsim.objectives import (
-    Exponential,
-    Kernel,
-    Logistic,
-    LogProb,
-    LogRatio,
-    Objective,
-    Squared,
-    check_lengths,
-)
+from didsim.kernels import Exponential, Kernel, Logistic, Squared
+from didsim.objectives import Objective, check_lengths
 from didsim.pairwise import map_rows
 from didsim.preferences import Contrastive, Labelled, Problem
+from didsim.rewards import LogProb, LogRatio
 
 
 def fixed_point(

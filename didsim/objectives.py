@@ -4,183 +4,29 @@ On a pair of a chosen sequence `y_w` and a rejected one `y_l`, every objective h
 
     pair_loss = pair_weight · kernel(h(y_w) − h(y_l)) + chosen_weight · nll(y_w)
 
-with an implicit reward `h` (`LogRatio`, `LogProb`, `LogOdds`), a kernel (`Logistic`, `Squared`, `Hinge`,
-`Exponential`) and, for some, the negative log-likelihood of the chosen sequence. The population loss is its
-exact expectation over the pairs of a problem. An objective of one's own is another combination, or another
-`Reward` or `Kernel`.
+with an implicit reward `h` (`didsim.rewards`), a kernel (`didsim.kernels`) and, for some, the negative
+log-likelihood of the chosen sequence. The population loss is its exact expectation over the pairs of a
+problem. An objective of one's own is another combination, or another `Reward` or `Kernel`.
 
 Parameters are arrays, so that new values compile nothing; `jax.vmap(didsim.dpo)(betas)` is a batch.
 """
 
 import numbers
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import log1mexp, log_softmax, logsumexp, softplus
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from didsim import _checks
 from didsim._registry import Registry
-from didsim.information import LogProbs, LogProbsLike, expectation
+from didsim.information import LogProbsLike, expectation
+from didsim.kernels import Exponential, Hinge, Kernel, Logistic, Squared
 from didsim.preferences import Problem
-
-Scalar = Float[Array, ""]
-
-
-class Reward(eqx.Module):
-    """An implicit reward: a function of the log-probability of a sequence."""
-
-    needs_reference: ClassVar[bool] = False
-
-    @property
-    def needs_lengths(self) -> bool:
-        """Whether the reward depends on the number of tokens."""
-        return False
-
-    @abstractmethod
-    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """The reward of sequences with these log-probabilities."""
-
-    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """The distribution whose reward is `h` up to a constant, where it has a closed form."""
-        raise NotImplementedError(f"{type(self).__name__} has no closed-form inverse")
-
-
-class LogRatio(Reward):
-    """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO."""
-
-    beta: Scalar
-    needs_reference: ClassVar[bool] = True
-
-    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · (logps − ref_logps)`."""
-        assert ref_logps is not None, "an objective checks that it has what its reward needs"
-        return self.beta * (logps - ref_logps)
-
-    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π ∝ reference · exp(h / beta)`."""
-        return log_softmax(reference + h / self.beta[..., None], axis=-1)
-
-
-class LogProb(Reward):
-    """`h(y) = beta · log π(y)`, or `beta · log π(y) / |y|` if `per_token`: no reference."""
-
-    beta: Scalar
-    per_token: bool = eqx.field(static=True)
-
-    @property
-    def needs_lengths(self) -> bool:
-        """True if `per_token`."""
-        return self.per_token
-
-    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · logps`, over lengths if `per_token`."""
-        return self.beta * _per_token(logps, lengths if self.per_token else None)
-
-    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π(y) = exp(|y| (h(y) + c) / beta)`, with the one `c` that makes it sum to one.
-
-        Without lengths the constant is the normaliser of a softmax. With them it is the root of
-        `f(c) = logsumexp_y(|y| (h(y) + c) / beta)`, which increases and is convex. Newton's method from a
-        point where `f >= 0` therefore falls to the root without passing it.
-        """
-        if not self.per_token or lengths is None:
-            return log_softmax(h / self.beta[..., None], axis=-1)
-        slopes = lengths / self.beta[..., None]
-        shift = jnp.max(h, axis=-1, keepdims=True)
-
-        def newton(_: int, c: Array) -> Array:
-            logits = slopes * (h - shift + c)
-            total = logsumexp(logits, axis=-1, keepdims=True)
-            return c - total / jnp.sum(jnp.exp(logits - total) * slopes, axis=-1, keepdims=True)
-
-        # f(0) >= 0, since its largest term is exp(0). Far from the root f is nearly piecewise linear, with
-        # a kink for each length at most, and a step passes one kink or more.
-        start = jnp.zeros(jnp.broadcast_shapes(shift.shape, self.beta[..., None].shape), h.dtype)
-        root = jax.lax.fori_loop(0, 100, newton, start)
-        return log_softmax(slopes * (h - shift + root), axis=-1)
-
-
-class LogOdds(Reward):
-    """`h(y) = log(P / (1 − P))` with `log P = log π(y) / |y|`, the reward of ORPO.
-
-    `1 − P` is held above the smallest normal number of its dtype, so that a policy that is sure of one
-    sequence has large odds, not infinite ones.
-    """
-
-    @property
-    def needs_lengths(self) -> bool:
-        """True."""
-        return True
-
-    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """The log odds of the mean log-probability."""
-        log_p = _per_token(logps, lengths)
-        tiny = jnp.finfo(log_p.dtype).tiny
-        sure = -log_p < tiny
-        return log_p - jnp.where(sure, jnp.log(tiny), log1mexp(jnp.where(sure, 1, -log_p)))
-
-
-class Kernel(eqx.Module):
-    """The loss of a difference of implicit rewards, chosen less rejected."""
-
-    @abstractmethod
-    def __call__(self, difference: Array) -> Array:
-        """The loss, elementwise."""
-
-    def expect(self, problem: Problem, h: Array) -> Array:
-        """The exact expectation over the pairs of a problem, for a reward of every sequence."""
-        return problem.expect(self, h)
-
-
-class Logistic(Kernel):
-    """`−(1 − smoothing) log σ(d − margin) − smoothing log σ(margin − d)`; None for what is absent."""
-
-    smoothing: Scalar | None = None
-    margin: Scalar | None = None
-
-    def __call__(self, difference: Array) -> Array:
-        """The smoothed logistic loss."""
-        d = difference if self.margin is None else difference - self.margin
-        # log σ(−d) = log σ(d) − d makes the smoothed loss linear in the smoothing.
-        return softplus(-d) if self.smoothing is None else softplus(-d) + self.smoothing * d
-
-
-class Squared(Kernel):
-    """`(d − centre)²`."""
-
-    centre: Scalar
-
-    def __call__(self, difference: Array) -> Array:
-        """`(d − centre)²`."""
-        return jnp.square(difference - self.centre)
-
-
-class Hinge(Kernel):
-    """`max(0, delta − d)`."""
-
-    delta: Scalar
-
-    def __call__(self, difference: Array) -> Array:
-        """`max(0, delta − d)`."""
-        return jnp.maximum(0, self.delta - difference)
-
-
-class Exponential(Kernel):
-    """`exp(−d)`."""
-
-    def __call__(self, difference: Array) -> Array:
-        """`exp(−d)`."""
-        return jnp.exp(-difference)
-
-    def expect(self, problem: Problem, h: Array) -> Array:
-        """The expectation, in log space."""
-        return problem.expect_exp(-h)
+from didsim.rewards import LogOdds, LogProb, LogRatio, Reward, Scalar, per_token
 
 
 class Objective(eqx.Module):
@@ -339,7 +185,7 @@ class Objective(eqx.Module):
         return loss if self.pair_weight is None else self.pair_weight * loss
 
     def _nll(self, logps: Array, lengths: Array | None) -> Array:
-        return -_per_token(logps, lengths if self.chosen_per_token else None)
+        return -per_token(logps, lengths if self.chosen_per_token else None)
 
 
 @eqx.filter_jit
@@ -546,10 +392,6 @@ def check_lengths(lengths: Any, size: int) -> Array | None:
             f"`lengths` must have one entry for each of {size} sequences; got shape {array.shape}"
         )
     return array
-
-
-def _per_token(logps: Array, lengths: Array | None) -> Array:
-    return logps if lengths is None else logps / lengths.astype(logps.dtype)
 
 
 def _is_plain_zero(value: Any) -> bool:

@@ -1,8 +1,6 @@
 """The training loop: a batch of runs inside one compiled program."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -11,23 +9,18 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from didsim import _checks
 from didsim._checks import Shape
 from didsim.fixed_points import fixed_point
 from didsim.information import LogProbs, LogProbsLike
-from didsim.objectives import Logistic, LogRatio, Objective, check_lengths, dpo
+from didsim.kernels import Logistic
+from didsim.objectives import Objective, check_lengths, dpo
 from didsim.policies import Policy
 from didsim.preferences import Contrastive, Labelled, Pairs, Problem
+from didsim.progress import progress_bar, tick
 from didsim.recording import Metric, Record, Snapshot, metric_attributes
+from didsim.rewards import LogRatio
 
 
 class Run(eqx.Module):
@@ -189,7 +182,7 @@ def train(
         one_key = _checks.key("key", key)
         keys = jax.random.split(one_key, batch).reshape(-1) if one_key.ndim == 0 else runs(one_key, 0)
     records = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
-    with _meter(progress, steps) as meter:
+    with progress_bar(progress, steps) as meter:
         result = _run(
             trained,
             fixed,
@@ -340,7 +333,7 @@ def _run(
         values, unmeasurable = jax.lax.cond(failed.any(), lambda _: (blank, failed), measure_all, trained)
         failed = failed | unmeasurable
         if meter is not None:
-            jax.debug.callback(_tick, meter, taken)
+            jax.debug.callback(tick, meter, taken)
         return (trained, state, taken, failed), (failed.any(), values)
 
     num_runs = reference.shape[0]
@@ -433,37 +426,3 @@ def _divergence(run: Run, step: int, failed: np.ndarray) -> DivergenceError:
         step,
         failed,
     )
-
-
-_METERS: dict[int, tuple[Progress, TaskID]] = {}
-_METER_NUMBERS = itertools.count()
-
-
-@contextmanager
-def _meter(progress: bool | str, steps: int) -> Iterator[Array | None]:
-    """A progress bar, as the number by which the compiled program knows it."""
-    if not progress:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    number = next(_METER_NUMBERS)
-    with Progress(*columns) as bars:
-        label = progress if isinstance(progress, str) else "training"
-        _METERS[number] = bars, bars.add_task(label, total=steps)
-        try:
-            yield jnp.asarray(number)
-            jax.effects_barrier()
-        finally:
-            del _METERS[number]
-
-
-def _tick(number: Array, step: Array) -> None:
-    # A callback may come late, after its bar is gone, when the program was stopped.
-    if int(number) in _METERS:
-        bars, task = _METERS[int(number)]
-        bars.update(task, completed=max(int(step), int(bars.tasks[0].completed)))

@@ -5,7 +5,8 @@ import pytest
 from scipy.special import log_softmax
 
 import didsim
-from didsim.objectives import Logistic, LogOdds
+from didsim.kernels import Logistic
+from didsim.rewards import LogOdds
 
 REFERENCE = log_softmax(np.array([0.3, -1.0, 0.5, 0.0]))
 TARGET = log_softmax(np.array([-0.2, 0.4, 1.5, -2.0]))

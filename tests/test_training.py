@@ -323,15 +323,6 @@ def test_train_says_that_it_compiles_itself() -> None:
         jax.jit(lambda logits: train(policy=didsim.EnergyBased(logits)).metrics["loss"])(REFERENCE)
 
 
-def test_progress_bar_shows_its_label_and_counts_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    train(progress="my run", steps=50)
-    out = capsys.readouterr().out
-    assert "my run" in out
-    assert "50/50" in out
-    train(steps=50)
-    assert capsys.readouterr().out == ""
-
-
 def test_to_dataset_is_labelled_and_opens_in_xarray(tmp_path: Any) -> None:
     dataset = train(steps=20).to_dataset(("seed",))
     assert dataset["loss"].dims == ("seed", "step")
