@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 from matplotlib.figure import Figure
+from rich.progress import track
 from scipy.stats import binomtest
 
 import didsim
@@ -87,7 +88,8 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Measure all instances, and how often the claim's and the slope's signs are right."""
     space = make_space(config)
     measured: list[dict[str, Array]] = []
-    for number, family in enumerate(FAMILIES.values()):
+    families = track(FAMILIES.values(), "did_entropy", disable=not progress)
+    for number, family in enumerate(families):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number), config.instances)
         measured.append(jax.jit(jax.vmap(lambda key, make=family: _measure(*make(key, space))))(keys))
     variables = {

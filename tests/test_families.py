@@ -24,7 +24,7 @@ from didsim import (
     worst_of_n,
     zipf,
 )
-from tests.strategies import ordinary_policies, policies, tuples
+from tests.strategies import ordinary_policies, policies, sizes, tuples
 
 KEY = jax.random.key(0)
 EPS32 = float(np.finfo(np.float32).eps)
@@ -439,3 +439,40 @@ def test_a_mixture_of_weight_0_or_1_is_one_of_the_two_however_far_apart() -> Non
 def test_markov_asks_for_a_space() -> None:
     with pytest.raises(ValueError, match="`space` must be a SequenceSpace; got 3"):
         markov(jax.random.key(0), 3)  # type: ignore[arg-type]
+
+
+@given(st.data(), st.sampled_from((-2.0, 0.5, 3.0)))
+def test_float32_tempering_is_within_its_rounding(data: st.DataObject, exponent: float) -> None:
+    p = data.draw(sizes.flatmap(policies)).astype(np.float32)
+    result = temper(p, exponent)
+    assert result.dtype == jnp.float32
+    # The product is rounded at its size; subtracting the maximum and the normaliser, at twice that; the sum
+    # of N exponentials and its logarithm add a unit for each term and a few for the functions.
+    exact = log_softmax(exponent * p.astype(np.float64))
+    bound = EPS32 * (4 * np.abs(exponent * p).max() + len(p) + 8)
+    assert np.abs(np.asarray(result, np.float64) - exact).max() <= bound
+
+
+@given(st.data(), st.sampled_from((1, 2, 7)))
+def test_float32_worst_of_n_is_within_its_rounding(data: st.DataObject, n: int) -> None:
+    size = data.draw(sizes)
+    p = data.draw(ordinary_policies(size)).astype(np.float32)
+    score = np.round(data.draw(ordinary_policies(size))).astype(np.float32)
+    result = worst_of_n(p, score, n)
+    assert result.dtype == jnp.float32
+    # In float64 it agrees with all tuples of draws, as another test shows.
+    exact = worst_of_n(log_softmax(p.astype(np.float64)), score.astype(np.float64), n)
+    # log F and log G are rounded as sums of N exponentials. log F counts n times, and log(1 − (1 − G/F)^n)
+    # has a slope in log(G/F) of at most n.
+    bound = EPS32 * (3 * n + 3) * (2 * np.abs(p).max() + size + 8)
+    assert np.abs(np.asarray(result, np.float64) - exact).max() <= bound
+
+
+def test_float32_markov_is_normalised_within_its_rounding() -> None:
+    space = SequenceSpace(4, 5)
+    with jax.enable_x64(False):
+        p = np.asarray(markov(jax.random.key(0), space, 3.0))
+    assert p.dtype == np.float32
+    # Each of the 5 factors is rounded at its size and by its own sum of 4 terms.
+    bound = EPS32 * (2 * np.abs(p).max() + 5 * (4 + 8))
+    assert abs(logsumexp(p.astype(np.float64))) <= bound

@@ -657,3 +657,39 @@ def test_lengths_must_be_whole() -> None:
         ValueError, match="`chosen_lengths` must be numbers of tokens, integers of at least 1"
     ):
         didsim.simpo().pair_loss(-1.0, -2.0, chosen_lengths="abc", rejected_lengths=2)  # type: ignore[arg-type]
+
+
+@given(st.data(), st.sampled_from((0.3, 1.0)))
+def test_float32_losses_of_squares_exponentials_and_odds_are_within_their_rounding(
+    data: st.DataObject, strength: float
+) -> None:
+    size = data.draw(st.sampled_from((2, 5)))
+    p, r, w, y = (log_softmax(data.draw(ordinary_logits(size))).astype(np.float32) for _ in range(4))
+    problem = Contrastive(w, y)
+    exact = Contrastive(*(log_softmax(q.astype(np.float64)) for q in (w, y)))
+    weights = np.exp(exact.chosen)[:, None] * np.exp(exact.rejected)[None, :]
+    # Relative rounding of a sum of N² weighted terms, whose weights are exponentials of w and y.
+    relative = EPS32 * (2 * (np.abs(w).max() + np.abs(y).max()) + 2 * size + 16)
+    apart = EPS32 * 4 * (np.abs(p).max() + np.abs(r).max())
+
+    def both(objective: Objective) -> tuple[float, float]:
+        single = objective.loss(p, r, problem)
+        assert single.dtype == jnp.float32
+        policy, reference = (log_softmax(q.astype(np.float64)) for q in (p, r))
+        double = objective.loss(policy, reference, exact)
+        return float(single), float(double)
+
+    single, double = both(didsim.ipo(strength))
+    d = p - r
+    offsets = np.abs((d[:, None] - d[None, :]) - 1 / (2 * strength))
+    # A square moves by twice its root times what its root moves.
+    assert abs(single - double) <= 2 * np.sum(weights * (offsets + apart)) * apart + 2 * relative * double
+
+    single, double = both(didsim.exponential(strength))
+    # An exponential moves by its own size times what its exponent moves.
+    assert abs(single - double) <= 2 * (relative + strength * apart) * double
+
+    single, double = both(didsim.orpo(strength))
+    # log(1 − P) moves by P/(1 − P) times what log P moves; the loss of a difference, by no more than that.
+    steep = 1 + np.exp(p).max() / (1 - np.exp(p).max())
+    assert abs(single - double) <= 2 * steep * (1 + strength) * apart + 2 * relative * double

@@ -365,3 +365,14 @@ def test_eos_must_be_a_truth_value() -> None:
 def test_ragged_rows_of_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="`tokens` must be rows of one number of places"):
         SequenceSpace(2, 2).index([[0, 1], [0]])
+
+
+@pytest.mark.parametrize("space", [SequenceSpace(3, 4), SequenceSpace(4, 3, eos=True)])
+def test_float32_next_token_probabilities_are_within_their_rounding(space: SequenceSpace) -> None:
+    p = log_softmax(np.random.default_rng(0).normal(0, 4, space.size)).astype(np.float32)
+    table = space.next_token_log_probs(p)
+    assert table.dtype == jnp.float32
+    exact = space.next_token_log_probs(p.astype(np.float64) - logsumexp(p.astype(np.float64)))
+    # Each level takes a sum over the vocabulary, and the difference of two levels is rounded at their size.
+    bound = np.finfo(np.float32).eps * (4 * np.abs(p).max() + space.max_length * (space.vocab_size + 8))
+    assert np.abs(np.asarray(table, np.float64) - exact).max() <= bound

@@ -304,6 +304,26 @@ def test_an_infinite_loss_stops_a_run_that_does_not_record_it(steps: int, batch_
         )
 
 
+@pytest.mark.parametrize("name", sorted(didsim.OBJECTIVES))
+def test_no_metric_is_nan_on_one_sequence_or_with_logits_of_700(name: str) -> None:
+    one = jnp.zeros(1, jnp.float32)
+    far = jax.nn.log_softmax(jnp.array([-700.0, 0.0, 700.0], jnp.float32))
+    for policy, problem in (
+        (one, didsim.Contrastive(one, one)),
+        (far, didsim.Contrastive(far, far[::-1])),
+        (far, didsim.Labelled(far, far[::-1], far)),
+    ):
+        run = train(
+            policy=didsim.EnergyBased(policy),
+            reference=policy,
+            problem=problem,
+            objective=didsim.OBJECTIVES[name](),
+            target=policy,
+            steps=20,
+        )
+        assert {k for k, values in run.metrics.items() if np.isnan(values).any()} == set()
+
+
 def test_a_problem_of_ones_own() -> None:
     class Halved(didsim.Contrastive):
         """Half of the pairs have their label turned around."""
