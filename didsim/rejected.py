@@ -3,6 +3,10 @@
 Each is a function of what it needs among `reference`, `target`, `beta` and more; `REJECTED` holds them by
 name. With chosen responses from the reference, only `optimal` makes preferences encode the differential
 information of the target.
+
+All return normalised log-probabilities `[*batch, sequences]`; batch axes broadcast. All cost O(N), but
+`worst_of_n`, which sorts. All raise `ValueError` for an argument that is not normalised or has a zero, for
+shapes that do not fit, and for numbers out of range.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ import didsim
 from didsim import plotting
 from didsim.recording import METRICS
 from experiments.configs import Count, NonNegative, PolicyName, Positive, TrainingConfig
-from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+from experiments.instances import make_space, seed_keys, train
 
 UPDATES = ("reinforcing", "smoothing")
 RECORDED = ("chosen_displacement", "rejected_displacement", "policy_entropy", "did_entropy")
@@ -38,16 +38,15 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     signs = jnp.array([1.0, -1.0])[:, None, None]
     target = didsim.bayes_update(reference, signs * config.strength * reference + bumps)
     rejected = didsim.optimal_rejected(reference, target, config.beta)
-    trained = didsim.train(
-        make_policy(config, reference, space),
+    trained = train(
+        config,
+        space,
         reference,
+        target,
         didsim.Contrastive(reference, rejected),
         didsim.dpo(config.beta),
-        make_optimizer(config),
-        config.steps,
-        record=didsim.Record(config.every, {name: METRICS[name] for name in RECORDED}),
-        target=target,
-        progress="displacement" if progress else False,
+        {name: METRICS[name] for name in RECORDED},
+        progress and "displacement",
     )
     limits = {
         "chosen_displacement": -didsim.kl(reference, target),

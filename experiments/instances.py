@@ -1,10 +1,13 @@
-"""What the experiments that train share: the space, the policies and the optimiser."""
+"""What the experiments that train share: the space, the keys, and how a run is made."""
+
+from collections.abc import Mapping
 
 import jax
 import optax
 from jaxtyping import Array, Float, Key
 
 import didsim
+from didsim.recording import Metric
 from experiments.configs import SpaceConfig, TrainingConfig
 
 
@@ -18,15 +21,6 @@ def seed_keys(config: TrainingConfig, number: int) -> Key[Array, "number seeds"]
     return jax.random.split(jax.random.key(config.seed), (number, config.seeds))
 
 
-def make_policy(
-    config: TrainingConfig, start: Float[Array, "*batch sequences"], space: didsim.SequenceSpace
-) -> didsim.Policy:
-    """A policy of the config's kind that starts at a given distribution."""
-    if config.policy == "autoregressive":
-        return didsim.Autoregressive.from_log_probs(start, space)
-    return didsim.EnergyBased(start)
-
-
 def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     """Adam with a cosine schedule.
 
@@ -34,3 +28,31 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     (`b2 = 0.95`): small probabilities, whose gradients shrink, then keep their pace.
     """
     return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps), b2=0.95, eps=1e-16)
+
+
+def train(
+    config: TrainingConfig,
+    space: didsim.SequenceSpace,
+    reference: Float[Array, "*batch sequences"],
+    target: Float[Array, "*batch sequences"],
+    problem: didsim.Problem,
+    objective: didsim.Objective,
+    metrics: Mapping[str, Metric],
+    progress: str | bool,
+) -> didsim.Run:
+    """Train a policy of the config's kind from the reference, as the config says."""
+    policy: didsim.Policy = didsim.EnergyBased(reference)
+    if config.policy == "autoregressive":
+        policy = didsim.Autoregressive.from_log_probs(reference, space)
+    return didsim.train(
+        policy,
+        reference,
+        problem,
+        objective,
+        make_optimizer(config),
+        config.steps,
+        record=didsim.Record(config.every, metrics),
+        target=target,
+        lengths=space.lengths,
+        progress=progress,
+    )

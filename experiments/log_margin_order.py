@@ -14,7 +14,7 @@ import didsim
 from didsim import plotting
 from didsim.recording import margin_learned, margin_reference, margin_rejected, margin_target
 from experiments.configs import Count, NonNegative, TrainingConfig
-from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+from experiments.instances import make_space, seed_keys, train
 
 MARGINS = {
     "margin_rejected": margin_rejected,
@@ -55,16 +55,15 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     keys = seed_keys(config, 3)
     reference, target = didsim.normal_logits(keys[:2], space.size)
     rejected = didsim.optimal_rejected(reference, target, config.beta)
-    trained = didsim.train(
-        make_policy(config, reference, space),
+    trained = train(
+        config,
+        space,
         reference,
+        target,
         didsim.Contrastive(reference, rejected),
         didsim.dpo(config.beta),
-        make_optimizer(config),
-        config.steps,
-        record=didsim.Record(config.every, MARGINS),
-        target=target,
-        progress="log_margin_order" if progress else False,
+        MARGINS,
+        progress and "log_margin_order",
     )
     four = jnp.stack([rejected, reference, target, trained.policy.log_probs()])
     noises = jnp.asarray(config.noises)

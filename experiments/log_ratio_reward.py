@@ -13,7 +13,7 @@ import didsim
 from didsim import plotting
 from didsim.recording import js_to_target
 from experiments.configs import Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+from experiments.instances import make_space, seed_keys, train
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,19 +54,16 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     space = make_space(config)
     reference, target = didsim.normal_logits(seed_keys(config, 2), space.size)
     problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, config.beta))
-    optimizer = make_optimizer(config)
     runs = {
-        name: didsim.train(
-            make_policy(config, reference, space),
+        name: train(
+            config,
+            space,
             reference,
+            target,
             problem,
             objective,
-            optimizer,
-            config.steps,
-            record=didsim.Record(config.every, {"js_to_target": js_to_target}),
-            target=target,
-            lengths=space.lengths,
-            progress=f"log_ratio_reward: {name}" if progress else False,
+            {"js_to_target": js_to_target},
+            progress and f"log_ratio_reward: {name}",
         )
         for name, objective in objectives.items()
     }

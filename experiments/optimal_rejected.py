@@ -10,7 +10,7 @@ import didsim
 from didsim import plotting
 from didsim.recording import js_to_target
 from experiments.configs import Count, Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import make_optimizer, make_policy, make_space, seed_keys
+from experiments.instances import make_space, seed_keys, train
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,16 +64,15 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     rejected = jnp.stack([maker(**arguments[name]) for name, maker in makers.items()])
     problem = didsim.Contrastive(chosen=reference, rejected=rejected)
     objective = didsim.dpo(config.beta)
-    trained = didsim.train(
-        make_policy(config, reference, space),
+    trained = train(
+        config,
+        space,
         reference,
+        target,
         problem,
         objective,
-        make_optimizer(config),
-        config.steps,
-        record=didsim.Record(config.every, {"js_to_target": js_to_target}),
-        target=target,
-        progress="optimal_rejected" if progress else False,
+        {"js_to_target": js_to_target},
+        progress and "optimal_rejected",
     )
     limit = didsim.fixed_point(objective, reference, problem)
     dataset = trained.to_dataset(("rejected", "seed"))

@@ -16,7 +16,7 @@ def test_the_examples_run_and_print_what_stands_below_them() -> None:
     assert len(ten_lines.strip().splitlines()) <= 12
     out = io.StringIO()
     names: dict[str, object] = {}
-    # A reader's session has JAX's default precision.
+    # A reader has JAX's default precision.
     with jax.enable_x64(False), contextlib.redirect_stdout(out):
         exec(ten_lines, names)
         exec(metric, names)
