@@ -150,7 +150,9 @@ class LogLinear(Policy):
 
     def log_probs(self) -> LogProbs:
         """`log_softmax(features @ weights)`."""
-        return log_softmax(self.weights @ self.features.T, axis=-1)
+        # Accelerators would otherwise multiply in reduced precision.
+        logits = jnp.matmul(self.weights, self.features.T, precision="highest")
+        return log_softmax(logits, axis=-1)
 
     def trainable(self) -> PyTree[bool]:
         """The weights alone."""

@@ -214,8 +214,8 @@ def test_a_finite_dataset_ends_at_the_minimiser_that_scipy_finds() -> None:
 
 
 def test_a_large_space_trains_on_minibatches_without_a_sum_over_all_pairs() -> None:
-    """100,000 sequences: a single sum over their pairs would take most of a minute."""
-    size = 100_000
+    """300,000 sequences: a single sum over their pairs takes minutes."""
+    size = 300_000
     reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), size)
     record = didsim.Record(10, {"js": didsim.METRICS["js_to_target"], "h": didsim.METRICS["policy_entropy"]})
     began = time.perf_counter()
@@ -230,7 +230,7 @@ def test_a_large_space_trains_on_minibatches_without_a_sum_over_all_pairs() -> N
         batch_size=1000,
         key=jax.random.key(1),
     )
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - began < 60
     assert run.metrics["js"].shape == (3,)
     assert np.isfinite(run.metrics["h"]).all()
 
