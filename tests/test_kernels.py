@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_expit, log_softmax
+from scipy.special import expit, log_expit, log_softmax
 
 import didsim
 from didsim.kernels import Exponential, Hinge, Kernel, Logistic, Squared
@@ -36,6 +36,17 @@ def test_slopes_are_finite_and_do_not_fall(kernel: Kernel) -> None:
     slopes = jax.vmap(jax.grad(lambda d: kernel(d)))(D)
     assert np.isfinite(slopes).all()
     assert (np.diff(slopes) >= 0).all()
+
+
+def test_derivatives_of_the_logistic_kernel_of_any_order() -> None:
+    kernel = Logistic()
+    p = expit(-POINTS[1:])
+    first = jax.vmap(jax.grad(lambda d: kernel(d)))(D[1:])
+    second = jax.vmap(jax.grad(jax.grad(lambda d: kernel(d))))(D[1:])
+    third = jax.vmap(jax.jacfwd(jax.grad(jax.grad(lambda d: kernel(d)))))(D[1:])
+    np.testing.assert_allclose(first, -p, rtol=1e-14)
+    np.testing.assert_allclose(second, p * (1 - p), rtol=1e-12)
+    np.testing.assert_allclose(third, p * (1 - p) * (2 * p - 1), rtol=1e-10, atol=1e-16)
 
 
 def test_an_expectation_of_the_exponential_survives_what_would_overflow_in_a_product() -> None:
