@@ -94,15 +94,11 @@ def check_order(
     >>> bool(report.ordered), float(report.fraction)
     (True, 1.0)
     """
-    target = _checks.distribution("target", target, full_support=True)
-    reference = _checks.distribution("reference", reference, full_support=True)
-    rejected = _checks.distribution("rejected", rejected, full_support=True)
+    target, reference, rejected = _three(target, reference, rejected)
     chosen = reference if chosen is None else _checks.distribution("chosen", chosen)
     _checks.same_sequences(target=target, reference=reference, rejected=rejected, chosen=chosen)
     if atol is None:
-        magnitude = sum(jnp.max(jnp.abs(p), axis=-1) for p in (target, 2 * reference, rejected))
-        eps = _largest_eps(target, reference, rejected)
-        tolerance = 4 * eps * magnitude
+        tolerance, eps = _rounding(target, reference, rejected)
         unexplained = tolerance / eps**0.5
     else:
         tolerance = unexplained = _checks.non_negative("atol", atol)
@@ -142,8 +138,22 @@ def _orders(up: Array, down: Array, tolerance: Array, unexplained: Array) -> tup
     return jnp.clip(1 - unordered, 0, 1), jnp.all(rows[:, 0] == 0), jnp.max(rows[:, 1])
 
 
-def _largest_eps(*arrays: Array) -> float:
-    return max(float(jnp.finfo(array.dtype).eps) for array in arrays)
+def _three(
+    target: LogProbsLike, reference: LogProbsLike, rejected: LogProbsLike
+) -> tuple[Array, Array, Array]:
+    """The three policies, checked."""
+    target = _checks.distribution("target", target, full_support=True)
+    reference = _checks.distribution("reference", reference, full_support=True)
+    rejected = _checks.distribution("rejected", rejected, full_support=True)
+    _checks.same_sequences(target=target, reference=reference, rejected=rejected)
+    return target, reference, rejected
+
+
+def _rounding(target: Array, reference: Array, rejected: Array) -> tuple[Array, float]:
+    """A bound on the rounding of a step of a margin, and the machine epsilon that it comes from."""
+    eps = max(float(jnp.finfo(p.dtype).eps) for p in (target, reference, rejected))
+    target, reference, rejected = (jnp.max(jnp.abs(p), axis=-1) for p in (target, reference, rejected))
+    return 4 * eps * (target + 2 * reference + rejected), eps
 
 
 def pair_exponent(
@@ -158,10 +168,7 @@ def pair_exponent(
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or an index is out of
             range.
     """
-    target = _checks.distribution("target", target, full_support=True)
-    reference = _checks.distribution("reference", reference, full_support=True)
-    rejected = _checks.distribution("rejected", rejected, full_support=True)
-    _checks.same_sequences(target=target, reference=reference, rejected=rejected)
+    target, reference, rejected = _three(target, reference, rejected)
     in_target, in_reference, in_rejected = (log_margin(p, i, j) for p in (target, reference, rejected))
     return (in_reference - in_rejected) / (in_target - in_reference)
 
@@ -196,15 +203,11 @@ def fit_power_law(target: LogProbsLike, reference: LogProbsLike, rejected: LogPr
     >>> round(float(law.exponent), 4), bool(law.holds)
     (0.5, True)
     """
-    target = _checks.distribution("target", target, full_support=True)
-    reference = _checks.distribution("reference", reference, full_support=True)
-    rejected = _checks.distribution("rejected", rejected, full_support=True)
-    _checks.same_sequences(target=target, reference=reference, rejected=rejected)
+    target, reference, rejected = _three(target, reference, rejected)
     up, down = target - reference, reference - rejected
     up = up - jnp.mean(up, axis=-1, keepdims=True)
     down = down - jnp.mean(down, axis=-1, keepdims=True)
-    largest = sum(jnp.max(jnp.abs(p), axis=-1) for p in (target, 2 * reference, rejected))
-    rounding = 4 * _largest_eps(target, reference, rejected) * largest
+    rounding, _ = _rounding(target, reference, rejected)
     flat = jnp.max(jnp.abs(up), axis=-1) <= rounding
     exponent = jnp.sum(up * down, axis=-1) / jnp.where(flat, 1, jnp.sum(up * up, axis=-1))
     exponent = jnp.where(flat, 0, exponent)

@@ -243,7 +243,7 @@ def ipo(tau: Float[ArrayLike, ""] = 0.1) -> Objective:
         ValueError: `tau <= 0`.
     """
     centre = 1 / (2 * _checks.positive("tau", tau))
-    return Objective(LogRatio(_checks.number("beta", 1.0)), Squared(centre))
+    return Objective(LogRatio(jnp.asarray(1.0)), Squared(centre))
 
 
 def simpo(
@@ -308,7 +308,7 @@ def orpo(weight: Float[ArrayLike, ""] = 0.1) -> Objective:
         LogOdds(),
         Logistic(),
         pair_weight=_checks.positive("weight", weight),
-        chosen_weight=_checks.number("chosen_weight", 1.0),
+        chosen_weight=jnp.asarray(1.0),
         chosen_per_token=True,
     )
 

@@ -5,7 +5,7 @@ central 95% of the runs; a dashed line is an exact value that theory gives. Colo
 Ito, which colour-blind readers tell apart, and every curve has a label or a place besides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -71,9 +71,7 @@ def describe(values: xr.DataArray) -> str:
     return name if units == "1" else f"{name} ({units})"
 
 
-def plot_band(
-    ax: Axes, values: xr.DataArray, x: str, over: str = "seed", *, line: bool = True, **options: Any
-) -> None:
+def plot_band(ax: Axes, values: xr.DataArray, x: str, over: str = "seed", **options: Any) -> None:
     """The median of a variable along `x`, and the band of its central 95% over a dimension.
 
     Args:
@@ -81,14 +79,12 @@ def plot_band(
         values: with dimensions `x` and `over`.
         x: name of the coordinate on the horizontal axis.
         over: the dimension that the band is over.
-        line: whether to draw the median.
         options: passed to the line, `color` also to the band.
     """
     low, middle, high = values.quantile([0.025, 0.5, 0.975], dim=over).transpose("quantile", x)
     at = values[x]
     ax.fill_between(at, low, high, color=options.get("color"), alpha=0.18, linewidth=0)
-    if line:
-        ax.plot(at, middle, **options)
+    ax.plot(at, middle, **options)
 
 
 def plot_limit(ax: Axes, values: xr.DataArray, over: str = "seed", **options: Any) -> None:
@@ -111,7 +107,6 @@ def plot_curves(
     *,
     x: str = "step",
     over: str = "seed",
-    colors: Mapping[str, str] | None = None,
 ) -> None:
     """A variable along training, a curve with its band for each entry of `hue`, each with its exact limit.
 
@@ -122,9 +117,8 @@ def plot_curves(
         hue: the dimension that colours tell apart.
         x: name of the coordinate on the horizontal axis.
         over: the dimension that bands are over.
-        colors: a colour for each entry, by default those of the style in order.
     """
-    colors = colors or color_of(values[hue].values)
+    colors = color_of(values[hue].values)
     for name in values[hue].values:
         plot_band(ax, values.sel({hue: name}), x, over, color=colors[name], label=name)
         if limits is not None and not limits.sel({hue: name}).isnull().any():
@@ -141,7 +135,6 @@ def plot_ends(
     hue: str,
     *,
     over: str = "seed",
-    colors: Mapping[str, str] | None = None,
 ) -> None:
     """Where runs end beside where theory says.
 
@@ -155,9 +148,8 @@ def plot_ends(
         gaps: how far each run is from its own limit, with the same dimensions; NaN likewise.
         hue: the dimension of the rows.
         over: the dimension of the dots.
-        colors: a colour for each entry, by default those of the style in order.
     """
-    colors = colors or color_of(values[hue].values)
+    colors = color_of(values[hue].values)
     order = [str(name) for name in values.median(over).sortby(values.median(over))[hue].values]
     spread = np.linspace(-0.22, 0.22, values.sizes[over])
     for row, name in enumerate(order):

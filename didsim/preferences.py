@@ -246,7 +246,6 @@ class Labelled(Problem):
 
     def _marginal(self, reward: Array, size: int) -> Array:
         self.check_size(size)
-
         wins = _log_wins(reward, self.first, self.second, jnp.zeros_like(reward))
         return log_softmax(wins, axis=-1)
 

@@ -143,8 +143,7 @@ def fraction_ordered(s: Snapshot) -> Array:
 
 def reward_margin(s: Snapshot) -> Array:
     """Expected implicit reward of the chosen less that of the rejected."""
-    h = s.implicit_reward()
-    return expectation(s.chosen, h) - expectation(s.rejected, h)
+    return _margin(s, s.implicit_reward())
 
 
 def reward_accuracy(s: Snapshot) -> Array:
@@ -174,7 +173,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "reward_accuracy": reward_accuracy,
     }
 )
-"""The standard metrics by name, all in nats but for shares, the gradient norm and IPO's loss."""
+"""The standard metrics by name, in nats but for shares, the gradient norm and the loss."""
 
 NEEDS_SUPPORT = frozenset({"margin_rejected", "fraction_ordered"})
 NEEDS_TARGET = frozenset({"kl_to_target", "kl_from_target", "js_to_target", "margin_target"})
@@ -249,5 +248,5 @@ def _target(s: Snapshot) -> Array:
     return s.target
 
 
-def _margin(s: Snapshot, p: Array) -> Array:
-    return expectation(s.chosen, p) - expectation(s.rejected, p)
+def _margin(s: Snapshot, values: Array) -> Array:
+    return expectation(s.chosen, values) - expectation(s.rejected, values)

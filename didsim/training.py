@@ -159,10 +159,9 @@ def train(
     size = start.shape[-1]
     batch = _batch_shape(start, reference, problem, objective, target, key)
     lengths = check_lengths(lengths, size)
-    rejected = () if isinstance(problem, Pairs) else jax.tree.leaves(problem)
     metrics = record.resolve(
         has_target=target is not None,
-        has_support=bool(rejected) and all(bool(jnp.isfinite(leaf).all()) for leaf in rejected),
+        has_support=_has_full_support(problem),
     )
 
     def runs(tree: PyTree, event_ndim: int) -> PyTree:
@@ -352,11 +351,16 @@ def _encoded_target(objective: Objective, reference: Array, problem: Problem) ->
     reward = objective.reward
     if not (isinstance(reward, LogRatio) and isinstance(objective.kernel, Logistic)):
         return None
-    if not isinstance(problem, Contrastive | Labelled) or any(
-        jnp.isneginf(p).any() for p in jax.tree.leaves(problem)
-    ):
+    if not isinstance(problem, Contrastive | Labelled) or not _has_full_support(problem):
         return None
     return fixed_point(dpo(reward.beta), reference, problem)
+
+
+def _has_full_support(problem: Problem) -> bool:
+    """Whether every sequence can be chosen and rejected: no distribution of a population has a zero."""
+    if isinstance(problem, Pairs):
+        return False
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(problem))
 
 
 def _batch_shape(

@@ -9,7 +9,6 @@ import didsim
 
 Names = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-Seeds = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 PolicyName = Literal["energy_based", "autoregressive"]
@@ -33,7 +32,7 @@ class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class TrainingConfig(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What experiments that train have besides."""
 
-    seeds: Seeds = 32
+    seeds: Count = 32
     policy: PolicyName = "energy_based"
     beta: Positive = 0.5
     steps: Count = 800

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import jax
 import optax
-from jaxtyping import Array, Float, Key
+import xarray as xr
+from jaxtyping import Array, ArrayLike, Float, Key
 
 import didsim
 from didsim.recording import Metric
@@ -55,4 +56,17 @@ def train(
         target=target,
         lengths=space.lengths,
         progress=progress,
+    )
+
+
+def with_limits(dataset: xr.Dataset, hue: str, js_limit: ArrayLike, js_to_limit: ArrayLike) -> xr.Dataset:
+    """A dataset of `js_to_target` with its exact limits beside it, and how far from them runs ended."""
+    dims = (hue, "seed")
+    return dataset.assign(
+        js_limit=(dims, js_limit, {"long_name": "JS(exact limit, target)", "units": "nats"}),
+        js_to_limit=(
+            dims,
+            js_to_limit,
+            {"long_name": "JS(learned at the end, exact limit)", "units": "nats"},
+        ),
     )

@@ -13,7 +13,7 @@ import didsim
 from didsim import plotting
 from didsim.recording import js_to_target
 from experiments.configs import Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import make_space, seed_keys, train
+from experiments.instances import make_space, seed_keys, train, with_limits
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,15 +79,8 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
             limits.append(didsim.js(limit, target))
             gaps.append(didsim.js(runs[name].policy.log_probs(), limit))
     dataset = xr.concat([one.to_dataset(("seed",)) for one in runs.values()], dim="objective")
-    dims = ("objective", "seed")
-    return dataset.assign(
-        js_limit=(dims, np.stack(limits), {"long_name": "JS(exact limit, target)", "units": "nats"}),
-        js_to_limit=(
-            dims,
-            np.stack(gaps),
-            {"long_name": "JS(learned at the end, exact limit)", "units": "nats"},
-        ),
-    ).assign_coords(objective=list(objectives), seed=np.arange(config.seeds))
+    dataset = with_limits(dataset, "objective", np.stack(limits), np.stack(gaps))
+    return dataset.assign_coords(objective=list(objectives), seed=np.arange(config.seeds))
 
 
 def plot(dataset: xr.Dataset) -> Figure:

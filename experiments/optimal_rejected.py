@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -10,7 +11,7 @@ import didsim
 from didsim import plotting
 from didsim.recording import js_to_target
 from experiments.configs import Count, Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import make_space, seed_keys, train
+from experiments.instances import make_space, seed_keys, train, with_limits
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,20 +76,13 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
         progress and "optimal_rejected",
     )
     limit = didsim.fixed_point(objective, reference, problem)
-    dataset = trained.to_dataset(("rejected", "seed"))
-    dims = ("rejected", "seed")
-    return dataset.assign(
-        js_limit=(
-            dims,
-            didsim.js(limit, target),
-            {"long_name": "JS(exact limit, target)", "units": "nats"},
-        ),
-        js_to_limit=(
-            dims,
-            didsim.js(trained.policy.log_probs(), limit),
-            {"long_name": "JS(learned at the end, exact limit)", "units": "nats"},
-        ),
-    ).assign_coords(rejected=list(makers), seed=jnp.arange(config.seeds))
+    dataset = with_limits(
+        trained.to_dataset(("rejected", "seed")),
+        "rejected",
+        didsim.js(limit, target),
+        didsim.js(trained.policy.log_probs(), limit),
+    )
+    return dataset.assign_coords(rejected=list(makers), seed=np.arange(config.seeds))
 
 
 def plot(dataset: xr.Dataset) -> Figure:
