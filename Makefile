@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: figures test clean
+.PHONY: figures test bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=2
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv

@@ -43,7 +43,8 @@ from didsim.objectives import (
     simpo,
     slic,
 )
-from didsim.pairwise import pair_sum
+from didsim.online import SAMPLERS, Mixture, Online, OnPolicy, RewardDifference, Sampler, Uniform
+from didsim.pairwise import Analytic, PiecewiseLinear, Polynomial, pair_sum, tiled_pair_sum
 from didsim.policies import Autoregressive, EnergyBased, LogLinear, Policy
 from didsim.preferences import Contrastive, Labelled, Pairs, Problem
 from didsim.recording import METRICS, Record, Snapshot
@@ -57,22 +58,32 @@ __all__ = [
     "METRICS",
     "OBJECTIVES",
     "REJECTED",
+    "SAMPLERS",
+    "Analytic",
     "Autoregressive",
     "Contrastive",
     "DivergenceError",
     "EnergyBased",
     "Labelled",
     "LogLinear",
+    "Mixture",
     "Objective",
+    "OnPolicy",
+    "Online",
     "OrderReport",
     "Pairs",
+    "PiecewiseLinear",
     "Policy",
+    "Polynomial",
     "PowerLaw",
     "Problem",
     "Record",
+    "RewardDifference",
     "Run",
+    "Sampler",
     "SequenceSpace",
     "Snapshot",
+    "Uniform",
     "bayes_update",
     "best_of_n",
     "cdpo",
@@ -103,6 +114,7 @@ __all__ = [
     "simpo",
     "slic",
     "temper",
+    "tiled_pair_sum",
     "total_variation",
     "train",
     "worst_of_n",

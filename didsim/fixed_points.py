@@ -1,5 +1,7 @@
 """Where an objective converges, in closed form."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ from didsim import _checks
 from didsim.information import LogProbs, LogProbsLike
 from didsim.kernels import Exponential, Kernel, Logistic, Squared
 from didsim.objectives import Objective, check_lengths
-from didsim.pairwise import map_rows
+from didsim.online import Online
+from didsim.pairwise import Analytic, potentials
 from didsim.preferences import Contrastive, Labelled, Problem
 from didsim.rewards import LogProb, LogRatio
 
@@ -29,7 +32,8 @@ def fixed_point(
     `r`, `μ1`, `μ2` the reward and samplers of a `Labelled` one:
 
     - logistic (DPO, SimPO, …): `log(π_w/π_l)`, or `r`. Per pair, the loss is minimal where
-      `σ(h_i − h_j)` is the preference, and Bradley–Terry makes all pairs agree.
+      `σ(h_i − h_j)` is the preference, and Bradley–Terry makes all pairs agree. So it is for `Online` pairs
+      too, whatever their sampler.
     - exponential: half of that, since `p e^−d + (1 − p) e^d` is minimal at `d = log(p/(1 − p))/2`. (Derived
       here.)
     - squared (IPO), contrastive: `b·u`, with `u = (π_w − π_l)/(π_w + π_l)`, `b = (1/(2 tau)) / (1 + S/2)`,
@@ -45,11 +49,12 @@ def fixed_point(
         objective: one of DPO, IPO, exponential, reference-free, and SimPO with `gamma=0`, or the same
             reward and kernel put together by hand.
         reference: the reference policy.
-        problem: `Contrastive` or `Labelled`, of full support.
+        problem: `Contrastive` or `Labelled`, of full support, or `Online` for the logistic loss.
         lengths: number of tokens of every sequence; by default they count as equal, of one token.
 
     Returns:
-        Log-probabilities, with the batch axes of all arguments. O(N); O(N²) for IPO on labelled pairs.
+        Log-probabilities, with the batch axes of all arguments. O(N); as `didsim.pair_sum` for IPO on
+        labelled pairs.
 
     Raises:
         ValueError: an argument is not normalised or has a zero, or shapes do not fit.
@@ -69,6 +74,8 @@ def fixed_point(
             "`objective` has no closed-form minimiser: it must be a loss of differences of a log-ratio or "
             "log-probability alone, without a likelihood term"
         )
+    if isinstance(problem, Online) and isinstance(objective.kernel, Logistic):
+        problem = problem.uniform()
     if not isinstance(problem, Contrastive | Labelled):
         raise NotImplementedError(
             "`problem` must be Contrastive or Labelled for a closed-form minimiser; "
@@ -140,15 +147,15 @@ def _contrastive_pull(first: Array, second: Array, _: Array) -> Array:
     return jnp.tanh((first - second) / 2)
 
 
+def _half_tanh(d: Array) -> Array:
+    return jnp.tanh(d / 2)
+
+
+_HALF_TANH = Analytic(_half_tanh, strip=math.pi)
+
+
 def _labelled_pull(first: Array, second: Array, reward: Array) -> Array:
     """`E_j tanh((r_i − r_j)/2)`, where `j` is the partner with which `i` is drawn."""
-
-    def one(first: Array, second: Array, reward: Array) -> Array:
-        def row(first_i: Array, second_i: Array, reward_i: Array) -> Array:
-            share = jax.nn.sigmoid(first_i - second_i)
-            partner = share * jnp.exp(second) + (1 - share) * jnp.exp(first)
-            return jnp.sum(partner * jnp.tanh((reward_i - reward) / 2))
-
-        return map_rows(row, first, second, reward)
-
-    return jnp.vectorize(one, signature="(n),(n),(n)->(n)")(first, second, reward)
+    share = jax.nn.sigmoid(first - second)
+    of_second, of_first = potentials(_HALF_TANH, jnp.exp(first), jnp.exp(second), reward)
+    return share * of_second - (1 - share) * of_first

@@ -121,7 +121,8 @@ class Objective(eqx.Module):
                 as one token, so that losses that divide by the length do not.
 
         Returns:
-            The loss. O(N²) time and O(N) memory for a population, O(N + pairs) for `Pairs`.
+            The loss. Near-linear time and O(N) memory for a population (`didsim.pair_sum` says how and when;
+            hinge and a margin on labelled pairs take O(N²)), O(N + pairs) for `Pairs`.
 
         Raises:
             ValueError: a distribution is not normalised or has a zero, shapes do not fit, or a length is
@@ -140,10 +141,7 @@ class Objective(eqx.Module):
         problem.check_size(policy_logps.shape[-1])
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
-        chosen = None
-        if self.chosen_weight is not None:
-            chosen = problem.chosen_marginal(policy_logps.shape[-1])
-        return _compiled_loss(self, policy_logps, reference, problem, lengths, chosen)
+        return _compiled_loss(self, policy_logps, reference, problem, lengths)
 
     def population_loss(
         self,
@@ -155,12 +153,15 @@ class Objective(eqx.Module):
     ) -> Array:
         """`loss` for a caller that has checked its arguments and holds what they give.
 
-        `chosen` is the problem's chosen marginal, or None where there is no likelihood term.
+        `chosen` is the problem's chosen marginal, if it is at hand.
         """
         h = self.reward(policy_logps, reference, lengths)
+        problem = problem.at(policy_logps, h)
         loss = self._weighted(self.kernel.expect(problem, h))
-        if self.chosen_weight is None or chosen is None:
+        if self.chosen_weight is None:
             return loss
+        if chosen is None:
+            chosen = problem.chosen_marginal(policy_logps.shape[-1])
         nll = self._nll(policy_logps, lengths)
         return loss + self.chosen_weight * expectation(chosen.astype(nll.dtype), nll)
 
@@ -189,8 +190,10 @@ class Objective(eqx.Module):
 
 
 @eqx.filter_jit
-def _compiled_loss(objective: Objective, *arguments: Any) -> Array:
-    return objective.population_loss(*arguments)
+def _compiled_loss(
+    objective: Objective, policy_logps: Array, reference: Array, problem: Problem, lengths: Array | None
+) -> Array:
+    return objective.population_loss(policy_logps, reference, problem, lengths, None)
 
 
 def dpo(beta: Float[ArrayLike, ""] = 0.1) -> Objective:

@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -20,6 +19,7 @@ from didsim.information import (
 )
 from didsim.margins import check_order
 from didsim.objectives import Objective
+from didsim.pairwise import PiecewiseLinear
 from didsim.policies import Policy
 from didsim.preferences import Problem
 
@@ -148,7 +148,7 @@ def reward_margin(s: Snapshot) -> Array:
 
 def reward_accuracy(s: Snapshot) -> Array:
     """Share of sampled pairs whose chosen sequence has the larger implicit reward; ties count half."""
-    return s.problem.expect(lambda d: (1 + jnp.sign(d)) / 2, s.implicit_reward())
+    return s.problem.expect(_WIN, s.implicit_reward())
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -175,6 +175,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 """The standard metrics by name, in nats but for shares, the gradient norm and the loss."""
 
+COUNTS_PAIRS = frozenset({"fraction_ordered", "reward_accuracy"})
 NEEDS_SUPPORT = frozenset({"margin_rejected", "fraction_ordered"})
 NEEDS_TARGET = frozenset({"kl_to_target", "kl_from_target", "js_to_target", "margin_target"})
 _UNITLESS = frozenset({"gradient_norm", "fraction_ordered", "reward_accuracy", "loss"})
@@ -185,10 +186,11 @@ class Record:
 
     Args:
         every: steps between records. The start and the last step are always recorded.
-        metrics: functions of a `Snapshot` by name, each giving an array; by default the standard ones,
-            `METRICS`, of which those that need a target, or a rejected distribution without zeros, are left
-            out where there is none. To add one:
-            `Record(metrics={**METRICS, "peak": lambda s: s.log_probs.max()})`.
+        metrics: functions of a `Snapshot` by name, each giving an array. By default the standard ones,
+            `METRICS`, but for two: `reward_accuracy` and `fraction_ordered` count pairs, which costs more
+            than the training between two records does. Those that need a target, or a rejected
+            distribution without zeros, are left out where there is none. To record one of one's own and
+            all others: `Record(metrics={**METRICS, "peak": lambda s: s.log_probs.max()})`.
 
     Raises:
         ValueError: `every` is below 1, a metric is not a function, or one is named "step".
@@ -221,7 +223,7 @@ class Record:
             "problem": frozenset() if has_support else NEEDS_SUPPORT,
         }
         if self.metrics is None:
-            lacking = frozenset.union(*needs.values())
+            lacking = COUNTS_PAIRS.union(*needs.values())
             return {name: metric for name, metric in METRICS.items() if name not in lacking}
         for name, metric in self.metrics.items():
             for argument, names in needs.items():
@@ -240,6 +242,9 @@ def metric_attributes(name: str) -> dict[str, Any]:
         "long_name": text.rstrip("."),
         "units": "1" if name in _UNITLESS else "nats",
     }
+
+
+_WIN = PiecewiseLinear(knots=(0.0,), above=(1.0,))
 
 
 def _target(s: Snapshot) -> Array:

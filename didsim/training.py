@@ -1,6 +1,8 @@
 """The training loop: a batch of runs inside one compiled program."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from didsim import _checks
@@ -16,6 +21,7 @@ from didsim.fixed_points import fixed_point
 from didsim.information import LogProbs, LogProbsLike
 from didsim.kernels import Logistic
 from didsim.objectives import Objective, check_lengths, dpo
+from didsim.online import Online
 from didsim.policies import Policy
 from didsim.preferences import Contrastive, Labelled, Pairs, Problem
 from didsim.progress import progress_bar, tick
@@ -75,7 +81,7 @@ def train(
     reference: LogProbsLike,
     problem: Problem,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Partial,
     steps: int,
     *,
     record: Record | None = None,
@@ -84,6 +90,7 @@ def train(
     target: LogProbsLike | None = None,
     lengths: Int[ArrayLike, " sequences"] | None = None,
     progress: bool | str = False,
+    mesh: Mesh | None = None,
 ) -> Run:
     """Minimise an objective over a policy's parameters.
 
@@ -92,7 +99,8 @@ def train(
     diverges. A policy without batch axes starts every run. The whole of it, steps and records, is one
     compiled program. New values of any array (another beta, seed, target) do not compile it again; another
     shape or number of records does, and so does another optimiser or metric, even one just like it: make them
-    once.
+    once. For another learning rate, or a batch of them, give the optimiser with its settings apart:
+    `jax.tree_util.Partial(optax.adam, 0.03)`.
 
     Args:
         policy: any module with `log_probs()`; its floating-point arrays are trained, those of
@@ -100,7 +108,8 @@ def train(
         reference: the reference policy's log-probabilities.
         problem: where pairs come from.
         objective: what is minimised; a batch of objectives has batch axes on its parameters.
-        optimizer: any optax optimiser, line searches included.
+        optimizer: any optax optimiser, line searches included; or a `jax.tree_util.Partial` of a function
+            that makes one from numbers, whose arguments are arrays as any other, with batch axes or without.
         steps: number of steps; 0 records the start alone.
         record: when and what to record; every 10 steps, all standard metrics, by default.
         batch_size: number of pairs drawn from the problem for each step's gradient; None is the exact
@@ -111,15 +120,19 @@ def train(
             `reference · (chosen/rejected)^(1/beta)` or `reference · exp(reward/beta)`; otherwise none.
         lengths: number of tokens of every sequence, `space.lengths`; see `Objective.loss`.
         progress: whether to show a progress bar, or its label.
+        mesh: devices to spread the runs over, a mesh of one axis; the number of runs must be a multiple of
+            theirs. Runs of one device then go on when one of another diverges. With several processes
+            (`jax.distributed`), each calls `train` with the same arguments and gets the whole result.
 
     Returns:
-        A `Run`. Each step costs one gradient: O(N²) for a population, O(N + pairs) for `Pairs` and
-        minibatches, per run. A record costs what its metrics do: those of the loss, its gradient, the reward
-        accuracy and the fraction ordered are sums over all pairs of a population, the others O(N).
+        A `Run`. Each step costs one gradient of `Objective.loss`, O(N + pairs) with minibatches, per run. A
+        record costs what its metrics do: O(N), but for the loss, which costs about as a gradient, the
+        reward accuracy, O(N log N), and the fraction ordered, O(N²). The gradient that it records is the next
+        step's own. Parameters and optimiser state are updated in place.
 
     Raises:
-        ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, or `key`
-            is missing.
+        ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, `key`
+            is missing, or runs cannot be spread over the mesh.
         DivergenceError: the loss or its gradient became NaN or infinite, in any run of the batch. The error
             holds all records until then.
 
@@ -133,7 +146,7 @@ def train(
     """
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
-    _checks.instance("optimizer", optimizer, optax.GradientTransformation, "an optax optimiser")
+    _check_optimizer(optimizer)
     if not hasattr(policy, "log_probs") or not jax.tree.leaves(_partition(policy)[0]):
         raise ValueError(
             f"`policy` must be a module with log_probs() and floating-point arrays to train; got {policy!r}"
@@ -157,7 +170,7 @@ def train(
     else:
         target = _checks.distribution("target", target, full_support=True)
     size = start.shape[-1]
-    batch = _batch_shape(start, reference, problem, objective, target, key)
+    batch = _batch_shape(start, reference, problem, objective, target, key, optimizer)
     lengths = check_lengths(lengths, size)
     metrics = record.resolve(
         has_target=target is not None,
@@ -176,28 +189,29 @@ def train(
 
     trained, fixed = _partition(policy)
     trained = _replicate(trained, start.shape[:-1], batch)
+    if isinstance(optimizer, Partial):
+        optimizer = runs(jax.tree.map(jnp.asarray, optimizer), 0)
     keys = None
     if key is not None:
         one_key = _checks.key("key", key)
         keys = jax.random.split(one_key, batch).reshape(-1) if one_key.ndim == 0 else runs(one_key, 0)
+    if mesh is not None:
+        _check_mesh(mesh, batch)
     records = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
     with progress_bar(progress, steps) as meter:
-        result = _run(
-            trained,
-            fixed,
-            runs(reference, 1),
-            runs(target, 1),
-            runs(problem, 1),
-            runs(objective, 0),
-            lengths,
-            keys,
-            jnp.diff(jnp.asarray(records), prepend=0),
-            meter,
-            optimizer=optimizer,
-            metrics=metrics,
-            batch_size=batch_size,
-        )
+        data = _Data(runs(reference, 1), runs(target, 1), runs(problem, 1), runs(objective, 0), optimizer)
+        state = _initial_state(trained, optimizer)
+        if mesh is not None:
+            over_runs = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+            data, keys, trained, state = _put((data, keys, trained, state), over_runs)
+        counts = jnp.diff(jnp.asarray(records), append=records[-1])
+        given = (data, keys), (fixed, lengths, counts, meter)
+        result = _run(given, trained, state, metrics=metrics, batch_size=batch_size, mesh=mesh)
+        if mesh is not None and jax.process_count() > 1:
+            result = process_allgather(result, tiled=True)
         trained, taken, failed, broken, recorded = jax.block_until_ready(result)
+        # From each device, or from the one there is.
+        taken, broken = int(taken.min()), np.asarray(broken).any(axis=0)
 
     def batched(leaf: Array) -> Array:
         return leaf.reshape(*batch, *leaf.shape[1:])
@@ -209,141 +223,242 @@ def train(
         metrics={name: batched(jnp.moveaxis(recorded[name][:kept], 0, 1)) for name in metrics},
     )
     if failed.any():
-        raise _divergence(run, int(taken), np.asarray(batched(failed)))
+        raise _divergence(run, taken, np.asarray(batched(failed)))
     return run
 
 
+class _Data(eqx.Module):
+    """What a run is given, each array with one leading axis of runs."""
+
+    reference: Array
+    target: Array | None
+    problem: Problem
+    objective: Objective
+    optimizer: optax.GradientTransformation | Partial
+
+    @property
+    def axes(self) -> "_Data":
+        """Which leaves have the axis of runs: all arrays, none of an optimiser's functions."""
+        return jax.tree.map(lambda leaf: 0 if eqx.is_array(leaf) else None, self)
+
+
 @eqx.filter_jit
+def _initial_state(trained: PyTree, optimizer: optax.GradientTransformation | Partial) -> PyTree:
+    axes = jax.tree.map(lambda leaf: 0 if eqx.is_array(leaf) else None, optimizer)
+    return jax.vmap(lambda trained, optimizer: _made(optimizer).init(trained), (0, axes))(trained, optimizer)
+
+
+def _made(optimizer: optax.GradientTransformation | Partial) -> optax.GradientTransformationExtraArgs:
+    made = optimizer() if isinstance(optimizer, Partial) else optimizer
+    return optax.with_extra_args_support(made)
+
+
+_Result = tuple[PyTree, Array, Array, Array, dict[str, Array]]
+
+
+@eqx.filter_jit(donate="all-except-first")
 def _run(
+    given: tuple[tuple[_Data, Array | None], tuple[Any, ...]],
     trained: PyTree,
-    fixed: PyTree,
-    reference: Array,
-    target: Array | None,
-    problem: Problem,
-    objective: Objective,
-    lengths: Array | None,
-    keys: Array | None,
-    counts: Array,
-    meter: Array | None,
+    state: PyTree,
     *,
-    optimizer: optax.GradientTransformation,
     metrics: dict[str, Metric],
     batch_size: int | None,
-) -> tuple[PyTree, Array, Array, Array, dict[str, Array]]:
-    """Train all runs; `counts` holds the number of steps before each record."""
-    size = reference.shape[-1]
-    update = optax.with_extra_args_support(optimizer).update
-    marginals = jax.vmap(
-        lambda p: tuple(
-            marginal.astype(reference.dtype)
-            for marginal in (p.chosen_marginal(size), p.rejected_marginal(size))
-        )
-    )(problem)
+    mesh: Mesh | None,
+) -> _Result:
+    """Train all runs, on one device or spread over those of a mesh."""
+    spread, same = given
+    if mesh is None:
+        return _loop(spread, same, trained, state, metrics, batch_size)
+    (axis,) = mesh.axis_names
+    arrays, rest = eqx.partition((spread, trained, state), eqx.is_array)
+    shared, constant = eqx.partition(same, eqx.is_array)
 
-    def loss_of(
-        reference: Array, problem: Problem, objective: Objective, chosen: Array
-    ) -> Callable[[PyTree], Array]:
+    def on_device(arrays: PyTree, shared: PyTree) -> _Result:
+        spread, trained, state = eqx.combine(arrays, rest)
+        return _loop(spread, eqx.combine(shared, constant), trained, state, metrics, batch_size)
+
+    runs, nothing = PartitionSpec(axis), PartitionSpec()
+    out_specs = (runs, runs, runs, runs, PartitionSpec(None, axis))
+    specs: Any = {"in_specs": (runs, nothing), "out_specs": out_specs}
+    return jax.shard_map(on_device, mesh=mesh, check_vma=False, **specs)(arrays, shared)
+
+
+def _loop(
+    spread: tuple[_Data, Array | None],
+    same: tuple[Any, ...],
+    trained: PyTree,
+    state: PyTree,
+    metrics: dict[str, Metric],
+    batch_size: int | None,
+) -> _Result:
+    """Take all steps and records; the third of `same` holds the number of steps after each record."""
+    (data, keys), (fixed, lengths, counts, meter) = spread, same
+    size = data.reference.shape[-1]
+    exact = batch_size is None
+    data = eqx.tree_at(lambda one: one.problem, data, jax.vmap(lambda p: p.prepared())(data.problem))
+    axes = data.axes
+
+    def marginals_of(problem: Problem) -> tuple[Array, Array]:
+        chosen, rejected = problem.chosen_marginal(size), problem.rejected_marginal(size)
+        return chosen.astype(data.reference.dtype), rejected.astype(data.reference.dtype)
+
+    marginals = None if data.problem.online else jax.vmap(marginals_of)(data.problem)
+
+    def loss_of(data: _Data, problem: Problem, chosen: Array | None) -> Callable[[PyTree], Array]:
         def loss(trained: PyTree) -> Array:
             log_probs = eqx.combine(trained, fixed).log_probs()
-            return objective.population_loss(log_probs, reference, problem, lengths, chosen)
+            return data.objective.population_loss(log_probs, data.reference, problem, lengths, chosen)
 
         return loss
+
+    def chosen_of(marginals: tuple[Array, Array] | None) -> Array | None:
+        return None if marginals is None else marginals[0]
+
+    def update(
+        trained: PyTree,
+        state: PyTree,
+        data: _Data,
+        loss: Callable[[PyTree], Array],
+        value: Array,
+        gradient: PyTree,
+    ) -> tuple[PyTree, PyTree, Array]:
+        """One step of the optimiser, and whether it failed; a run that fails keeps its last parameters."""
+        updates, new_state = _made(data.optimizer).update(
+            gradient, state, trained, value=value, grad=gradient, value_fn=loss
+        )
+        new = optax.apply_updates(trained, updates)
+        # A minibatch's loss is cheap; a population's, which its gradient does not need, is left to records.
+        good = _all_finite((gradient, new) if exact else (value, gradient, new))
+        keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
+        return jax.tree.map(keep, new, trained), jax.tree.map(keep, new_state, state), ~good
 
     def step(
         trained: PyTree,
         state: PyTree,
-        reference: Array,
-        problem: Problem,
-        objective: Objective,
-        chosen: Array,
+        data: _Data,
+        marginals: tuple[Array, Array] | None,
         key: Array | None,
         index: Array,
     ) -> tuple[PyTree, PyTree, Array]:
-        if batch_size is not None and key is not None:
-            problem = problem.sample(jax.random.fold_in(key, index), batch_size)
+        problem, chosen = data.problem, chosen_of(marginals)
+        if not exact and key is not None:
+            assert batch_size is not None
+            current = _current(eqx.combine(trained, fixed), data, lengths)
+            problem = current.sample(jax.random.fold_in(key, index), batch_size)
             chosen = problem.chosen_marginal(size)
-        loss = loss_of(reference, problem, objective, chosen)
+        loss = loss_of(data, problem, chosen)
         value, gradient = jax.value_and_grad(loss)(trained)
-        updates, new_state = update(gradient, state, trained, value=value, grad=gradient, value_fn=loss)
-        new = optax.apply_updates(trained, updates)
-        # A minibatch's loss is cheap; a population's, which its gradient does not need, is left to records.
-        good = _all_finite((gradient, new) if batch_size is None else (value, gradient, new))
-        # A run that fails keeps its last finite parameters.
-        keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
-        return jax.tree.map(keep, new, trained), jax.tree.map(keep, new_state, state), ~good
+        return update(trained, state, data, loss, value, gradient)
 
     def measure(
-        trained: PyTree,
-        reference: Array,
-        target: Array | None,
-        problem: Problem,
-        objective: Objective,
-        chosen: Array,
-        rejected: Array,
-    ) -> tuple[dict[str, Array], Array]:
+        trained: PyTree, data: _Data, marginals: tuple[Array, Array] | None
+    ) -> tuple[dict[str, Array], Array, PyTree, Array]:
+        """The metrics, the exact loss and gradient, and whether the loss is not finite."""
         policy = eqx.combine(trained, fixed)
-        loss = loss_of(reference, problem, objective, chosen)
-        value, gradient = jax.value_and_grad(loss)(trained)
+        value, gradient = jax.value_and_grad(loss_of(data, data.problem, chosen_of(marginals)))(trained)
+        problem = _current(policy, data, lengths)
+        chosen, rejected = marginals_of(problem) if marginals is None else marginals
         snapshot = Snapshot(
             policy=policy,
             log_probs=policy.log_probs(),
-            reference=reference,
-            target=target,
+            reference=data.reference,
+            target=data.target,
             chosen=chosen,
             rejected=rejected,
             problem=problem,
-            objective=objective,
+            objective=data.objective,
             lengths=lengths,
             loss=value,
             gradient=gradient,
         )
         values = {name: jnp.asarray(metric(snapshot)) for name, metric in metrics.items()}
         # With minibatches a sum over all pairs is not asked for, unless by a metric.
-        return values, ~jnp.isfinite(value) if batch_size is None else jnp.zeros((), bool)
+        unmeasurable = ~jnp.isfinite(value) if exact else jnp.zeros((), bool)
+        return values, value, gradient, unmeasurable
 
-    def measure_all(trained: PyTree) -> tuple[dict[str, Array], Array]:
-        return jax.vmap(measure)(trained, reference, target, problem, objective, *marginals)
+    def measure_all(trained: PyTree) -> tuple[dict[str, Array], Array, PyTree, Array]:
+        return jax.vmap(measure, (0, axes, 0))(trained, data, marginals)
 
-    def advance(carry: tuple[PyTree, ...], count: Array) -> tuple[PyTree, ...]:
-        end = carry[2] + count
+    def measured_update(trained: PyTree, state: PyTree, data: _Data, marginals: Any, *found: Any) -> Any:
+        loss = loss_of(data, data.problem, chosen_of(marginals))
+        return update(trained, state, data, loss, *found)
 
-        def take(carry: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-            trained, state, taken, _ = carry
-            in_axes = (0, 0, 0, 0, 0, 0, 0, None)
-            trained, state, failed = jax.vmap(step, in_axes=in_axes)(
-                trained, state, reference, problem, objective, marginals[0], keys, taken
-            )
-            return trained, state, jnp.where(failed.any(), taken, taken + 1), failed
+    def take(carry: _Carry) -> _Carry:
+        found = jax.vmap(step, (0, 0, axes, 0, 0, None))(
+            carry.trained, carry.state, data, marginals, keys, carry.taken
+        )
+        return _after(carry, *found)
 
-        def goes_on(carry: tuple[PyTree, ...]) -> Array:
-            return (carry[2] < end) & ~carry[3].any()
+    def chunk(carry: _Carry, count: Array) -> tuple[_Carry, tuple[Array, dict[str, Array]]]:
+        """One record, and the steps that follow it; the first of them takes the record's own gradient."""
+        values, loss, gradient, unmeasurable = jax.lax.cond(
+            carry.failed.any(), lambda _: blank, measure_all, carry.trained
+        )
+        carry = carry._replace(failed=carry.failed | unmeasurable)
+        broken = carry.failed.any()
+        end = carry.taken + count
+        if exact:
 
-        return jax.lax.while_loop(goes_on, take, carry)
+            def first(carry: _Carry) -> _Carry:
+                found = jax.vmap(measured_update, (0, 0, axes, 0, 0, 0))(
+                    carry.trained, carry.state, data, marginals, loss, gradient
+                )
+                return _after(carry, *found)
 
-    blank = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure_all, trained)[0]
-    )
-
-    def chunk(
-        carry: tuple[PyTree, ...], count: Array
-    ) -> tuple[tuple[PyTree, ...], tuple[Array, dict[str, Array]]]:
-        carry = advance(carry, count)
-        trained, state, taken, failed = carry
-        values, unmeasurable = jax.lax.cond(failed.any(), lambda _: (blank, failed), measure_all, trained)
-        failed = failed | unmeasurable
+            carry = jax.lax.cond((count > 0) & ~broken, first, lambda carry: carry, carry)
+        carry = jax.lax.while_loop(lambda c: (c.taken < end) & ~c.failed.any(), take, carry)
         if meter is not None:
-            jax.debug.callback(tick, meter, taken)
-        return (trained, state, taken, failed), (failed.any(), values)
+            jax.debug.callback(tick, meter, carry.taken)
+        return carry, (broken, values)
 
-    num_runs = reference.shape[0]
-    carry = (
-        trained,
-        jax.vmap(optimizer.init)(trained),
-        jnp.zeros((), counts.dtype),
-        jnp.zeros(num_runs, bool),
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure_all, trained))
+    num_runs = data.reference.shape[0]
+    start = _Carry(trained, state, jnp.zeros((), counts.dtype), jnp.zeros(num_runs, bool))
+    end, (broken, recorded) = jax.lax.scan(chunk, start, counts)
+    return end.trained, end.taken[None], end.failed, broken[None], recorded
+
+
+class _Carry(NamedTuple):
+    trained: PyTree
+    state: PyTree
+    taken: Array
+    failed: Array
+
+
+def _after(carry: _Carry, trained: PyTree, state: PyTree, failed: Array) -> _Carry:
+    """The carry after one step, which does not count if a run failed in it."""
+    return _Carry(trained, state, jnp.where(failed.any(), carry.taken, carry.taken + 1), failed)
+
+
+def _current(policy: Policy, data: _Data, lengths: Array | None) -> Problem:
+    """Where pairs come from while the policy is this one."""
+    log_probs = policy.log_probs()
+    return data.problem.at(log_probs, data.objective.reward(log_probs, data.reference, lengths))
+
+
+def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding) if eqx.is_array(leaf) else leaf, tree)
+
+
+def _check_mesh(mesh: Mesh, batch: Shape) -> None:
+    _checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh")
+    runs = math.prod(batch)
+    if len(mesh.axis_names) != 1 or runs % mesh.size:
+        raise ValueError(
+            f"`mesh` must have one axis, and a number of devices that divides {runs} runs; got axes "
+            f"{dict(mesh.shape)}"
+        )
+
+
+def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
+    made = optimizer
+    if isinstance(optimizer, Partial):
+        single = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)
+        made = single()
+    _checks.instance(
+        "optimizer", made, optax.GradientTransformation, "an optax optimiser, or a Partial that makes one"
     )
-    (trained, _, taken, failed), (broken, recorded) = jax.lax.scan(chunk, carry, counts)
-    return trained, taken, failed, broken, recorded
 
 
 def _encoded_target(objective: Objective, reference: Array, problem: Problem) -> LogProbs | None:
@@ -351,7 +466,7 @@ def _encoded_target(objective: Objective, reference: Array, problem: Problem) ->
     reward = objective.reward
     if not (isinstance(reward, LogRatio) and isinstance(objective.kernel, Logistic)):
         return None
-    if not isinstance(problem, Contrastive | Labelled) or not _has_full_support(problem):
+    if not isinstance(problem, Contrastive | Labelled | Online) or not _has_full_support(problem):
         return None
     return fixed_point(dpo(reward.beta), reference, problem)
 
@@ -370,6 +485,7 @@ def _batch_shape(
     objective: Objective,
     target: Array | None,
     key: Array | None,
+    optimizer: optax.GradientTransformation | Partial,
 ) -> Shape:
     """The common batch shape of all that a run takes."""
     distributions = {"policy": start, "reference": reference}
@@ -381,6 +497,9 @@ def _batch_shape(
     shapes["objective"] = objective.batch_shape
     if key is not None:
         shapes["key"] = _checks.key("key", key).shape
+    if isinstance(optimizer, Partial):
+        settings = [jnp.shape(leaf) for leaf in jax.tree.leaves(optimizer)]
+        shapes["optimizer"] = _checks.broadcast(**{f"optimizer[{k}]": one for k, one in enumerate(settings)})
     return _checks.broadcast(**shapes)
 
 
@@ -402,7 +521,8 @@ def _replicate(trained: PyTree, own: Shape, batch: Shape) -> PyTree:
             )
         event = leaf.shape[len(own) :]
         leaf = leaf.reshape(*(1,) * (len(batch) - len(own)), *leaf.shape)
-        return jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event)
+        # A copy, as the caller's own array must outlive its use as a buffer.
+        return jnp.array(jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event))
 
     return jax.tree.map(one, trained)
 

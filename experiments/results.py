@@ -10,6 +10,7 @@ import msgspec
 import xarray as xr
 from matplotlib.figure import Figure
 
+from didsim import plotting
 from experiments.configs import SpaceConfig
 
 _PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "matplotlib", "numpy", "optax", "scipy", "xarray")
@@ -44,7 +45,8 @@ def save(dataset: xr.Dataset, figure: Figure, name: str, folder: Path) -> list[P
         for draft in drafts[1:]:
             # No creation date: the same figure gives the same bytes.
             metadata = {"CreationDate": None} if draft.suffix == ".pdf" else None
-            figure.savefig(draft, metadata=metadata)
+            with plotting.style():
+                figure.savefig(draft, metadata=metadata)
         for draft, path in zip(drafts, paths, strict=True):
             os.replace(draft, path)
     return paths

@@ -1,4 +1,6 @@
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +11,7 @@ import optax
 import pytest
 import scipy.optimize
 import xarray as xr
+from jax.tree_util import Partial
 from scipy.special import log_softmax
 
 import didsim
@@ -140,8 +143,9 @@ def test_steps_recorded() -> None:
     )
 
 
-def test_new_values_compile_nothing() -> None:
-    train(key=jax.random.key(1), batch_size=16, target=TARGET)
+@contextlib.contextmanager
+def counted_compilations() -> Iterator[list[str]]:
+    """A list that grows with every program that is compiled."""
     compiled: list[str] = []
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -150,6 +154,14 @@ def test_new_values_compile_nothing() -> None:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_new_values_compile_nothing() -> None:
+    train(key=jax.random.key(1), batch_size=16, target=TARGET)
+    with counted_compilations() as compiled:
         train(
             objective=didsim.dpo(2.5),
             key=jax.random.key(2),
@@ -161,8 +173,6 @@ def test_new_values_compile_nothing() -> None:
         assert compiled == []
         train(batch_size=17, key=jax.random.key(2), target=TARGET)
         assert compiled, "the listener sees a compilation when there is one"
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_minibatches_are_unbiased_reproducible_and_different_for_each_run() -> None:
@@ -328,8 +338,8 @@ def test_a_problem_of_ones_own() -> None:
     class Halved(didsim.Contrastive):
         """Half of the pairs have their label turned around."""
 
-        def expect(self, kernel: Any, x: jax.Array) -> jax.Array:
-            return (super().expect(kernel, x) + super().expect(kernel, -x)) / 2
+        def expect(self, kernel: Any, x: jax.Array, offset: jax.Array | None = None) -> jax.Array:
+            return (super().expect(kernel, x, offset) + super().expect(kernel, -x, offset)) / 2
 
     run = train(
         problem=Halved(PROBLEM.chosen, PROBLEM.rejected), policy=didsim.EnergyBased(TARGET), steps=300
@@ -391,3 +401,73 @@ def test_to_dataset_is_labelled_and_opens_in_xarray(tmp_path: Any) -> None:
 def test_wrong_arguments_are_named_before_any_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(**changes)
+
+
+def test_another_learning_rate_compiles_nothing() -> None:
+    def run(seed: int, beta: float, rate: float) -> didsim.Run:
+        reference, target = didsim.normal_logits(jax.random.split(jax.random.key(seed), (2, SEEDS)), SIZE)
+        return didsim.train(
+            didsim.EnergyBased(reference),
+            reference,
+            didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, beta)),
+            didsim.dpo(beta),
+            Partial(optax.adam, rate),
+            20,
+            target=target,
+        )
+
+    first = run(0, 0.5, 0.1)
+    with counted_compilations() as compiled:
+        second = run(1, 0.25, 0.05)
+        assert compiled == []
+    assert not np.array_equal(first.metrics["loss"], second.metrics["loss"])
+
+
+def test_an_optimiser_with_its_settings_apart_is_the_same_optimiser() -> None:
+    apart = train(optimizer=Partial(optax.adam, 0.1), steps=30)
+    whole = train(optimizer=optax.adam(0.1), steps=30)
+    np.testing.assert_allclose(apart.metrics["loss"], whole.metrics["loss"], rtol=1e-12)
+
+
+def test_a_batch_of_learning_rates_is_a_batch_of_runs() -> None:
+    rates = np.array([[0.01], [0.1]])
+    run = train(optimizer=Partial(optax.adam, learning_rate=rates, b2=0.9), steps=30)
+    assert run.metrics["loss"].shape == (2, SEEDS, 4)
+    for row, rate in enumerate(rates[:, 0]):
+        alone = train(optimizer=optax.adam(rate, b2=0.9), steps=30)
+        np.testing.assert_allclose(run.metrics["loss"][row], alone.metrics["loss"], rtol=1e-12)
+
+
+def test_a_callers_arrays_outlive_the_buffers() -> None:
+    logits = jnp.array(REFERENCE)
+    policy = didsim.EnergyBased(logits)
+    train(policy=policy, steps=5)
+    train(policy=policy, steps=5)
+    np.testing.assert_array_equal(logits, REFERENCE)
+
+
+def test_the_recorded_gradient_is_the_next_steps() -> None:
+    """Records and steps share a gradient, so that how often is recorded changes nothing."""
+    often = train(record=didsim.Record(every=1), steps=12)
+    seldom = train(record=didsim.Record(every=12), steps=12)
+    np.testing.assert_allclose(often.policy.log_probs(), seldom.policy.log_probs(), rtol=1e-13)
+    np.testing.assert_allclose(often.metrics["loss"][:, -1], seldom.metrics["loss"][:, -1], rtol=1e-13)
+
+
+def test_metrics_that_count_pairs_are_recorded_when_asked_for() -> None:
+    assert not {"fraction_ordered", "reward_accuracy"} & set(train(steps=0).metrics)
+    run = train(steps=0, record=didsim.Record(metrics=didsim.METRICS))
+    assert set(run.metrics) == set(didsim.METRICS)
+
+
+def test_wrong_meshes_and_optimisers_are_named() -> None:
+    one = jax.make_mesh((1,), ("runs",))
+    assert train(steps=3, mesh=one).metrics["loss"].shape == (SEEDS, 2)
+    with pytest.raises(ValueError, match=r"`mesh` must have one axis, and .* divides 3 runs; got axes"):
+        train(steps=3, mesh=jax.make_mesh((1, 1), ("a", "b")))
+    with pytest.raises(ValueError, match=r"`mesh` must be a jax\.sharding\.Mesh"):
+        train(steps=3, mesh="cpu")
+    with pytest.raises(ValueError, match="`optimizer` must be an optax optimiser, or a Partial"):
+        train(steps=3, optimizer=Partial(lambda rate: rate, 0.1))
+    with pytest.raises(ValueError, match="must broadcast together"):
+        train(steps=3, optimizer=Partial(optax.adam, np.ones(2)))

@@ -1,0 +1,80 @@
+"""What is measured, in full and in short."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and budgets of a run.
+
+    Attributes:
+        budget: seconds for each group of measurements that are compared.
+        sizes: numbers of sequences N for times of a loss and its gradient.
+        range_size: N for times over the half-range.
+        half_ranges: A, of the implicit rewards.
+        errors: (N, A, dtype) of the cases whose errors are measured.
+        peaks: (method, N, dtype) of the processes whose memory is measured.
+        training_sizes: numbers of sequences of trained policies.
+        runs: numbers of runs.
+        double: (N, runs) of a batch in float64.
+        recordings: (N, runs) of batches that record metrics.
+        processes: how many fresh processes the time to a first result is the median of.
+    """
+
+    budget: float
+    sizes: tuple[int, ...]
+    range_size: int
+    half_ranges: tuple[float, ...]
+    errors: tuple[tuple[int, float, str], ...]
+    peaks: tuple[tuple[str, int, str], ...]
+    training_sizes: tuple[int, ...]
+    runs: tuple[int, ...]
+    double: tuple[int, int]
+    recordings: tuple[tuple[int, int], ...]
+    processes: int
+
+
+FULL = Plan(
+    budget=2.0,
+    sizes=tuple(10**power for power in range(2, 8)),
+    range_size=10**6,
+    half_ranges=(1.0, 10.0, 40.0),
+    errors=(
+        *((size, half_range, "float64") for size in (1000, 10**4) for half_range in (1.0, 10.0, 40.0)),
+        (10**4, 1.0, "float32"),
+        (10**4, 10.0, "float32"),
+        (10**4, 40.0, "float32"),
+        (10**5, 1.0, "float64"),
+        (2000, 1400.0, "float64"),
+    ),
+    peaks=tuple(
+        (method, size, dtype)
+        for size in (10**4, 10**6, 10**7)
+        for method, dtype in (
+            ("arrays", "float64"),
+            ("floor", "float64"),
+            ("engine", "float64"),
+            ("engine", "float32"),
+            *((("exact", "float64"), ("dense", "float64")) if size == 10**4 else ()),
+        )
+    ),
+    training_sizes=(20, 256, 1000, 4096),
+    runs=(1, 32, 256),
+    double=(256, 32),
+    recordings=((256, 32), (1000, 32)),
+    processes=3,
+)
+
+QUICK = Plan(
+    budget=0.1,
+    sizes=(100, 200),
+    range_size=200,
+    half_ranges=(10.0,),
+    errors=((200, 1.0, "float64"),),
+    peaks=(("arrays", 200, "float64"), ("engine", 200, "float64")),
+    training_sizes=(20,),
+    runs=(1, 4),
+    double=(20, 1),
+    recordings=((20, 4),),
+    processes=1,
+)

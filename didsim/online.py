@@ -1,0 +1,303 @@
+"""Labelled pairs from samplers that depend on the policy that is trained.
+
+At each step the pairs are those of the policy as it stands, and are data: no gradient passes through the
+samplers. Every sampler here is a mixture of independent draws, so that its sums over pairs separate.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.nn import log_softmax, logsumexp
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from didsim import _checks
+from didsim._checks import Shape
+from didsim._registry import Registry
+from didsim.information import LogProbs
+from didsim.preferences import Kernel, Labelled, Pairs, Problem
+
+
+class Mixture(Problem):
+    """Pairs from one of several problems, each with its own probability.
+
+    Args:
+        problems: where pairs come from.
+        log_weights: the log-probability of each, over the last axis.
+
+    Raises:
+        ValueError: there is no problem, one is not a `Problem`, weights are not normalised, or there is not
+            one for each problem.
+    """
+
+    problems: tuple[Problem, ...]
+    log_weights: Float[Array, "*batch problems"]
+
+    def __init__(self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]):
+        self.problems = tuple(problems)
+        for problem in self.problems:
+            _checks.instance("problems", problem, Problem, "a tuple of problems")
+        self.log_weights = _checks.distribution("log_weights", log_weights)
+        if self.log_weights.shape[-1] != len(self.problems):
+            raise ValueError(
+                f"`log_weights` must have one entry for each of {len(self.problems)} problems; got shape "
+                f"{self.log_weights.shape}"
+            )
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of weights and problems."""
+        shapes = {f"problems[{k}]": problem.batch_shape for k, problem in enumerate(self.problems)}
+        return _checks.broadcast(log_weights=self.log_weights.shape[:-1], **shapes)
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless every problem is one over `size` sequences."""
+        for problem in self.problems:
+            problem.check_size(size)
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """That of the problems, where they agree.
+
+        Raises:
+            ValueError: the problems are not labelled by one reward, so that it depends on which is drawn.
+        """
+        first = self.problems[0]
+        same = isinstance(first, Labelled) and all(
+            isinstance(problem, Labelled) and problem.reward is first.reward for problem in self.problems
+        )
+        if not same:
+            raise ValueError("`problems` must be labelled by one reward array for pairs to have a preference")
+        return first.preference(i, j)
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:
+        """Independent pairs, each of a problem drawn for it.
+
+        Raises:
+            ValueError: `key` is no random key, or `num_pairs` below 1.
+        """
+        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        which_key, *keys = jax.random.split(_checks.one_key("key", key), len(self.problems) + 1)
+        batch = self.batch_shape
+        log_weights = jnp.broadcast_to(self.log_weights, (*batch, len(self.problems)))
+        which = jax.random.categorical(which_key, log_weights[..., None, :], shape=(*batch, num_pairs))
+        drawn = [problem.sample(k, num_pairs) for problem, k in zip(self.problems, keys, strict=True)]
+
+        def chosen(name: str) -> Array:
+            stacked = jnp.stack([jnp.broadcast_to(getattr(one, name), which.shape) for one in drawn])
+            return jnp.take_along_axis(stacked, which[None], axis=0)[0]
+
+        return Pairs(chosen("winners"), chosen("losers"))
+
+    def expect(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch"]:
+        """The weighted mean of the problems' expectations."""
+        return self._mean([problem.expect(kernel, x, offset) for problem in self.problems])
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """The weighted mean of the problems' expectations."""
+        return self._mean([problem.expect_exp(x) for problem in self.problems])
+
+    def _mean(self, values: list[Array]) -> Array:
+        weights = jnp.exp(self.log_weights)
+        return jnp.sum(weights * jnp.stack(jnp.broadcast_arrays(*values), axis=-1), axis=-1)
+
+    def prepared(self) -> "Mixture":
+        """The mixture of the prepared problems."""
+        return Mixture(tuple(problem.prepared() for problem in self.problems), self.log_weights)
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """The mixture of the problems' chosen marginals."""
+        return self._mixed([problem.chosen_marginal(size) for problem in self.problems])
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """The mixture of the problems' rejected marginals."""
+        return self._mixed([problem.rejected_marginal(size) for problem in self.problems])
+
+    def _mixed(self, marginals: list[Array]) -> Array:
+        weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None]
+        terms = [weight + marginal for weight, marginal in zip(weights, marginals, strict=True)]
+        return logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0)
+
+
+class Draw(NamedTuple):
+    """Two independent samplers, and the logarithm of how often pairs come from them, up to a constant."""
+
+    log_weight: Float[Array, "*batch"]
+    first: LogProbs
+    second: LogProbs
+
+
+class Sampler(eqx.Module):
+    """Where two sequences come from, given the policy that is trained."""
+
+    @abstractmethod
+    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        """The mixture of independent draws that pairs come from."""
+
+
+class Uniform(Sampler):
+    """Both sequences uniform over the space."""
+
+    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        """One draw, from uniform samplers."""
+        uniform = log_softmax(jnp.zeros_like(log_probs), axis=-1)
+        return (Draw(jnp.zeros_like(log_probs[..., 0]), uniform, uniform),)
+
+
+class OnPolicy(Sampler):
+    """Both sequences from the policy, tempered: `∝ π^exponent`.
+
+    Args:
+        exponent: 1, the default, is the policy itself; between 0 and 1 flattens it.
+
+    Raises:
+        ValueError: `exponent` is negative or not finite.
+    """
+
+    exponent: Float[Array, ""]
+
+    def __init__(self, exponent: Float[ArrayLike, ""] = 1.0):
+        self.exponent = _checks.non_negative("exponent", exponent)
+
+    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        """One draw, from the tempered policy for both samplers."""
+        tempered = log_softmax(self.exponent[..., None] * log_probs, axis=-1)
+        return (Draw(jnp.zeros_like(tempered[..., 0]), tempered, tempered),)
+
+
+class RewardDifference(Sampler):
+    """Pairs in proportion to `2 + e^d + e^−d`, with `d` the difference of their implicit rewards.
+
+    That is the reciprocal of `σ'(d)`: a pair on which the policy is sure, where the logistic loss
+    hardly has a gradient, is drawn the more often. It is the mixture of a uniform pair and of one from
+    `∝ e^h` and `∝ e^−h`, with weights `2N²` and `2 Σ e^h Σ e^−h`, since a label does not depend on which of
+    two sequences came first.
+
+    Args:
+        of: "policy" for differences of the implicit reward, "reward" for those of the labels' own.
+
+    Raises:
+        ValueError: `of` is neither.
+    """
+
+    of: str = eqx.field(static=True)
+
+    def __init__(self, of: str = "policy"):
+        if of not in ("policy", "reward"):
+            raise ValueError(f"`of` must be 'policy' or 'reward'; got {of!r}")
+        self.of = of
+
+    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        """Two draws."""
+        h = implicit_reward if self.of == "policy" else reward
+        (uniform,) = Uniform()(reward, h, h)
+        pairs = 2 * math.log(h.shape[-1])
+        return (
+            uniform._replace(log_weight=uniform.log_weight + pairs),
+            Draw(
+                logsumexp(h, axis=-1) + logsumexp(-h, axis=-1),
+                log_softmax(h, axis=-1),
+                log_softmax(-h, axis=-1),
+            ),
+        )
+
+
+SAMPLERS: Registry[type[Sampler]] = Registry(
+    "sampler", {"uniform": Uniform, "on_policy": OnPolicy, "reward_difference": RewardDifference}
+)
+
+
+class Online(Problem):
+    """Labelled pairs whose samplers depend on the current policy.
+
+    The loss of a policy is that of the pairs it gives rise to, `sampler(reward, π, h)`, which are held fixed
+    when it is differentiated. What a pair or an expectation is can be asked of `at(log_probs, h)`. Sums
+    over pairs are taken as those of `Labelled`, in near-linear time if the mean of `p (1 − p)` over uniform
+    pairs is 0.01 or more.
+
+    Args:
+        reward: finite, in nats; labels are drawn from Bradley–Terry with it.
+        sampler: where the two sequences come from.
+
+    Raises:
+        ValueError: `reward` is not finite, or `sampler` no `Sampler`.
+
+    >>> p = jnp.log(jnp.array([0.9, 0.1]))
+    >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
+    >>> jnp.exp(problem.at(p, p).chosen_marginal(2)).round(4).tolist()  # 0.81 + 0.18 · 3/4
+    [0.945, 0.055]
+    """
+
+    online: ClassVar[bool] = True
+
+    reward: Float[Array, "*batch sequences"]
+    sampler: Sampler
+    separable: bool = eqx.field(static=True)
+
+    def __init__(self, reward: Float[ArrayLike, "*batch sequences"], sampler: Sampler):
+        self.reward = _checks.finite("reward", reward)
+        self.sampler = sampler
+        _checks.instance("sampler", sampler, Sampler, "a Sampler, as OnPolicy()")
+        self.separable = self.uniform().separable
+
+    def uniform(self) -> Labelled:
+        """Pairs with the same labels from uniform samplers."""
+        uniform = log_softmax(jnp.zeros_like(self.reward), axis=-1)
+        return Labelled(self.reward, uniform, uniform)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of the reward and of the sampler's parameters."""
+        parameters = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.sampler)]
+        return jnp.broadcast_shapes(self.reward.shape[:-1], *parameters)
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless the reward is one of `size` sequences."""
+        if self.reward.shape[-1] != size:
+            raise ValueError(
+                f"`problem` is over {self.reward.shape[-1]} sequences; it was asked about {size}"
+            )
+
+    def at(self, log_probs: Array, implicit_reward: Array) -> Problem:
+        """The pairs of a policy with these log-probabilities and this implicit reward."""
+        held = map(jax.lax.stop_gradient, (log_probs, implicit_reward))
+        draws = self.sampler(self.reward, *held)
+        problems = [Labelled(self.reward, one.first, one.second, self.separable) for one in draws]
+        if len(problems) == 1:
+            return problems[0]
+        log_weights = jnp.stack(jnp.broadcast_arrays(*(one.log_weight for one in draws)), axis=-1)
+        return Mixture(tuple(problems), log_softmax(log_weights, axis=-1))
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """`σ(r(i) − r(j))`, whatever the sampler."""
+        return self.uniform().preference(i, j)
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:
+        """Raises `ValueError`."""
+        raise _needs_policy()
+
+    def expect(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch"]:
+        """Raises `ValueError`."""
+        raise _needs_policy()
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """Raises `ValueError`."""
+        raise _needs_policy()
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """Raises `ValueError`."""
+        raise _needs_policy()
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """Raises `ValueError`."""
+        raise _needs_policy()
+
+
+def _needs_policy() -> ValueError:
+    return ValueError("`problem` depends on the policy: ask problem.at(log_probs, implicit_reward)")

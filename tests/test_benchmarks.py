@@ -1,0 +1,47 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "benchmarks.png", "benchmarks.pdf"}
+    assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "benchmarks.pdf").read_bytes().startswith(b"%PDF")
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {
+        "machine",
+        "seconds",
+        "evaluations",
+        "half_ranges",
+        "slope",
+        "slope_float32",
+        "errors",
+        "peaks",
+        "cells",
+        "double",
+        "recordings",
+        "first_result",
+        "targets",
+    }
+    assert {"cpu", "cores", "memory_gib", "os", "python", "jax", "date"} <= set(results["machine"])
+    methods = {"engine", "engine_float32", "exact", "dense", "floor", "floor_float32"}
+    for evaluation in results["evaluations"]:
+        assert set(evaluation["seconds"]) == methods
+        assert all(seconds > 0 for seconds in evaluation["seconds"].values())
+        assert evaluation["to_dense"]["dense"] == evaluation["to_floor"]["floor"] == 1
+    assert all(error["value"] < 1e-12 and error["gradient"] < 1e-10 for error in results["errors"])
+    assert all(cell["rate"] > 0 for cell in results["cells"])
+    assert {peak["method"] for peak in results["peaks"]} == {"arrays", "engine"}
+    assert all(peak["mib"] > 0 for peak in results["peaks"])
+    for title in ("Machine", "Peak memory", "Loss and gradient", "Training", "Recording", "Targets"):
+        assert title in done.stdout
