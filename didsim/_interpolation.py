@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from didsim._tiles import Estimate, Kernel, Sums, Wanted
 
-_UNITS = 8  # of rounding, in a sum without signs; three at most are seen, up to degree 512
+_UNITS = 24  # of rounding, in a sum without signs
 _LAST = 3  # coefficients that an error is judged by; every other one of an even or odd function is zero
 _LANES = 16
 _BLOCK = 128  # points of a lane in a block
@@ -55,14 +55,18 @@ def interpolated_sums(
 ) -> Estimate:
     """Sums over all pairs, with bounds on their errors. O(N degree + degree²) time, O(N) memory.
 
-    A bound is the sum of two terms. The truncation is the tail of a geometric series with ratio `1/ρ` that
-    continues the last Chebyshev coefficients of an interpolant, fourfold, once for each variable. The
-    rounding is a few units of the same sum over nodes with all signs dropped.
+    A bound is the sum of three terms. Two are truncations, one for each variable: the tail of a geometric
+    series with ratio `1/ρ` that continues the last Chebyshev coefficients, fourfold, of the sums in the one
+    variable, and of the kernel itself in the other, for all the weight there is. The third is
+    rounding: a few units of the same sum over nodes with all signs dropped. Coefficients within one unit of
+    the largest value count as rounding.
     """
     grid = _grid(degree, x.dtype)
-    radius = half_range(x)
+    # Differences from the middle are exact however far from zero x is.
+    centred = x - (jnp.min(x) + half_range(x))
+    radius = jnp.max(jnp.abs(centred))
     scale = jnp.where(radius == 0, 1, radius)
-    u = jnp.clip((x - (jnp.min(x) + radius)) / scale, -1, 1)
+    u = centred / scale
     blocks = _Blocks(x.shape[0])
     a, b = _matmul("sk,pk->sp", _moments(grid, blocks, u, (first, second)), grid.to_nodes)
     nodes = radius * (grid.nodes[:, None] - grid.nodes) - offset
@@ -73,14 +77,19 @@ def interpolated_sums(
 
     def at_nodes(kernel: Kernel, side: int) -> tuple[Array, Array, Array, Array]:
         """Sums over the nodes of the other sequence, without signs too, their errors, and one sign's flag."""
-        table = kernel(nodes)
-        form, charges = ("pq,q->p", b) if side == 0 else ("pq,p->q", a)
-        values = _matmul(form, table, charges)
-        sizes = _matmul(form, jnp.abs(table), jnp.abs(charges))
-        last = jnp.abs(_matmul("tp,p->t", grid.last_coefficients, values))
-        tail = 4 * jnp.max(last / rate ** jnp.arange(_LAST, 0, -1)) / (1 - 1 / rate)
+        table = kernel(nodes) if side == 0 else kernel(nodes).T
+        charges, weights = (b, second) if side == 0 else (a, first)
+        values = _matmul("pq,q->p", table, charges)
+        sizes = _matmul("pq,q->p", jnp.abs(table), jnp.abs(charges))
+        truncation = tail(values[None]) + jnp.sum(jnp.abs(weights)) * tail(table)
         one_sign = whole & (jnp.all(table >= 0) | jnp.all(table <= 0))
-        return values, sizes, 2 * tail + rounding * sizes, one_sign
+        return values, sizes, truncation + rounding * sizes, one_sign
+
+    def tail(values: Float[Array, "functions nodes"]) -> Array:
+        """What the largest of several functions loses to its interpolation."""
+        last = jnp.abs(_matmul("tp,fp->ft", grid.last_coefficients, values))
+        unit = jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values))
+        return 4 * jnp.maximum(jnp.max(last) - unit, 0) / (1 - 1 / rate)
 
     totals, total_errors, total_sizes = [], [], []
     for kernel in wanted.totals:

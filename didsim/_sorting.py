@@ -78,6 +78,7 @@ class _Spread(NamedTuple):
         reach_from: sums of weights times distances from point `k`.
         mass_before: sums of weights.
         reach_before: sums of weights times distances from point `k − 1`.
+        mass_at: sums of the weights of all points equal to point `k`.
     """
 
     points: Array
@@ -85,12 +86,15 @@ class _Spread(NamedTuple):
     reach_from: Array
     mass_before: Array
     reach_before: Array
+    mass_at: Array
 
     @classmethod
     def of(cls, points: Array, weights: Array) -> "_Spread":
         mass_before, reach_before = _running(points, weights)
         mass_from, reach_from = _running(-points[::-1], weights[::-1])
-        return cls(points, mass_from[::-1], reach_from[::-1], mass_before, reach_before)
+        run = jnp.cumsum(jnp.diff(points, prepend=points[0]) > 0)
+        mass_at = jnp.zeros_like(weights).at[run].add(weights)[run]
+        return cls(points, mass_from[::-1], reach_from[::-1], mass_before, reach_before, mass_at)
 
 
 def _running(points: Array, weights: Array) -> tuple[Array, Array]:
@@ -120,6 +124,6 @@ def _one_sided(piece: Piece, spread: _Spread, x: Array) -> Array:
         mass = spread.mass_before[begin]
         value += piece.above * mass + piece.right * (spread.reach_before[begin] + mass * distance)
     if piece.below or piece.above:
-        at_knot = spread.mass_before[end] - spread.mass_before[begin]
-        value += (piece.below + piece.above) / 2 * at_knot
+        at_knot = spread.mass_at[jnp.minimum(begin, last)]
+        value += (piece.below + piece.above) / 2 * jnp.where(begin < end, at_knot, 0)
     return value

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from didsim._interpolation import convergence_rate, half_range, interpolated_sums
 from didsim._tiles import Estimate, Wanted
+from didsim.pairwise import Analytic, pair_sum
 
 SIZE = 100
 DEGREES = (16, 32, 64, 128, 512)
@@ -152,3 +154,48 @@ def test_the_half_range_and_the_rate_of_convergence() -> None:
     # The Bernstein ellipse through i: its axes 1 and √2 add up to 1 + √2.
     assert float(convergence_rate(jnp.asarray(2.0), 2.0)) == pytest.approx(1 + np.sqrt(2), rel=1e-15)
     assert np.isinf(convergence_rate(jnp.asarray(0.0), 2.0))
+
+
+def gaussian(width: float, d: jax.Array) -> jax.Array:
+    return jnp.exp(-((d / width) ** 2))
+
+
+@pytest.mark.parametrize("strip", [1e3, 1e6, 1e100])
+def test_a_claim_of_a_huge_strip_hides_no_error(strip: float) -> None:
+    """A Gaussian is analytic everywhere, so that no strip is wrong, and a narrow one needs many nodes."""
+    rng = np.random.default_rng(0)
+    x, ones = rng.uniform(-1, 1, 300), np.ones(300)
+    for width in (0.5, 0.32, 0.1, 0.058, 0.05):
+        kernel = Analytic(partial(gaussian, width), strip)
+        expected = np.exp(-(((x[:, None] - x) / width) ** 2)).sum()
+        assert float(pair_sum(kernel, ones, ones, x)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "away", "bound"), [("float32", 1e6, 3e-5), ("float64", 1e8, 1e-12)])
+def test_points_far_from_zero_lose_nothing(dtype: str, away: float, bound: float) -> None:
+    rng = np.random.default_rng(1)
+    x = (away + rng.normal(size=300)).astype(dtype)
+    weights = np.full(300, 1 / 300, dtype)
+    kernel = Analytic(jax.nn.softplus, math.pi)
+    differences = x.astype(float)[:, None] - x.astype(float)
+    expected = np.logaddexp(0, differences).mean()
+    assert float(pair_sum(kernel, weights, weights, x)) == pytest.approx(expected, rel=bound)
+
+
+@pytest.mark.parametrize("layout", ["uniform", "outlier"])
+@pytest.mark.parametrize("first", ["random", "lowest", "middle", "signed"])
+@pytest.mark.parametrize("second", ["random", "highest", "middle", "one"])
+def test_reported_errors_bound_the_true_ones(layout: str, first: str, second: str) -> None:
+    """Whatever the degree, and wherever the weights lie."""
+    rng = np.random.default_rng(0)
+    for (name, degree), estimate in ESTIMATES.items():
+        if degree in (64, 512):
+            continue
+        for half in HALF_RANGES:
+            x = scalars(layout, half, rng)
+            a, b = weights(first, x, rng), weights(second, x, rng)
+            found = estimate(a, b, x, 0.0)
+            true = exact(KERNELS[name][1], a, b, x, 0.0)
+            for values, errors, expected in zip(found.sums, found.errors, true, strict=True):
+                where = f"{name}, degree {degree}, half-range {half}"
+                assert float(np.max(np.abs(values[0] - expected))) <= float(errors[0]) + 1e-300, where

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from didsim._sorting import Piece, sorted_sums
 from didsim._tiles import Sums, Wanted
+from didsim.pairwise import PiecewiseLinear, pair_sum
 
 SIZE = 70
 
@@ -126,3 +127,11 @@ def test_a_reflected_piece_is_the_piece_of_minus_the_difference(name: str) -> No
 def test_a_derivative_is_the_slope_on_either_side() -> None:
     slope = Piece(1.0, below=5.0, left=2.0, above=-1.0, right=3.0).derivative()
     assert [float(slope(jnp.asarray(d))) for d in (0.0, 1.0, 2.0)] == [-2.0, 0.5, 3.0]
+
+
+def test_a_small_tied_weight_is_not_lost_beside_a_large_one() -> None:
+    x = np.arange(64.0)
+    first, second = np.zeros(64), np.zeros(64)
+    first[-1], second[0], second[-1] = 1, 1, 1e-20
+    step = PiecewiseLinear(knots=(0,), below=(1,))
+    assert float(pair_sum(step, first, second, x)) == pytest.approx(5e-21, rel=1e-12)
