@@ -693,3 +693,90 @@ def test_float32_losses_of_squares_exponentials_and_odds_are_within_their_roundi
     # log(1 − P) moves by P/(1 − P) times what log P moves; the loss of a difference, by no more than that.
     steep = 1 + np.exp(p).max() / (1 - np.exp(p).max())
     assert abs(single - double) <= 2 * steep * (1 + strength) * apart + 2 * relative * double
+
+
+MANY = 90
+"""Enough sequences for sums over pairs to be taken in near-linear time."""
+LENGTHS_OF_MANY = 1 + np.arange(MANY) % 4
+
+
+@st.composite
+def large_instances(draw: st.DrawFn) -> tuple[str, np.ndarray, np.ndarray, Problem]:
+    """A kind of problem over many sequences, with logits of a policy and a reference."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scales = draw(st.lists(st.sampled_from((0.0, 0.3, 1.0, 4.0, 30.0)), min_size=5, max_size=5))
+    logits, r, *rest = (scale * rng.normal(size=MANY) for scale in scales)
+    kind = draw(st.sampled_from(("contrastive", "labelled")))
+    one, two = log_softmax(rest[0]), log_softmax(rest[1])
+    problem: Problem = Contrastive(one, two) if kind == "contrastive" else Labelled(rest[2], one, two)
+    return kind, logits, log_softmax(r), problem
+
+
+def joint_of_many(problem: Problem) -> np.ndarray:
+    if isinstance(problem, Contrastive):
+        return np.exp(np.asarray(problem.chosen)[:, None] + np.asarray(problem.rejected))
+    assert isinstance(problem, Labelled)
+    first, second, reward = map(np.asarray, (problem.first, problem.second, problem.reward))
+    shown = np.exp(first[:, None] + second) + np.exp(second[:, None] + first)
+    return shown * expit(reward[:, None] - reward)
+
+
+def population_of_many(
+    name: str, b: float, p: np.ndarray, r: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """The loss over all pairs, and over all pairs without signs."""
+    n = LENGTHS_OF_MANY
+    with np.errstate(over="ignore"):
+        table = PAPERS[name](b, p[:, None], p, r[:, None], r, n[:, None], n)
+    return float(np.sum(weights * table)), float(np.sum(weights * np.abs(table)))
+
+
+@given(large_instances(), st.sampled_from((0.05, 0.5, 2.0)))
+def test_losses_and_slopes_of_many_sequences_agree_with_all_pairs(
+    instance: tuple[str, np.ndarray, np.ndarray, Problem], strength: float
+) -> None:
+    kind, logits, r, problem = instance
+    p, weights = log_softmax(logits), joint_of_many(problem)
+    objectives = make(strength)
+    if np.abs(strength * (p - r)).max() > 300:
+        del objectives["exponential"]
+    found = losses(objectives, p, r, problem, LENGTHS_OF_MANY)
+    slopes = gradients(objectives, logits, r, problem, LENGTHS_OF_MANY)
+    direction = np.random.default_rng(0).normal(size=MANY)
+    for name, result in found.items():
+        expected, gross = population_of_many(name, strength, p, r, weights)
+        # Labelled pairs are summed in two parts that nearly cancel if labels are nearly sure.
+        parts = 100 if kind == "labelled" else 1
+        _, error = population_bound(name, strength, p, r)
+        assert float(result) == pytest.approx(expected, rel=parts * 1e-12, abs=parts * error), name
+        if name == "slic":
+            continue  # a difference that straddles the hinge's knot is no derivative
+        step = 1e-5
+        ahead, behind = (
+            population_of_many(name, strength, log_softmax(logits + s * direction), r, weights)[0]
+            for s in (step, -step)
+        )
+        slope = float(slopes[name] @ direction)
+        # A central difference errs by its step squared, and by the loss's rounding over the step.
+        bound = 1e-5 * (gross * max(1, strength) ** 3 + 1) + 4 * EPS * gross / step
+        assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-5, abs=bound), name
+
+
+def population_bound(name: str, b: float, p: np.ndarray, r: np.ndarray) -> tuple[float, float]:
+    """The size of rewards, and the rounding that it brings to a loss; see `population`."""
+    size = float(np.abs(implicit_reward(name, b, p, r, LENGTHS_OF_MANY)).max()) + 1
+    centre = 1 / (2 * b) if name == "ipo" else 0.0
+    slope = 2 * (2 * size + centre) if name == "ipo" else (b if name == "orpo" else 1.0)
+    return size, 8 * EPS * slope * (size + centre)
+
+
+@pytest.mark.slow
+def test_marginals_and_exponentials_of_thousands_of_labelled_sequences() -> None:
+    rng = np.random.default_rng(0)
+    reward, first, second, x = rng.normal(size=(4, 4200))
+    problem = Labelled(reward, log_softmax(first), log_softmax(second))
+    weights = joint_of_many(problem)
+    np.testing.assert_allclose(np.exp(problem.chosen_marginal(4200)), weights.sum(1), rtol=1e-11)
+    np.testing.assert_allclose(np.exp(problem.rejected_marginal(4200)), weights.sum(0), rtol=1e-11)
+    expected = np.sum(weights * np.exp(x[:, None] - x))
+    assert float(problem.expect_exp(jnp.asarray(x))) == pytest.approx(expected, rel=1e-11)
