@@ -10,9 +10,10 @@ import jax
 
 _SAMPLE = 0.02  # seconds of calls behind one sample: many for a function of microseconds
 
-# A short function's samples are preceded by calls that do not count: one, as what ran before has emptied the
-# caches, and so many samples after one long call, which frees memory in the background for a while.
-_SETTLING = 10
+# A sample is preceded by a call that does not count, as what ran before has emptied the caches; after a long
+# call, which frees memory in the background for a while, by half a second of them.
+_LONG = 0.1
+_SETTLING = 0.5
 
 
 def seconds(function: Callable[[], Any], calls: int = 1) -> float:
@@ -38,9 +39,10 @@ def interleaved(
         at_least: number of turns, however long they take.
         at_most: number of turns, however short.
     """
-    for function in functions.values():
-        seconds(function)
-    calls = {name: max(1, math.ceil(_SAMPLE / seconds(f))) for name, f in functions.items()}
+    calls = {}
+    for name, function in functions.items():
+        settled = _settled(function)
+        calls[name] = max(1, math.ceil(_SAMPLE / settled))
     samples: dict[str, list[float]] = {name: [] for name in functions}
     before = 0.0
     began = time.perf_counter()
@@ -48,11 +50,23 @@ def interleaved(
         if turn >= at_least and time.perf_counter() - began > budget:
             break
         for name, function in functions.items():
-            if calls[name] > 1:
-                seconds(function, _SETTLING * calls[name] if before > _SAMPLE else 1)
-            before = seconds(function, calls[name])
-            samples[name].append(before)
+            if before > _LONG:
+                _settled(function)
+            elif calls[name] > 1:
+                seconds(function)
+            taken = seconds(function, calls[name])
+            samples[name].append(taken)
+            before = taken
     return {name: statistics.median(taken) for name, taken in samples.items()}
+
+
+def _settled(function: Callable[[], Any]) -> float:
+    """Seconds of the last of several calls, for long enough that what ran before no longer shows."""
+    began = time.perf_counter()
+    taken = seconds(function)
+    while time.perf_counter() - began < _SETTLING:
+        taken = seconds(function)
+    return taken
 
 
 def slope(sizes: list[int], times: list[float]) -> float:

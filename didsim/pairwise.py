@@ -456,13 +456,14 @@ def _good_enough(estimate: Estimate, tolerance: float, first: Array, second: Arr
     row_errors, column_errors = ([error.reshape(-1, 1) for error in errors] for errors in estimate.errors[1:])
     if len(row_errors) == len(column_errors):
         # A gradient in x: its entries are A_i rows_i − B_i columns_i.
+        first_size, second_size = jnp.abs(first), jnp.abs(second)
+        largest = [jnp.max(one, axis=-1) for one in (first_size, second_size)]
         for row_error, column_error, row_size, column_size in zip(
             row_errors, column_errors, *estimate.sizes[1:], strict=True
         ):
-            first_size, second_size = jnp.abs(first), jnp.abs(second)
-            error = first_size * row_error + second_size * column_error
+            error = largest[0] * row_error[:, 0] + largest[1] * column_error[:, 0]
             size = first_size * row_size + second_size * column_size
-            checks.append(within(jnp.max(error, axis=-1), jnp.max(size, axis=-1)))
+            checks.append(within(error, jnp.max(size, axis=-1)))
     else:
         for error, size in zip(
             [*row_errors, *column_errors], [*estimate.sizes[1], *estimate.sizes[2]], strict=True
