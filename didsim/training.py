@@ -102,6 +102,9 @@ def train(
     once. For another learning rate, or a batch of them, give the optimiser with its settings apart:
     `jax.tree_util.Partial(optax.adam, 0.03)`.
 
+    All numbers are in the dtype of the policy. In float32 a population's gradient is good to 3e-5 of its
+    largest entry, at worst: a limit that gives some sequences next to no probability wants float64.
+
     Args:
         policy: any module with `log_probs()`; its floating-point arrays are trained, those of
             `policy.trainable()` where it has that method.

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import typer
 
 import didsim
@@ -43,6 +44,8 @@ def main(
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise typer.BadParameter(f"--out must be a folder that can be written to: {error}") from None
+    # Limits that are nearly deterministic hang on the gradients of sequences of tiny probability.
+    jax.config.update("jax_enable_x64", True)
     for one, module in modules.items():
         began = time.perf_counter()
         arguments = [one, *(word for setting in settings or [] for word in ("--set", setting))]
