@@ -121,8 +121,9 @@ class Objective(eqx.Module):
                 as one token, so that losses that divide by the length do not.
 
         Returns:
-            The loss. Near-linear time and O(N) memory for a population (`didsim.pair_sum` says how and when;
-            hinge and a margin on labelled pairs take O(N²)), O(N + pairs) for `Pairs`.
+            The loss. Near-linear time and O(N) memory for a population (`didsim.pair_sum` says how and when),
+            O(N + pairs) for `Pairs`. On labelled pairs a hinge and a margin take O(N²), below 4,096 sequences
+            also the exponential and a likelihood term, and everything where labels are nearly sure.
 
         Raises:
             ValueError: a distribution is not normalised or has a zero, shapes do not fit, or a length is

@@ -6,6 +6,7 @@ samplers. Every sampler here is a mixture of independent draws, so that its sums
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -40,6 +41,8 @@ class Mixture(Problem):
         self.problems = tuple(problems)
         for problem in self.problems:
             _checks.instance("problems", problem, Problem, "a tuple of problems")
+            if problem.online:
+                raise ValueError("`problems` must not depend on the policy; got an Online one")
         self.log_weights = _checks.distribution("log_weights", log_weights)
         if self.log_weights.shape[-1] != len(self.problems):
             raise ValueError(
@@ -52,6 +55,20 @@ class Mixture(Problem):
         """The batch axes of weights and problems."""
         shapes = {f"problems[{k}]": problem.batch_shape for k, problem in enumerate(self.problems)}
         return _checks.broadcast(log_weights=self.log_weights.shape[:-1], **shapes)
+
+    @property
+    def has_full_support(self) -> bool:
+        """Whether one of the problems that can be drawn has."""
+        drawn = jnp.isfinite(self.log_weights).all(axis=tuple(range(self.log_weights.ndim - 1)))
+        return any(
+            bool(weighted) and problem.has_full_support
+            for weighted, problem in zip(drawn, self.problems, strict=True)
+        )
+
+    def over_runs(self, spread: Callable[[Array, int], Array]) -> "Mixture":
+        """The problem with `spread(array, event axes)` for each of its arrays."""
+        problems = tuple(problem.over_runs(spread) for problem in self.problems)
+        return Mixture(problems, spread(self.log_weights, 1))
 
     def check_size(self, size: int) -> None:
         """Raise `ValueError` unless every problem is one over `size` sequences."""
@@ -152,15 +169,16 @@ class OnPolicy(Sampler):
     """Both sequences from the policy, tempered: `∝ π^exponent`.
 
     Args:
-        exponent: 1, the default, is the policy itself; between 0 and 1 flattens it.
+        exponent: 1, the default, is the policy itself; between 0 and 1 flattens it. Batch axes are those of
+            the problem.
 
     Raises:
         ValueError: `exponent` is negative or not finite.
     """
 
-    exponent: Float[Array, ""]
+    exponent: Float[Array, "*batch"]
 
-    def __init__(self, exponent: Float[ArrayLike, ""] = 1.0):
+    def __init__(self, exponent: Float[ArrayLike, "*batch"] = 1.0):
         self.exponent = _checks.non_negative("exponent", exponent)
 
     def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
@@ -217,7 +235,8 @@ class Online(Problem):
     The loss of a policy is that of the pairs it gives rise to, `sampler(reward, π, h)`, which are held fixed
     when it is differentiated. What a pair or an expectation is can be asked of `at(log_probs, h)`. Sums
     over pairs are taken as those of `Labelled`, in near-linear time if the mean of `p (1 − p)` over uniform
-    pairs is 0.01 or more.
+    pairs is 0.01 or more; a sampler that draws pairs whose labels are nearly sure then loses accuracy,
+    relative to the loss, by as much as they are surer.
 
     Args:
         reward: finite, in nats; labels are drawn from Bradley–Terry with it.
@@ -247,13 +266,18 @@ class Online(Problem):
     def uniform(self) -> Labelled:
         """Pairs with the same labels from uniform samplers."""
         uniform = log_softmax(jnp.zeros_like(self.reward), axis=-1)
-        return Labelled(self.reward, uniform, uniform)
+        return Labelled(self.reward, uniform, uniform, getattr(self, "separable", None))
 
     @property
     def batch_shape(self) -> Shape:
         """The batch axes of the reward and of the sampler's parameters."""
-        parameters = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.sampler)]
-        return jnp.broadcast_shapes(self.reward.shape[:-1], *parameters)
+        shapes = {f"sampler[{k}]": jnp.shape(leaf) for k, leaf in enumerate(jax.tree.leaves(self.sampler))}
+        return _checks.broadcast(reward=self.reward.shape[:-1], **shapes)
+
+    def over_runs(self, spread: Callable[[Array, int], Array]) -> "Online":
+        """The problem with `spread(array, event axes)` for each of its arrays."""
+        sampler = jax.tree.map(lambda leaf: spread(leaf, 0), self.sampler)
+        return eqx.tree_at(lambda one: (one.reward, one.sampler), self, (spread(self.reward, 1), sampler))
 
     def check_size(self, size: int) -> None:
         """Raise `ValueError` unless the reward is one of `size` sequences."""

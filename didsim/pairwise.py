@@ -59,7 +59,8 @@ class Analytic:
             what lets sums over labelled pairs be taken in near-linear time.
 
     Raises:
-        ValueError: `function` is not a function, or `strip` is not positive and finite.
+        ValueError: `function` is not a function, `strip` is not positive and finite, or `odd_slope` not
+            finite.
     """
 
     function: Callable[[Array], Array]
@@ -71,6 +72,8 @@ class Analytic:
             raise ValueError(f"`function` must be a function of a difference; got {self.function!r}")
         if not (isinstance(self.strip, numbers.Real) and 0 < self.strip < math.inf):
             raise ValueError(f"`strip` must be positive and finite; got {self.strip!r}")
+        if not (self.odd_slope is None or math.isfinite(self.odd_slope)):
+            raise ValueError(f"`odd_slope` must be finite or None; got {self.odd_slope!r}")
 
     def __call__(self, d: Array) -> Array:
         """The kernel, elementwise."""
@@ -329,7 +332,7 @@ def _finite_numbers(name: str, values: Any) -> tuple[float, ...]:
 
 def _check_tolerance(tolerance: Any, dtype: jnp.dtype) -> None:
     least = 16 * float(jnp.finfo(dtype).eps)
-    if not (isinstance(tolerance, float | int) and least <= tolerance < 1):
+    if not (isinstance(tolerance, numbers.Real) and least <= float(tolerance) < 1):
         raise ValueError(
             f"`tolerance` must be at least {least:.1e}, which is what {dtype} can meet, and below 1; "
             f"got {tolerance!r}"

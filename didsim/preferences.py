@@ -48,6 +48,15 @@ class Problem(eqx.Module):
     online: ClassVar[bool] = False
 
     @property
+    def has_full_support(self) -> bool:
+        """Whether every sequence can be chosen and rejected: no distribution has a zero."""
+        return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self))
+
+    def over_runs(self, spread: Callable[[Array, int], Array]) -> "Problem":
+        """The problem with `spread(array, event axes)` for each of its arrays."""
+        return jax.tree.map(lambda leaf: spread(leaf, 1), self)
+
+    @property
     @abstractmethod
     def batch_shape(self) -> Shape:
         """The batch axes of the problem."""
@@ -177,7 +186,9 @@ class Contrastive(Problem):
         weights = jnp.exp(self.chosen), jnp.exp(self.rejected)
         if isinstance(kernel, PairKernel):
             return unchecked_pair_sum(kernel, *weights, x, 0.0 if offset is None else offset)
-        return tiled_pair_sum(_shifted(kernel, offset), *weights, x)
+        if offset is None:
+            return tiled_pair_sum(kernel, *weights, x)
+        return _at_offsets(tiled_pair_sum, kernel, offset, *weights, x)
 
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
@@ -233,12 +244,13 @@ class Labelled(Problem):
         self.second = _checks.distribution("second", second)
         _checks.same_sequences(reward=self.reward, first=self.first, second=self.second)
         self.pull = None
-        if separable is None:
-            separable = self.reward.shape[-1] >= _FEW and _checks.known(
-                (self.reward, self.first, self.second)
-            )
-            separable = separable and bool(jnp.all(self.doubt() >= _LEAST_DOUBT))
-        self.separable = separable
+        self.separable = self._may_separate() if separable is None else separable
+
+    def _may_separate(self) -> bool:
+        if self.reward.shape[-1] < _FEW:
+            return False
+        enough = jnp.all(self.doubt() >= _LEAST_DOUBT)
+        return _checks.known(enough) and bool(enough)
 
     def doubt(self) -> Float[Array, "*batch"]:
         """The mean of `p (1 − p)` over pairs, `p` the probability of a label: 1/4 if all are coin flips."""
@@ -317,8 +329,12 @@ class Labelled(Problem):
             if skew is not None:
                 pull = self._pull() if self.pull is None else self.pull
                 pairs = unchecked_pair_sum(kernel, *weights, x, 0.0 if offset is None else offset)
-                return pairs + skew / 2 * jnp.sum(pull * x, axis=-1)
-        return tiled_pair_sum(_EitherWay(_shifted(kernel, offset)), *weights, self.reward, x)
+                # Pulls add up to zero but for rounding, which a constant in x must not meet.
+                centred = x - jax.lax.stop_gradient(jnp.mean(x, axis=-1, keepdims=True))
+                return pairs + skew / 2 * jnp.sum(pull * centred, axis=-1)
+        if offset is None:
+            return tiled_pair_sum(_EitherWay(kernel), *weights, self.reward, x)
+        return _at_offsets(_either_way_sum, kernel, offset, *weights, self.reward, x)
 
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) e^{x_i − x_j}`.
@@ -364,14 +380,24 @@ class Labelled(Problem):
         return log_softmax(jnp.log(jnp.maximum(chosen, jnp.finfo(chosen.dtype).tiny)), axis=-1)
 
 
-def _shifted(kernel: Callable[[Array], Array], offset: Array | None) -> Callable[[Array], Array]:
-    if offset is None:
-        return kernel
-    return eqx.Partial(_at_offset, kernel, offset)
+def _at_offsets(
+    summed: Callable[..., Array], kernel: Callable[[Array], Array], offset: Array, *arrays: Array
+) -> Array:
+    """A sum over pairs of `kernel(d − offset)`, each entry of the batch with its own offset."""
+
+    def one(offset: Array, *arrays: Array) -> Array:
+        return summed(eqx.Partial(_at_offset, kernel, offset), *arrays)
+
+    signature = "()" + ",(n)" * len(arrays) + "->()"
+    return jnp.vectorize(one, signature=signature)(offset, *arrays)
 
 
 def _at_offset(kernel: Callable[[Array], Array], offset: Array, d: Array) -> Array:
     return kernel(d - offset)
+
+
+def _either_way_sum(kernel: Callable[[Array], Array], *arrays: Array) -> Array:
+    return tiled_pair_sum(_EitherWay(kernel), *arrays)
 
 
 class _EitherWay(eqx.Module):
@@ -429,6 +455,11 @@ class Pairs(Problem):
             given = np.asarray(weights) if _checks.known(weights) else None
             if given is not None and ((given < 0).any() or (given.sum(-1) == 0).any()):
                 raise ValueError("`weights` must be zero or more, and not all zero")
+
+    @property
+    def has_full_support(self) -> bool:
+        """False: a dataset is not asked which sequences it lacks."""
+        return False
 
     @property
     def batch_shape(self) -> Shape:

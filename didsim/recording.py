@@ -1,6 +1,6 @@
 """What is recorded along a training run: when, and which functions of the state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -191,16 +191,24 @@ class Record:
             than the training between two records does. Those that need a target, or a rejected
             distribution without zeros, are left out where there is none. To record one of one's own and
             all others: `Record(metrics={**METRICS, "peak": lambda s: s.log_probs.max()})`.
+        also: which of those two to record beside the default ones.
 
     Raises:
-        ValueError: `every` is below 1, a metric is not a function, or one is named "step".
+        ValueError: `also` names another metric, `every` is below 1, a metric is not a function, or one is
+            named "step".
     """
 
     every: int
     metrics: Mapping[str, Metric] | None
+    also: frozenset[str]
 
-    def __init__(self, every: int = 10, metrics: Mapping[str, Metric] | None = None):
+    def __init__(
+        self, every: int = 10, metrics: Mapping[str, Metric] | None = None, also: Iterable[str] = ()
+    ):
         self.every = _checks.positive_int("every", every)
+        self.also = frozenset(also)
+        if unknown := sorted(self.also - COUNTS_PAIRS):
+            raise ValueError(f"`also` must be some of {', '.join(sorted(COUNTS_PAIRS))}; got {unknown}")
         if metrics is not None:
             _checks.instance("metrics", metrics, Mapping, "functions of a Snapshot by name")
         for name, metric in (metrics or {}).items():
@@ -223,7 +231,7 @@ class Record:
             "problem": frozenset() if has_support else NEEDS_SUPPORT,
         }
         if self.metrics is None:
-            lacking = COUNTS_PAIRS.union(*needs.values())
+            lacking = (COUNTS_PAIRS - self.also).union(*needs.values())
             return {name: metric for name, metric in METRICS.items() if name not in lacking}
         for name, metric in self.metrics.items():
             for argument, names in needs.items():

@@ -1,6 +1,7 @@
 """The training loop: a batch of runs inside one compiled program."""
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from didsim.kernels import Logistic
 from didsim.objectives import Objective, check_lengths, dpo
 from didsim.online import Online
 from didsim.policies import Policy
-from didsim.preferences import Contrastive, Labelled, Pairs, Problem
+from didsim.preferences import Contrastive, Labelled, Problem
 from didsim.progress import progress_bar, tick
 from didsim.recording import Metric, Record, Snapshot, metric_attributes
 from didsim.rewards import LogRatio
@@ -97,9 +98,10 @@ def train(
     All batch axes of the arguments (seeds, prompts, values of beta) broadcast together, and each entry is a
     run of its own with its own optimiser state, which no other touches, except that all stop when one
     diverges. A policy without batch axes starts every run. The whole of it, steps and records, is one
-    compiled program. New values of any array (another beta, seed, target) do not compile it again; another
-    shape or number of records does, and so does another optimiser or metric, even one just like it: make them
-    once. For another learning rate, or a batch of them, give the optimiser with its settings apart:
+    compiled program. New values of any array (another beta, seed, target) do not compile it again, unless
+    they change whether labelled pairs are summed in two parts (`Labelled.separable`); another shape or number
+    of records does, and so does another optimiser or metric, even one just like it: make them once. For
+    another learning rate, or a batch of them, give the optimiser with its settings apart:
     `jax.tree_util.Partial(optax.adam, 0.03)`.
 
     All numbers are in the dtype of the policy. In float32 a population's gradient is good to 3e-5 of its
@@ -129,15 +131,17 @@ def train(
 
     Returns:
         A `Run`. Each step costs one gradient of `Objective.loss`, O(N + pairs) with minibatches, per run. A
-        record costs what its metrics do: O(N), but for the loss, which costs about as a gradient, the
-        reward accuracy, O(N log N), and the fraction ordered, O(N²). The gradient that it records is the next
-        step's own. Parameters and optimiser state are updated in place.
+        record costs what its metrics do: O(N), but for the loss, which costs about as a gradient, the reward
+        accuracy, O(N log N) or, for labelled pairs, O(N²), and the fraction ordered, O(N²); online pairs
+        have new marginals at every record (`Labelled.chosen_marginal`). The gradient that is recorded is the
+        next step's own. Parameters and optimiser state are updated in place.
 
     Raises:
         ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, `key`
             is missing, or runs cannot be spread over the mesh.
-        DivergenceError: the loss or its gradient became NaN or infinite, in any run of the batch. The error
-            holds all records until then.
+        DivergenceError: the gradient became NaN or infinite in any run of the batch, or the loss, which is
+            looked at in records, and with minibatches that of the minibatch at every step. The error holds
+            all records until then.
 
     >>> import didsim
     >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
@@ -154,7 +158,7 @@ def train(
         raise ValueError(
             f"`policy` must be a module with log_probs() and floating-point arrays to train; got {policy!r}"
         )
-    if not _checks.known((policy, reference, problem, objective, target, key)):
+    if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
         raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
         raise ValueError(f"`steps` must be an integer of at least 0; got {steps!r}")
@@ -177,7 +181,7 @@ def train(
     lengths = check_lengths(lengths, size)
     metrics = record.resolve(
         has_target=target is not None,
-        has_support=_has_full_support(problem),
+        has_support=problem.has_full_support,
     )
 
     def runs(tree: PyTree, event_ndim: int) -> PyTree:
@@ -202,7 +206,9 @@ def train(
         _check_mesh(mesh, batch)
     records = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
     with progress_bar(progress, steps) as meter:
-        data = _Data(runs(reference, 1), runs(target, 1), runs(problem, 1), runs(objective, 0), optimizer)
+        data = _Data(
+            runs(reference, 1), runs(target, 1), problem.over_runs(runs), runs(objective, 0), optimizer
+        )
         state = _initial_state(trained, optimizer)
         if mesh is not None:
             over_runs = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
@@ -222,7 +228,7 @@ def train(
     kept = int(np.argmax(broken)) if broken.any() else len(records)
     run = Run(
         policy=eqx.combine(jax.tree.map(batched, trained), fixed),
-        steps=np.asarray(records[:kept]),
+        steps=np.asarray(records[:kept], dtype=int),
         metrics={name: batched(jnp.moveaxis(recorded[name][:kept], 0, 1)) for name in metrics},
     )
     if failed.any():
@@ -344,11 +350,10 @@ def _loop(
         key: Array | None,
         index: Array,
     ) -> tuple[PyTree, PyTree, Array]:
-        problem, chosen = data.problem, chosen_of(marginals)
+        problem, chosen = _current(eqx.combine(trained, fixed), data, lengths), chosen_of(marginals)
         if not exact and key is not None:
             assert batch_size is not None
-            current = _current(eqx.combine(trained, fixed), data, lengths)
-            problem = current.sample(jax.random.fold_in(key, index), batch_size)
+            problem = problem.sample(jax.random.fold_in(key, index), batch_size)
             chosen = problem.chosen_marginal(size)
         loss = loss_of(data, problem, chosen)
         value, gradient = jax.value_and_grad(loss)(trained)
@@ -359,8 +364,8 @@ def _loop(
     ) -> tuple[dict[str, Array], Array, PyTree, Array]:
         """The metrics, the exact loss and gradient, and whether the loss is not finite."""
         policy = eqx.combine(trained, fixed)
-        value, gradient = jax.value_and_grad(loss_of(data, data.problem, chosen_of(marginals)))(trained)
         problem = _current(policy, data, lengths)
+        value, gradient = jax.value_and_grad(loss_of(data, problem, chosen_of(marginals)))(trained)
         chosen, rejected = marginals_of(problem) if marginals is None else marginals
         snapshot = Snapshot(
             policy=policy,
@@ -384,8 +389,9 @@ def _loop(
         return jax.vmap(measure, (0, axes, 0))(trained, data, marginals)
 
     def measured_update(trained: PyTree, state: PyTree, data: _Data, marginals: Any, *found: Any) -> Any:
-        loss = loss_of(data, data.problem, chosen_of(marginals))
-        return update(trained, state, data, loss, *found)
+        # A line search looks along the loss of the pairs that the gradient was taken of.
+        problem = _current(eqx.combine(trained, fixed), data, lengths)
+        return update(trained, state, data, loss_of(data, problem, chosen_of(marginals)), *found)
 
     def take(carry: _Carry) -> _Carry:
         found = jax.vmap(step, (0, 0, axes, 0, 0, None))(
@@ -457,8 +463,13 @@ def _check_mesh(mesh: Mesh, batch: Shape) -> None:
 def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
     made = optimizer
     if isinstance(optimizer, Partial):
-        single = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)
-        made = single()
+        for leaf in jax.tree.leaves(optimizer):
+            if isinstance(leaf, bool) or not isinstance(leaf, numbers.Real | Array | np.ndarray):
+                raise ValueError(
+                    f"`optimizer` must be a Partial whose arguments are numbers or arrays; got {leaf!r}. A "
+                    "flag or a schedule belongs in a function of one's own, Partial(lambda rate: …, 0.1)"
+                )
+        made = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)()
     _checks.instance(
         "optimizer", made, optax.GradientTransformation, "an optax optimiser, or a Partial that makes one"
     )
@@ -469,16 +480,9 @@ def _encoded_target(objective: Objective, reference: Array, problem: Problem) ->
     reward = objective.reward
     if not (isinstance(reward, LogRatio) and isinstance(objective.kernel, Logistic)):
         return None
-    if not isinstance(problem, Contrastive | Labelled | Online) or not _has_full_support(problem):
+    if not isinstance(problem, Contrastive | Labelled | Online) or not problem.has_full_support:
         return None
     return fixed_point(dpo(reward.beta), reference, problem)
-
-
-def _has_full_support(problem: Problem) -> bool:
-    """Whether every sequence can be chosen and rejected: no distribution of a population has a zero."""
-    if isinstance(problem, Pairs):
-        return False
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(problem))
 
 
 def _batch_shape(

@@ -231,3 +231,31 @@ def test_what_needs_a_policy_says_so_and_wrong_arguments_are_named() -> None:
         didsim.Mixture((contrastive,), np.log([0.5, 0.5]))
     with pytest.raises(ValueError, match="`problems` must be labelled by one reward"):
         didsim.Mixture((contrastive,), np.zeros(1)).preference(0, 1)
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_line_searches_hold_the_pairs_fixed(name: str) -> None:
+    reference = didsim.normal_logits(jax.random.key(5), SIZE)
+    problem = didsim.Online(REWARD, JOINT[name][0])
+    run = didsim.train(didsim.EnergyBased(reference), reference, problem, didsim.dpo(0.5), optax.lbfgs(), 60)
+    assert float(run.metrics["js_to_target"][-1]) < 1e-6
+
+
+def test_batches_of_exponents_train_as_one_by_one() -> None:
+    reference = didsim.normal_logits(jax.random.key(6), SIZE)
+    exponents = np.array([0.3, 1.0, 2.0])
+
+    def run(exponent: Any) -> Any:
+        problem = didsim.Online(REWARD, didsim.OnPolicy(exponent))
+        return didsim.train(
+            didsim.EnergyBased(reference), reference, problem, didsim.dpo(0.5), optax.sgd(1.0), 20
+        ).metrics["loss"]
+
+    together = run(exponents)
+    for k, exponent in enumerate(exponents):
+        np.testing.assert_allclose(together[k], run(exponent), rtol=1e-12)
+
+
+def test_a_mixture_holds_no_online_problem() -> None:
+    with pytest.raises(ValueError, match="`problems` must not depend on the policy"):
+        didsim.Mixture((didsim.Online(REWARD, didsim.Uniform()),), np.zeros(1))

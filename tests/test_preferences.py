@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from scipy.special import expit, log_softmax, logsumexp
 from scipy.stats import chisquare
 
 from didsim import Contrastive, Labelled, Pairs, Problem
+from didsim.kernels import SURPRISE
 from tests.strategies import betas, hostile_logits, ordinary_logits, policies, tuples
 
 KEY = jax.random.key(0)
@@ -507,3 +509,42 @@ def test_indices_of_another_kind_are_named() -> None:
     for value in ("a", None, [[0], [0, 1]]):
         with pytest.raises(ValueError, match="`i` must be integers that index sequences; got"):
             Contrastive(p, p).preference(value, 0)
+
+
+def test_labelled_pairs_made_under_jit_are_summed_as_they_stand() -> None:
+    rng = np.random.default_rng(0)
+    reward, logits, x = rng.normal(size=(3, 80))
+    reference = log_softmax(logits)
+
+    def loss(x: jax.Array) -> jax.Array:
+        problem = Labelled(reward, reference, reference)
+        return problem.expect(SURPRISE, x)
+
+    outside = Labelled(reward, reference, reference)
+    assert outside.separable
+    assert float(jax.jit(loss)(x)) == pytest.approx(
+        float(outside.expect(SURPRISE, jnp.asarray(x))), rel=1e-12
+    )
+
+
+def test_a_constant_in_the_reward_changes_nothing() -> None:
+    rng = np.random.default_rng(1)
+    reward, one, two, x = rng.normal(size=(4, 300)).astype(np.float32)
+    problem = Labelled(reward, jax.nn.log_softmax(one), jax.nn.log_softmax(two))
+    assert problem.separable
+    near = float(problem.expect(SURPRISE, jnp.asarray(x)))
+    # The differences themselves are rounded by eps of the constant, 1e-3 nats here, either way and at random.
+    assert float(problem.expect(SURPRISE, jnp.asarray(x + 1e4))) == pytest.approx(near, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [5, 100])
+@pytest.mark.parametrize("kernel", [SURPRISE, jax.nn.softplus])
+def test_offsets_broadcast_with_the_batch(size: int, kernel: Any) -> None:
+    rng = np.random.default_rng(2)
+    x, offsets = jnp.asarray(rng.normal(size=(5, size))), jnp.asarray(rng.normal(size=5))
+    one, two = log_softmax(rng.normal(size=(2, size)), axis=-1)
+    for problem in (Contrastive(one, two), Labelled(rng.normal(size=size), one, two)):
+        together = problem.expect(kernel, x, offsets)
+        for k in range(5):
+            alone = problem.expect(kernel, x[k], offsets[k])
+            assert float(together[k]) == pytest.approx(float(alone), rel=1e-12)

@@ -26,8 +26,11 @@ def test_the_examples_run_and_print_what_stands_below_them() -> None:
 def test_every_figure_shown_is_there_and_comes_from_an_experiment() -> None:
     root = Path(__file__).parent.parent
     shown = re.findall(r"\(figures/(\w+)\.png\)", README)
-    assert len(shown) == 5
+    assert len(shown) == 6
     for name in shown:
         assert (root / "figures" / f"{name}.png").exists()
+        if name == "benchmarks":
+            assert "`make bench`" in README
+            continue
         assert (root / "experiments" / f"{name}.py").exists()
         assert f"`python -m experiments {name}`" in README

@@ -471,3 +471,7 @@ def test_wrong_meshes_and_optimisers_are_named() -> None:
         train(steps=3, optimizer=Partial(lambda rate: rate, 0.1))
     with pytest.raises(ValueError, match="must broadcast together"):
         train(steps=3, optimizer=Partial(optax.adam, np.ones(2)))
+    with pytest.raises(ValueError, match="whose arguments are numbers or arrays; got True"):
+        train(steps=3, optimizer=Partial(optax.adam, 0.1, nesterov=True))
+    with pytest.raises(ValueError, match="must be called outside jit"):
+        jax.vmap(lambda rate: train(steps=3, optimizer=Partial(optax.adam, rate)).policy)(jnp.ones(2))
