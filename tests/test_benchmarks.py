@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme import tables
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -45,3 +47,8 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
     assert all(peak["mib"] > 0 for peak in results["peaks"])
     for title in ("Machine", "Peak memory", "Loss and gradient", "Training", "Recording", "Targets"):
         assert title in done.stdout
+
+
+def test_the_readme_holds_the_tables_of_the_data() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    assert tables(results) in (ROOT / "README.md").read_text()

@@ -1,0 +1,71 @@
+"""The tables of the README, from the data: `python -m benchmarks.readme`, which `make bench` ends with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parent.parent
+_BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The tables in Markdown."""
+    cases = [*results["evaluations"], *(case for case in results["half_ranges"] if case["half_range"] > 1)]
+    lines = [
+        "| loss and gradient, float64 | near-linear | all pairs, tiled | N × N | `log_softmax` alone |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for case in cases:
+        times = case["seconds"]
+        floor = times["floor"]
+        cells = [f"{_time(times['engine'])} ({times['engine'] / floor:.3g} ×)"]
+        cells += [_time(times[name]) if name in times else "–" for name in ("exact", "dense")]
+        lines.append(
+            f"| N = {case['size']:,}, A = {case['half_range']:g} | {' | '.join([*cells, _time(floor)])} |"
+        )
+    lines += [
+        "",
+        "| steps × runs per second, float32 | N × N, stepped from Python | 1 run | 32 runs | 256 runs |",
+    ]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for size in sorted({cell["size"] for cell in results["cells"]}):
+        row = {cell["runs"]: cell for cell in results["cells"] if cell["size"] == size}
+        rates = [row[1]["stepped_rate"], *(row[runs]["rate"] for runs in (1, 32, 256))]
+        lines.append(f"| N = {size:,} | {' | '.join(_rate(rate) for rate in rates)} |")
+    lines += ["", "| target | measured | |", "| --- | --- | --- |"]
+    for target in results["targets"]:
+        sign = "≤" if target["at_most"] else "≥"
+        bound, measured = (f"{target[key]:.3g}{target['unit']}" for key in ("bound", "measured"))
+        lines.append(f"| {target['name']}: {sign} {bound} | {measured} | {target['verdict']} |")
+    machine, first = results["machine"], results["first_result"]
+    lines += [
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}, JAX {machine['jax']}, "
+        f"{machine['date']}. The number in brackets is the ratio to `log_softmax`. A first call of `train` "
+        f"(N = {first['size']}, {first['steps']} steps) takes {_time(first['first_call'])}, a second "
+        f"{_time(first['second_call'])}.",
+    ]
+    return "\n".join(lines)
+
+
+def update() -> None:
+    """Put the tables of the last run between the marks of the README."""
+    data, readme = _ROOT / "benchmarks" / "results.json", _ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    text = f"{before}{_BEGIN}\n{tables(json.loads(data.read_text()))}\n{_END}{after}"
+    readme.write_text(text)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} µs"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{float(f'{rate:.3g}'):,.0f}"
+
+
+if __name__ == "__main__":
+    update()
