@@ -7,17 +7,17 @@ engine's cost depends.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import log_softmax, sigmoid, softplus
+from jax.nn import log_softmax, softplus
 from jaxtyping import Array, Float
 
-from didsim.pairwise import Analytic, tiled_pair_sum, unchecked_pair_sum
+from didsim.kernels import SURPRISE
+from didsim.pairwise import tiled_pair_sum, unchecked_pair_sum
 
 _LARGEST_LOG_RATIO = 10.0
 
@@ -64,22 +64,6 @@ def make_instance(size: int, half_range: float = 1.0, dtype: str = "float64", se
     return Instance(theta, *rest)
 
 
-@jax.custom_jvp
-def _cheap_softplus(x: Array) -> Array:
-    return softplus(x)
-
-
-_cheap_softplus.defjvps(lambda tangent, _, x: tangent * sigmoid(x))
-
-
-def _kernel(d: Array) -> Array:
-    """The loss of a difference, with a derivative of one exponential, as the library has it."""
-    return _cheap_softplus(-d)
-
-
-_ANALYTIC = Analytic(_kernel, strip=math.pi)
-
-
 def rewards(theta: Array, reference: Array, beta: Array) -> Array:
     """The implicit rewards `h`."""
     return beta * (log_softmax(theta) - reference)
@@ -87,12 +71,12 @@ def rewards(theta: Array, reference: Array, beta: Array) -> Array:
 
 def engine(theta: Array, chosen: Array, rejected: Array, reference: Array, beta: Array) -> Array:
     """The loss by the library's near-linear sum."""
-    return unchecked_pair_sum(_ANALYTIC, chosen, rejected, rewards(theta, reference, beta))
+    return unchecked_pair_sum(SURPRISE, chosen, rejected, rewards(theta, reference, beta))
 
 
 def exact(theta: Array, chosen: Array, rejected: Array, reference: Array, beta: Array) -> Array:
     """The loss by the library's exact sum, row by row."""
-    return tiled_pair_sum(_kernel, chosen, rejected, rewards(theta, reference, beta))
+    return tiled_pair_sum(SURPRISE, chosen, rejected, rewards(theta, reference, beta))
 
 
 def dense(theta: Array, chosen: Array, rejected: Array, reference: Array, beta: Array) -> Array:
