@@ -1,5 +1,6 @@
 """What preference optimisation teaches a policy, computed exactly on tabular policies."""
 
+from didsim.composition import Objective
 from didsim.families import (
     best_of_n,
     dirichlet,
@@ -10,7 +11,7 @@ from didsim.families import (
     worst_of_n,
     zipf,
 )
-from didsim.fixed_points import fixed_point
+from didsim.fixed_points import Certificate, NoMinimiserError, Solution, fixed_point, solve
 from didsim.information import (
     bayes_update,
     did,
@@ -32,21 +33,37 @@ from didsim.margins import (
 )
 from didsim.objectives import (
     OBJECTIVES,
-    Objective,
+    apo_down,
+    apo_zero,
+    bco,
     cdpo,
     cpo,
+    discopop,
     dpo,
+    dpo_pg,
+    dpop,
+    exo,
     exponential,
+    fdpo_alpha,
+    fdpo_forward_kl,
+    fdpo_js,
     ipo,
+    kto,
+    length_normalised_dpo,
+    nca,
     orpo,
+    rdpo,
     reference_free,
+    robust,
+    sft,
     simpo,
     slic,
+    sppo,
 )
 from didsim.online import SAMPLERS, Mixture, Online, OnPolicy, RewardDifference, Sampler, Uniform
 from didsim.pairwise import Analytic, PiecewiseLinear, Polynomial, pair_sum, tiled_pair_sum
 from didsim.policies import Autoregressive, EnergyBased, LogLinear, Policy
-from didsim.preferences import Contrastive, Labelled, Pairs, Problem
+from didsim.preferences import Contrastive, Joint, Labelled, Pairs, Problem
 from didsim.recording import METRICS, Record, Snapshot
 from didsim.rejected import REJECTED, optimal_rejected
 from didsim.spaces import SequenceSpace
@@ -61,12 +78,15 @@ __all__ = [
     "SAMPLERS",
     "Analytic",
     "Autoregressive",
+    "Certificate",
     "Contrastive",
     "DivergenceError",
     "EnergyBased",
+    "Joint",
     "Labelled",
     "LogLinear",
     "Mixture",
+    "NoMinimiserError",
     "Objective",
     "OnPolicy",
     "Online",
@@ -83,8 +103,12 @@ __all__ = [
     "Sampler",
     "SequenceSpace",
     "Snapshot",
+    "Solution",
     "Uniform",
+    "apo_down",
+    "apo_zero",
     "bayes_update",
+    "bco",
     "best_of_n",
     "cdpo",
     "check_order",
@@ -92,27 +116,42 @@ __all__ = [
     "did",
     "did_entropy",
     "dirichlet",
+    "discopop",
     "dpo",
+    "dpo_pg",
+    "dpop",
     "entropy",
+    "exo",
     "expectation",
     "exponential",
+    "fdpo_alpha",
+    "fdpo_forward_kl",
+    "fdpo_js",
     "fit_power_law",
     "fixed_point",
     "geodesic",
     "ipo",
     "js",
     "kl",
+    "kto",
+    "length_normalised_dpo",
     "log_margin",
     "markov",
     "mixture",
+    "nca",
     "normal_logits",
     "optimal_rejected",
     "orpo",
     "pair_exponent",
     "pair_sum",
+    "rdpo",
     "reference_free",
+    "robust",
+    "sft",
     "simpo",
     "slic",
+    "solve",
+    "sppo",
     "temper",
     "tiled_pair_sum",
     "total_variation",

@@ -1,4 +1,8 @@
-"""Kernels: the loss of a difference of implicit rewards, chosen less rejected."""
+"""Kernels: the loss of a difference of implicit rewards.
+
+The difference is that of the chosen sequence's reward and the rejected one's, or of one sequence's reward and
+a baseline (`didsim.terms`).
+"""
 
 import math
 from abc import abstractmethod
@@ -15,7 +19,7 @@ from didsim.rewards import Scalar
 
 
 class Kernel(eqx.Module):
-    """The loss of a difference of implicit rewards, chosen less rejected."""
+    """The loss of a difference of implicit rewards."""
 
     @abstractmethod
     def __call__(self, difference: Array) -> Array:
@@ -28,6 +32,10 @@ class Kernel(eqx.Module):
         kind of function it is (`didsim.pairwise`) is summed in near-linear time.
         """
         return problem.expect(self, h)
+
+    def expect_across(self, problem: Problem, x: Array, y: Array) -> Array:
+        """The expectation where chosen sequences have the rewards `x` and rejected ones `y`; as `expect`."""
+        return problem.expect_across(self, x, y)
 
 
 @jax.custom_jvp
@@ -47,7 +55,16 @@ def _surprise(d: Array) -> Array:
 SURPRISE = Analytic(_surprise, strip=math.pi, odd_slope=-1.0)
 _SQUARE = Polynomial((0.0, 0.0, 1.0))
 _IDENTITY = Polynomial((0.0, 1.0))
+_SIGMOID = Analytic(sigmoid, strip=math.pi)
 _RAMP = PiecewiseLinear(knots=(0.0,), left=(1.0,))  # max(0, −d)
+
+
+def _negative_entropy(d: Array) -> Array:
+    """`σ(d) log σ(d) + σ(−d) log σ(−d)`."""
+    return -sigmoid(d) * _softplus(-d) - sigmoid(-d) * _softplus(d)
+
+
+_NEGATIVE_ENTROPY = Analytic(_negative_entropy, strip=math.pi, odd_slope=0.0)
 
 
 class Logistic(Kernel):
@@ -68,6 +85,14 @@ class Logistic(Kernel):
         if self.smoothing is None:
             return loss
         return loss + self.smoothing * problem.expect(_IDENTITY, h, self.margin)
+
+    def expect_across(self, problem: Problem, x: Array, y: Array) -> Array:
+        """The expectation, in near-linear time; in O(N²) for labelled pairs."""
+        y = y if self.margin is None else y + self.margin
+        loss = problem.expect_across(SURPRISE, x, y)
+        if self.smoothing is None:
+            return loss
+        return loss + self.smoothing * problem.expect_across(_IDENTITY, x, y)
 
 
 class Squared(Kernel):
@@ -108,3 +133,63 @@ class Exponential(Kernel):
     def expect(self, problem: Problem, h: Array) -> Array:
         """The expectation, in log space."""
         return problem.expect_exp(-h)
+
+
+class Linear(Kernel):
+    """`−d`."""
+
+    def __call__(self, difference: Array) -> Array:
+        """`−d`."""
+        return -difference
+
+    def expect(self, problem: Problem, h: Array) -> Array:
+        """The expectation, from moments."""
+        return -problem.expect(_IDENTITY, h)
+
+
+class Sigmoid(Kernel):
+    """`σ(−d) = 1 − σ(d)`: bounded, so that a pair that is hopeless hardly counts."""
+
+    def __call__(self, difference: Array) -> Array:
+        """`σ(−d)`."""
+        return sigmoid(-difference)
+
+    def expect(self, problem: Problem, h: Array) -> Array:
+        """The expectation, in near-linear time; in O(N²) for labelled pairs."""
+        return problem.expect(_SIGMOID, -h)
+
+
+class ReverseCrossEntropy(Kernel):
+    """`KL(Bernoulli(σ(d)) ‖ Bernoulli(1 − smoothing))`, the policy's label against a smoothed one.
+
+    That is `σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]`: zero where `σ(d) = 1 − ε`, and bounded.
+    """
+
+    smoothing: Scalar
+
+    def __call__(self, difference: Array) -> Array:
+        """The divergence of the labels."""
+        against = -jnp.log(self.smoothing) + jnp.log1p(-self.smoothing)
+        return _negative_entropy(difference) - jnp.log1p(-self.smoothing) + against * sigmoid(-difference)
+
+    def expect(self, problem: Problem, h: Array) -> Array:
+        """The expectation, in near-linear time; in O(N²) for labelled pairs."""
+        against = -jnp.log(self.smoothing) + jnp.log1p(-self.smoothing)
+        entropy = problem.expect(_NEGATIVE_ENTROPY, h)
+        return entropy - jnp.log1p(-self.smoothing) + against * problem.expect(_SIGMOID, -h)
+
+
+class LogRatioModulated(Kernel):
+    """`−log σ(d) (1 − m) + e^−d m` with `m = σ(d / temperature)`.
+
+    The logistic loss where a pair is in the wrong order, the exponential one where it is in the right one.
+    It is analytic only in a strip of width `π · temperature`, too narrow for interpolation to pay.
+    """
+
+    temperature: Scalar
+
+    def __call__(self, difference: Array) -> Array:
+        """The blend of the two losses."""
+        t = difference / self.temperature
+        # One exponential, since e^−d may overflow where its factor vanishes.
+        return _surprise(difference) * sigmoid(-t) + jnp.exp(-difference - _softplus(-t))

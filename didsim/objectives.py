@@ -1,12 +1,11 @@
-"""Objectives of preference optimisation: an implicit reward and a loss of its difference on a pair.
+"""The catalogue of objectives: every loss of preference optimisation that is in use, as a sum of terms.
 
-On a pair of a chosen sequence `y_w` and a rejected one `y_l`, every objective here is
+Each is made of a few parts, so that it reads as its formula does: implicit rewards (`didsim.rewards`),
+kernels (`didsim.kernels`) and the terms that join them (`didsim.terms`). Defaults are those of the papers.
+An objective of one's own is another combination, or another `Reward` or `Kernel`.
 
-    pair_loss = pair_weight · kernel(h(y_w) − h(y_l)) + chosen_weight · nll(y_w)
-
-with an implicit reward `h` (`didsim.rewards`), a kernel (`didsim.kernels`) and, for some, the negative
-log-likelihood of the chosen sequence. The population loss is its exact expectation over the pairs of a
-problem. An objective of one's own is another combination, or another `Reward` or `Kernel`.
+In formulas `d` is the difference of implicit rewards, `beta · [t(y_w) − t(y_l)]` with the log-ratio
+`t(y) = log(π(y)/ref(y))`, and `h = beta · t`. Log-probabilities are sums over tokens unless divided by `|y|`.
 
 Parameters are arrays, so that new values compile nothing; `jax.vmap(didsim.dpo)(betas)` is a batch.
 """
@@ -15,186 +14,36 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Float
 
 from didsim import _checks
 from didsim._registry import Registry
-from didsim.information import LogProbsLike, expectation
-from didsim.kernels import Exponential, Hinge, Kernel, Logistic, Squared
-from didsim.preferences import Problem
-from didsim.rewards import LogOdds, LogProb, LogRatio, Reward, Scalar, per_token
-
-
-class Objective(eqx.Module):
-    """A loss on preference pairs; see the module's docstring for its form.
-
-    Attributes:
-        reward: the implicit reward `h`.
-        kernel: the loss of a difference of rewards.
-        pair_weight: factor of the kernel; None is 1.
-        chosen_weight: factor of the chosen sequence's negative log-likelihood; None is 0.
-        chosen_per_token: whether that likelihood is divided by the length.
-    """
-
-    reward: Reward
-    kernel: Kernel
-    pair_weight: Scalar | None = None
-    chosen_weight: Scalar | None = None
-    chosen_per_token: bool = eqx.field(default=False, static=True)
-
-    def pair_loss(
-        self,
-        chosen_logps: Float[ArrayLike, "*pairs"],
-        rejected_logps: Float[ArrayLike, "*pairs"],
-        ref_chosen_logps: Float[ArrayLike, "*pairs"] | None = None,
-        ref_rejected_logps: Float[ArrayLike, "*pairs"] | None = None,
-        chosen_lengths: Int[ArrayLike, "*pairs"] | None = None,
-        rejected_lengths: Int[ArrayLike, "*pairs"] | None = None,
-    ) -> Float[Array, "*pairs"]:
-        """The loss of each pair, from the quantities that a training run logs.
-
-        Args:
-            chosen_logps: `log π(y_w)`, summed over tokens, in nats.
-            rejected_logps: `log π(y_l)`.
-            ref_chosen_logps: `log reference(y_w)`; needed by rewards that use the reference.
-            ref_rejected_logps: `log reference(y_l)`; needed likewise.
-            chosen_lengths: `|y_w|` in tokens; needed by losses that divide by the length.
-            rejected_lengths: `|y_l|`; needed likewise.
-
-        Returns:
-            One loss for each pair.
-
-        Raises:
-            ValueError: an argument that this objective needs is missing, a log-probability is NaN or
-                above zero, a length is not positive, or shapes do not broadcast.
-
-        >>> loss = dpo(beta=0.1).pair_loss(-10.0, -12.0, -11.0, -11.0)
-        >>> round(float(loss), 6)  # log(1 + exp(−0.1 · 2))
-        0.598139
-        """
-        self._check_single()
-        logps = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
-        ref_logps = {
-            "ref_chosen_logps": ref_chosen_logps,
-            "ref_rejected_logps": ref_rejected_logps,
-        }
-        lengths = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
-        if self.reward.needs_reference:
-            logps |= _needed(ref_logps, "its implicit reward uses the reference policy")
-        arrays = {name: _logps(name, value) for name, value in logps.items()}
-        if self.needs_lengths:
-            needed = _needed(lengths, "it divides by the number of tokens")
-            arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
-        _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
-        chosen, rejected = (
-            self.reward(
-                arrays[f"{side}_logps"],
-                arrays.get(f"ref_{side}_logps"),
-                arrays.get(f"{side}_lengths"),
-            )
-            for side in ("chosen", "rejected")
-        )
-        loss = self._weighted(self.kernel(chosen - rejected))
-        if self.chosen_weight is None:
-            return loss
-        nll = self._nll(arrays["chosen_logps"], arrays.get("chosen_lengths"))
-        return loss + self.chosen_weight * nll
-
-    def loss(
-        self,
-        policy_logps: LogProbsLike,
-        reference: LogProbsLike,
-        problem: Problem,
-        lengths: Int[ArrayLike, " sequences"] | None = None,
-    ) -> Float[Array, "*batch"]:
-        """The exact expectation of `pair_loss` over the pairs of a problem.
-
-        Args:
-            policy_logps: log-probabilities of the policy over the whole space.
-            reference: those of the reference policy.
-            problem: where pairs come from.
-            lengths: number of tokens of every sequence, `space.lengths`; by default every sequence counts
-                as one token, so that losses that divide by the length do not.
-
-        Returns:
-            The loss. Near-linear time and O(N) memory for a population (`didsim.pair_sum` says how and when),
-            O(N + pairs) for `Pairs`. On labelled pairs a hinge and a margin take O(N²), below 4,096 sequences
-            also the exponential and a likelihood term, and everything where labels are nearly sure.
-
-        Raises:
-            ValueError: a distribution is not normalised or has a zero, shapes do not fit, or a length is
-                not positive.
-
-        >>> p = jnp.log(jnp.array([0.5, 0.5]))
-        >>> from didsim.preferences import Contrastive
-        >>> round(float(dpo(beta=0.1).loss(p, p, Contrastive(p, p))), 6)  # log 2
-        0.693147
-        """
-        policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
-        reference = _checks.distribution("reference", reference, full_support=True)
-        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
-        _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-        _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
-        problem.check_size(policy_logps.shape[-1])
-        self._check_single()
-        lengths = check_lengths(lengths, policy_logps.shape[-1])
-        return _compiled_loss(self, policy_logps, reference, problem, lengths)
-
-    def population_loss(
-        self,
-        policy_logps: Array,
-        reference: Array,
-        problem: Problem,
-        lengths: Array | None,
-        chosen: Array | None,
-    ) -> Array:
-        """`loss` for a caller that has checked its arguments and holds what they give.
-
-        `chosen` is the problem's chosen marginal, if it is at hand.
-        """
-        h = self.reward(policy_logps, reference, lengths)
-        problem = problem.at(policy_logps, h)
-        loss = self._weighted(self.kernel.expect(problem, h))
-        if self.chosen_weight is None:
-            return loss
-        if chosen is None:
-            chosen = problem.chosen_marginal(policy_logps.shape[-1])
-        nll = self._nll(policy_logps, lengths)
-        return loss + self.chosen_weight * expectation(chosen.astype(nll.dtype), nll)
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The batch axes of the parameters."""
-        return jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in jax.tree.leaves(self)))
-
-    def _check_single(self) -> None:
-        if self.batch_shape:
-            raise ValueError(
-                f"`self` must be one objective; this is a batch of shape {self.batch_shape}, over which "
-                "jax.vmap maps a loss"
-            )
-
-    @property
-    def needs_lengths(self) -> bool:
-        """Whether the loss depends on numbers of tokens."""
-        return self.reward.needs_lengths or self.chosen_per_token
-
-    def _weighted(self, loss: Array) -> Array:
-        return loss if self.pair_weight is None else self.pair_weight * loss
-
-    def _nll(self, logps: Array, lengths: Array | None) -> Array:
-        return -per_token(logps, lengths if self.chosen_per_token else None)
-
-
-@eqx.filter_jit
-def _compiled_loss(
-    objective: Objective, policy_logps: Array, reference: Array, problem: Problem, lengths: Array | None
-) -> Array:
-    return objective.population_loss(policy_logps, reference, problem, lengths, None)
+from didsim.composition import KeepsChosen, Objective
+from didsim.kernels import (
+    Exponential,
+    Hinge,
+    Kernel,
+    Linear,
+    Logistic,
+    LogRatioModulated,
+    ReverseCrossEntropy,
+    Sigmoid,
+    Squared,
+)
+from didsim.rewards import (
+    Alpha,
+    ForwardKL,
+    Guarded,
+    JensenShannon,
+    LengthRegularised,
+    LogOdds,
+    LogProb,
+    LogRatio,
+    Reward,
+    Scalar,
+)
+from didsim.terms import Pair, PairMean, PolicyMean, Single
 
 
 def dpo(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
@@ -211,7 +60,7 @@ def dpo(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
     Raises:
         ValueError: `beta <= 0`.
     """
-    return Objective(LogRatio(_checks.positive("beta", beta)), Logistic())
+    return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic())
 
 
 def cdpo(beta: Float[ArrayLike, ""] = 0.1, label_smoothing: Float[ArrayLike, ""] = 0.1) -> Objective:
@@ -229,7 +78,7 @@ def cdpo(beta: Float[ArrayLike, ""] = 0.1, label_smoothing: Float[ArrayLike, ""]
         ValueError: `beta <= 0`, or `label_smoothing` is not in [0, 0.5].
     """
     smoothing = _checks.within("label_smoothing", label_smoothing, 0, 0.5)
-    return Objective(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=smoothing))
+    return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=smoothing))
 
 
 def ipo(tau: Float[ArrayLike, ""] = 0.1) -> Objective:
@@ -247,7 +96,7 @@ def ipo(tau: Float[ArrayLike, ""] = 0.1) -> Objective:
         ValueError: `tau <= 0`.
     """
     centre = 1 / (2 * _checks.positive("tau", tau))
-    return Objective(LogRatio(jnp.asarray(1.0)), Squared(centre))
+    return _pairwise(LogRatio(jnp.asarray(1.0)), Squared(centre))
 
 
 def simpo(
@@ -273,7 +122,7 @@ def simpo(
     _checks.instance("length_normalised", length_normalised, bool, "True or False")
     margin = None if _is_plain_zero(gamma) else _checks.non_negative("gamma", gamma)
     reward = LogProb(_checks.positive("beta", beta), per_token=length_normalised)
-    return Objective(reward, Logistic(margin=margin))
+    return _pairwise(reward, Logistic(margin=margin))
 
 
 def slic(beta: Float[ArrayLike, ""] = 0.1, delta: Float[ArrayLike, ""] = 1.0) -> Objective:
@@ -291,7 +140,7 @@ def slic(beta: Float[ArrayLike, ""] = 0.1, delta: Float[ArrayLike, ""] = 1.0) ->
     Raises:
         ValueError: `beta <= 0` or `delta <= 0`.
     """
-    return Objective(LogRatio(_checks.positive("beta", beta)), Hinge(_checks.positive("delta", delta)))
+    return _pairwise(LogRatio(_checks.positive("beta", beta)), Hinge(_checks.positive("delta", delta)))
 
 
 def orpo(weight: Float[ArrayLike, ""] = 0.1) -> Objective:
@@ -308,13 +157,8 @@ def orpo(weight: Float[ArrayLike, ""] = 0.1) -> Objective:
     Raises:
         ValueError: `weight <= 0`.
     """
-    return Objective(
-        LogOdds(),
-        Logistic(),
-        pair_weight=_checks.positive("weight", weight),
-        chosen_weight=jnp.asarray(1.0),
-        chosen_per_token=True,
-    )
+    odds = Pair(LogOdds(), Logistic(), _checks.positive("weight", weight))
+    return Objective(odds, _likelihood(per_token=True))
 
 
 def cpo(beta: Float[ArrayLike, ""] = 0.1, weight: Float[ArrayLike, ""] = 1.0) -> Objective:
@@ -333,7 +177,7 @@ def cpo(beta: Float[ArrayLike, ""] = 0.1, weight: Float[ArrayLike, ""] = 1.0) ->
         ValueError: `beta <= 0` or `weight <= 0`.
     """
     reward = LogProb(_checks.positive("beta", beta), per_token=False)
-    return Objective(reward, Logistic(), chosen_weight=_checks.positive("weight", weight))
+    return Objective(Pair(reward, Logistic()), _likelihood(weight=_checks.positive("weight", weight)))
 
 
 def exponential(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
@@ -350,7 +194,7 @@ def exponential(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
     Raises:
         ValueError: `beta <= 0`.
     """
-    return Objective(LogRatio(_checks.positive("beta", beta)), Exponential())
+    return _pairwise(LogRatio(_checks.positive("beta", beta)), Exponential())
 
 
 def reference_free(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
@@ -367,7 +211,343 @@ def reference_free(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
     Raises:
         ValueError: `beta <= 0`.
     """
-    return Objective(LogProb(_checks.positive("beta", beta), per_token=False), Logistic())
+    return _pairwise(LogProb(_checks.positive("beta", beta), per_token=False), Logistic())
+
+
+def robust(beta: Float[ArrayLike, ""] = 0.1, label_smoothing: Float[ArrayLike, ""] = 0.1) -> Objective:
+    """Robust DPO: the loss whose mean over labels flipped at a known rate is DPO's on clean ones.
+
+        [−(1 − ε) log σ(d) + ε log σ(−d)] / (1 − 2ε)
+
+    Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d) − ε/(1 − 2ε) · d`: it has no lower bound, and a
+    finite minimiser only if no preference is surer than the noise allows. Source: Chowdhury, Kini, Natarajan,
+    "Provably robust DPO" (arXiv 2403.00409).
+
+    Args:
+        beta: inverse temperature, positive.
+        label_smoothing: `ε`, the rate of flipped labels, from 0 (DPO) to below 0.5.
+
+    Raises:
+        ValueError: `beta <= 0`, or `label_smoothing` is not in [0, 0.5).
+    """
+    flips = _checks.within("label_smoothing", label_smoothing, 0, 0.5 - 1e-6)
+    return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=-flips / (1 - 2 * flips)))
+
+
+def exo(beta: Float[ArrayLike, ""] = 0.1, label_smoothing: Float[ArrayLike, ""] = 1e-3) -> Objective:
+    """Efficient exact optimisation on pairs: the reverse KL between the policy's label and a smoothed one.
+
+        σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]
+
+    Bounded and not convex. Source: Ji et al., "Towards efficient exact optimization of language model
+    alignment" (arXiv 2402.00856), the form for pairs.
+
+    Args:
+        beta: scale of the reward, positive.
+        label_smoothing: `ε`, above 0 and below 0.5.
+
+    Raises:
+        ValueError: `beta <= 0`, or `label_smoothing` is not in (0, 0.5).
+    """
+    smoothing = _checks.within("label_smoothing", label_smoothing, 1e-30, 0.5 - 1e-6)
+    return _pairwise(LogRatio(_checks.positive("beta", beta)), ReverseCrossEntropy(smoothing))
+
+
+def nca(beta: Float[ArrayLike, ""] = 0.01) -> Objective:
+    """Noise-contrastive alignment on pairs: absolute rewards rather than their difference.
+
+        −log σ(h(y_w)) − ½ log σ(−h(y_w)) − ½ log σ(−h(y_l))
+
+    Source: Chen et al., "Noise contrastive alignment of language models with explicit rewards"
+    (arXiv 2402.05369), the form for binary preferences.
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward, half = LogRatio(_checks.positive("beta", beta)), jnp.asarray(0.5)
+    return Objective(
+        Single(reward, Logistic(), sequence="chosen", push="up"),
+        Single(reward, Logistic(), half, sequence="chosen", push="down"),
+        Single(reward, Logistic(), half, sequence="rejected", push="down"),
+    )
+
+
+def bco(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
+    """Binary classifier optimisation: a classifier of chosen and rejected, with a reward shift.
+
+        −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
+
+    No gradient passes through `δ`, which trainers track with a moving average; here it is that of the policy
+    at hand. Source: Jung et al., "Binary classifier optimization for large language model alignment"
+    (arXiv 2404.04656), without the weights for prompts that differ between the two classes.
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    return Objective(
+        Single(reward, Logistic(), sequence="chosen", push="up", baseline=PairMean()),
+        Single(reward, Logistic(), sequence="rejected", push="down", baseline=PairMean()),
+    )
+
+
+def sppo(beta: Float[ArrayLike, ""] = 1e-3) -> Objective:
+    """Self-play preference optimisation with hard labels: each log-ratio has its own goal.
+
+        (t(y_w) − 1/(2 beta))² + (t(y_l) + 1/(2 beta))²
+
+    Source: Wu et al., "Self-play preference optimization" (arXiv 2405.00675), where `η = 1/beta` is 1000 and
+    estimated win rates stand for the labels 1 and 0 of this form, which preference trainers call
+    `sppo_hard`. One round of the paper's iteration.
+
+    Args:
+        beta: strength of the regularisation towards the reference, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    goal = Squared(1 / (2 * _checks.positive("beta", beta)))
+    reward = LogRatio(jnp.asarray(1.0))
+    return Objective(
+        Single(reward, goal, sequence="chosen", push="up"),
+        Single(reward, goal, sequence="rejected", push="down"),
+    )
+
+
+def apo_zero(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
+    """Anchored preference optimisation, zero: chosen likelihoods up, rejected ones down.
+
+        1 − σ(h(y_w)) + σ(h(y_l))
+
+    Source: D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions"
+    (arXiv 2408.06266).
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    return Objective(
+        Single(reward, Sigmoid(), sequence="chosen", push="up"),
+        Single(reward, Sigmoid(), sequence="rejected", push="down"),
+    )
+
+
+def apo_down(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
+    """Anchored preference optimisation, down: chosen likelihoods down, rejected ones down further.
+
+        σ(h(y_w)) + 1 − σ(h(y_w) − h(y_l))
+
+    Source: D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions"
+    (arXiv 2408.06266).
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    return Objective(Single(reward, Sigmoid(), sequence="chosen", push="down"), Pair(reward, Sigmoid()))
+
+
+def discopop(beta: Float[ArrayLike, ""] = 0.05, temperature: Float[ArrayLike, ""] = 0.05) -> Objective:
+    """The log-ratio modulated loss that DiscoPOP found by search.
+
+        −log σ(d) · (1 − σ(d/τ)) + e^−d · σ(d/τ)
+
+    Source: Lu et al., "Discovering preference optimization algorithms with and for large language models"
+    (arXiv 2406.08414). It is not convex.
+
+    Args:
+        beta: scale of the reward, positive.
+        temperature: `τ`, positive.
+
+    Raises:
+        ValueError: `beta <= 0` or `temperature <= 0`.
+    """
+    kernel = LogRatioModulated(_checks.positive("temperature", temperature))
+    return _pairwise(LogRatio(_checks.positive("beta", beta)), kernel)
+
+
+def kto(
+    beta: Float[ArrayLike, ""] = 0.1,
+    desirable_weight: Float[ArrayLike, ""] = 1.0,
+    undesirable_weight: Float[ArrayLike, ""] = 1.0,
+) -> Objective:
+    """Kahneman–Tversky optimisation, on pairs: the chosen is desirable, the rejected undesirable.
+
+        λ_D · [1 − σ(h(y_w) − z0)] + λ_U · [1 − σ(z0 − h(y_l))],    z0 = beta · KL(π ‖ ref)
+
+    No gradient passes through `z0`. In a population it is the policy's exact KL; on a batch of pairs it is
+    estimated from the batch's own sequences and held at zero or more, as the authors do. Source: Ethayarajh
+    et al., "KTO" (arXiv 2402.01306).
+
+    Args:
+        beta: scale of the reward, positive.
+        desirable_weight: `λ_D`, positive.
+        undesirable_weight: `λ_U`, positive.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    desirable = _checks.positive("desirable_weight", desirable_weight)
+    undesirable = _checks.positive("undesirable_weight", undesirable_weight)
+    return Objective(
+        Single(reward, Sigmoid(), desirable, sequence="chosen", push="up", baseline=PolicyMean()),
+        Single(reward, Sigmoid(), undesirable, sequence="rejected", push="down", baseline=PolicyMean()),
+    )
+
+
+def dpop(beta: Float[ArrayLike, ""] = 0.3, weight: Float[ArrayLike, ""] = 50.0) -> Objective:
+    """DPO-positive: DPO with a penalty where the chosen likelihood is below the reference's.
+
+        −log σ(beta · [t(y_w) − t(y_l) − λ max(0, −t(y_w))])
+
+    Source: Pal et al., "Smaug: fixing failure modes of preference optimisation with DPO-positive"
+    (arXiv 2402.13228).
+
+    Args:
+        beta: inverse temperature, positive.
+        weight: `λ`, of the penalty, zero (DPO) or more.
+
+    Raises:
+        ValueError: `beta <= 0` or `weight < 0`.
+    """
+    beta, weight = _checks.positive("beta", beta), _checks.non_negative("weight", weight)
+    return Objective(Pair(LogRatio(beta), Logistic(), chosen_reward=Guarded(beta, weight)))
+
+
+def rdpo(beta: Float[ArrayLike, ""] = 0.1, alpha: Float[ArrayLike, ""] = 0.01) -> Objective:
+    """Length-regularised DPO: the implicit reward grants longer sequences a bonus that the policy forgoes.
+
+        −log σ(d + alpha · |y_w| − alpha · |y_l|)
+
+    Where rewards `r` are penalised as `r − alpha · |y|`, the best policy has `r = h + alpha · |y|`. Source:
+    Park et al., "Disentangling length from quality in direct preference optimization" (arXiv 2403.19159).
+
+    Args:
+        beta: inverse temperature, positive.
+        alpha: nats for each token, zero (DPO) or more.
+
+    Raises:
+        ValueError: `beta <= 0` or `alpha < 0`.
+    """
+    reward = LengthRegularised(_checks.positive("beta", beta), _checks.non_negative("alpha", alpha))
+    return _pairwise(reward, Logistic())
+
+
+def length_normalised_dpo(beta: Float[ArrayLike, ""] = 5.0) -> Objective:
+    """Length-normalised DPO: log-ratios are means over tokens.
+
+        −log σ(beta/|y_w| · t(y_w) − beta/|y_l| · t(y_l))
+
+    Source: Lambert et al., "Tülu 3" (arXiv 2411.15124), equation 6, with its value of `beta`.
+
+    Args:
+        beta: inverse temperature, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    return _pairwise(LogRatio(_checks.positive("beta", beta), per_token=True), Logistic())
+
+
+def fdpo_forward_kl(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
+    """f-DPO with the forward KL divergence: DPO whose regularisation is `beta · KL(ref ‖ π)`.
+
+        −log σ(−beta · ref/π(y_w) + beta · ref/π(y_l))
+
+    Source: Wang et al., "Beyond reverse KL: generalizing direct preference optimization with diverse
+    divergence constraints" (arXiv 2309.16240).
+
+    Args:
+        beta: strength of the regularisation, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    return _pairwise(ForwardKL(_checks.positive("beta", beta)), Logistic())
+
+
+def fdpo_js(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
+    """f-DPO with the Jensen–Shannon divergence.
+
+        −log σ(beta · [log(2u_w/(1 + u_w)) − log(2u_l/(1 + u_l))]),    u = π/ref
+
+    Source: Wang et al. (arXiv 2309.16240).
+
+    Args:
+        beta: strength of the regularisation, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    return _pairwise(JensenShannon(_checks.positive("beta", beta)), Logistic())
+
+
+def fdpo_alpha(beta: Float[ArrayLike, ""] = 0.1, alpha: Float[ArrayLike, ""] = 0.5) -> Objective:
+    """f-DPO with an alpha-divergence, between DPO (`alpha → 0`) and the forward KL (1).
+
+        −log σ(beta · [u_l^−alpha − u_w^−alpha] / alpha),    u = π/ref
+
+    Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1).
+
+    Args:
+        beta: strength of the regularisation, positive.
+        alpha: the divergence's, above 0, at most 1.
+
+    Raises:
+        ValueError: `beta <= 0`, or `alpha` is not in (0, 1].
+    """
+    alpha = _checks.within("alpha", alpha, 1e-6, 1)
+    return _pairwise(Alpha(_checks.positive("beta", beta), alpha), Logistic())
+
+
+def sft(length_normalised: bool = False) -> Objective:
+    """Supervised fine-tuning on the chosen: its negative log-likelihood.
+
+        −log π(y_w)
+
+    As an addition to another loss, weighted: `dpo(0.1) + 0.5 * sft()`.
+
+    Args:
+        length_normalised: whether it is divided by `|y_w|`.
+
+    Raises:
+        ValueError: `length_normalised` is no boolean.
+    """
+    _checks.instance("length_normalised", length_normalised, bool, "True or False")
+    return Objective(_likelihood(per_token=length_normalised))
+
+
+def dpo_pg(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
+    """DPO with projected gradients (DPO-PG): DPO's steps, but the chosen likelihood must not fall.
+
+    With `d` the descent direction of DPO's loss over the pairs of a step and `g` the gradient of their mean
+    `log π(y_w)`, `d` becomes `d − g ⟨d, g⟩/⟨g, g⟩` if `⟨d, g⟩ < 0`. It is a rule for gradients and the loss
+    is DPO's; optimisers get the rule, and so does the metric `gradient_norm`. On logits of its own for every
+    sequence, a single pair never needs it: `⟨e_w − e_l, e_w − π⟩ = 1 − π_w + π_l > 0`. (Derived here.)
+
+    The definition is ours, from the public description of the reinforcing variant of DPO in "Differential
+    Information" (arXiv 2505.23761).
+
+    Args:
+        beta: inverse temperature, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    return KeepsChosen(*dpo(beta).terms)
 
 
 OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
@@ -375,44 +555,42 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
     {
         "dpo": dpo,
         "cdpo": cdpo,
+        "robust": robust,
         "ipo": ipo,
-        "simpo": simpo,
         "slic": slic,
+        "simpo": simpo,
         "orpo": orpo,
         "cpo": cpo,
+        "exo": exo,
+        "nca": nca,
+        "bco": bco,
+        "sppo": sppo,
+        "apo_zero": apo_zero,
+        "apo_down": apo_down,
+        "discopop": discopop,
+        "kto": kto,
+        "dpop": dpop,
+        "rdpo": rdpo,
+        "length_normalised_dpo": length_normalised_dpo,
+        "fdpo_forward_kl": fdpo_forward_kl,
+        "fdpo_js": fdpo_js,
+        "fdpo_alpha": fdpo_alpha,
+        "sft": sft,
         "exponential": exponential,
         "reference_free": reference_free,
+        "dpo_pg": dpo_pg,
     },
 )
 
 
-def check_lengths(lengths: Any, size: int) -> Array | None:
-    """The number of tokens of each of `size` sequences, or None."""
-    if lengths is None:
-        return None
-    array = _checks.lengths("lengths", lengths)
-    if array.shape != (size,):
-        raise ValueError(
-            f"`lengths` must have one entry for each of {size} sequences; got shape {array.shape}"
-        )
-    return array
+def _pairwise(reward: Reward, kernel: Kernel) -> Objective:
+    return Objective(Pair(reward, kernel))
+
+
+def _likelihood(weight: Scalar | None = None, per_token: bool = False) -> Single:
+    """The negative log-likelihood of the chosen sequence."""
+    return Single(LogProb(jnp.asarray(1.0), per_token), Linear(), weight, sequence="chosen", push="up")
 
 
 def _is_plain_zero(value: Any) -> bool:
     return isinstance(value, numbers.Real) and value == 0
-
-
-def _needed(values: dict[str, Any], reason: str) -> dict[str, Any]:
-    for name, value in values.items():
-        if value is None:
-            raise ValueError(f"`{name}` must be given to this objective: {reason}; got None")
-    return values
-
-
-def _logps(name: str, value: Any) -> Array:
-    # A plain number stays weakly typed.
-    value = float(value) if isinstance(value, numbers.Real) else value
-    array = _checks.finite(name, value, min_ndim=0)
-    if _checks.known(value) and (largest := np.asarray(value).max()) > 0:
-        raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {largest}")
-    return array

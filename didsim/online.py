@@ -1,7 +1,8 @@
 """Labelled pairs from samplers that depend on the policy that is trained.
 
-At each step the pairs are those of the policy as it stands, and are data: no gradient passes through the
-samplers. Every sampler here is a mixture of independent draws, so that its sums over pairs separate.
+At each step the pairs are those of the policy as it stands, and are data: an objective's gradient does not
+pass through the samplers. Every sampler here is a mixture of independent draws, so that its sums over pairs
+separate.
 """
 
 import math
@@ -19,7 +20,7 @@ from didsim import _checks
 from didsim._checks import Shape
 from didsim._registry import Registry
 from didsim.information import LogProbs
-from didsim.preferences import Kernel, Labelled, Pairs, Problem
+from didsim.preferences import Joint, Kernel, Labelled, Pairs, Problem
 
 
 class Mixture(Problem):
@@ -114,6 +115,12 @@ class Mixture(Problem):
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect(kernel, x, offset) for problem in self.problems])
 
+    def expect_across(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """The weighted mean of the problems' expectations."""
+        return self._mean([problem.expect_across(kernel, x, y) for problem in self.problems])
+
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect_exp(x) for problem in self.problems])
@@ -125,6 +132,13 @@ class Mixture(Problem):
     def prepared(self) -> "Mixture":
         """The mixture of the prepared problems."""
         return Mixture(tuple(problem.prepared() for problem in self.problems), self.log_weights)
+
+    def joint(self, size: int) -> Joint:
+        """The mixture of the problems' tables."""
+        weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None, None]
+        tables = [problem.joint(size).log_probs for problem in self.problems]
+        terms = [weight + table for weight, table in zip(weights, tables, strict=True)]
+        return Joint(logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The mixture of the problems' chosen marginals."""
@@ -288,8 +302,7 @@ class Online(Problem):
 
     def at(self, log_probs: Array, implicit_reward: Array) -> Problem:
         """The pairs of a policy with these log-probabilities and this implicit reward."""
-        held = map(jax.lax.stop_gradient, (log_probs, implicit_reward))
-        draws = self.sampler(self.reward, *held)
+        draws = self.sampler(self.reward, log_probs, implicit_reward)
         problems = [Labelled(self.reward, one.first, one.second, self.separable) for one in draws]
         if len(problems) == 1:
             return problems[0]
@@ -310,7 +323,17 @@ class Online(Problem):
         """Raises `ValueError`."""
         raise _needs_policy()
 
+    def expect_across(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """Raises `ValueError`."""
+        raise _needs_policy()
+
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """Raises `ValueError`."""
+        raise _needs_policy()
+
+    def joint(self, size: int) -> Joint:
         """Raises `ValueError`."""
         raise _needs_policy()
 

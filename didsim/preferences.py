@@ -1,11 +1,13 @@
 """Where preference pairs come from.
 
 A problem is a source of pairs of a chosen and a rejected sequence. `Contrastive` and `Labelled` are
-populations, whose expectations are exact sums over all pairs; `Pairs` is a finite dataset. Each knows
+populations, whose expectations are exact sums over all pairs, `Joint` a table of any distribution of pairs,
+and `Pairs` a finite dataset. Each knows
 
     preference(i, j)      how probable it is that `i` is preferred to `j`
     sample(key, n)        `n` pairs, as `Pairs`
     expect(kernel, x, offset)     E[kernel(x_chosen − x_rejected − offset)]
+    expect_across(kernel, x, y)   E[kernel(x_chosen − y_rejected)]
     expect_exp(x)         E[exp(x_chosen − x_rejected)], in log space throughout
     chosen_marginal(N), rejected_marginal(N)    the distributions of the chosen and of the rejected
 """
@@ -83,6 +85,12 @@ class Problem(eqx.Module):
         """
 
     @abstractmethod
+    def expect_across(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """The expectation of `kernel(x_chosen − y_rejected)` over pairs."""
+
+    @abstractmethod
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """The expectation of `exp(x_chosen − x_rejected)` over pairs.
 
@@ -97,6 +105,10 @@ class Problem(eqx.Module):
     def at(self, log_probs: Array, implicit_reward: Array) -> "Problem":
         """Where pairs come from while the policy is this one: the problem itself, unless it is online."""
         return self
+
+    @abstractmethod
+    def joint(self, size: int) -> "Joint":
+        """The distribution of pairs of `size` sequences as a table. O(N²) memory."""
 
     @abstractmethod
     def chosen_marginal(self, size: int) -> LogProbs:
@@ -190,9 +202,23 @@ class Contrastive(Problem):
             return tiled_pair_sum(kernel, *weights, x)
         return _at_offsets(tiled_pair_sum, kernel, offset, *weights, x)
 
+    def expect_across(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """`Σ_ij chosen(i) rejected(j) kernel(x_i − y_j)`. A sum over the pairs of twice as many sequences."""
+        weights, values = _doubled(jnp.exp(self.chosen), jnp.exp(self.rejected), x, y)
+        if isinstance(kernel, PairKernel):
+            return unchecked_pair_sum(kernel, *weights, values)
+        return tiled_pair_sum(kernel, *weights, values)
+
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
         return jnp.exp(logsumexp(self.chosen + x, axis=-1) + logsumexp(self.rejected - x, axis=-1))
+
+    def joint(self, size: int) -> "Joint":
+        """`log chosen(i) + log rejected(j)`."""
+        self.check_size(size)
+        return Joint(self.chosen[..., :, None] + self.rejected[..., None, :])
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """`chosen` itself."""
@@ -336,6 +362,19 @@ class Labelled(Problem):
             return tiled_pair_sum(_EitherWay(kernel), *weights, self.reward, x)
         return _at_offsets(_either_way_sum, kernel, offset, *weights, self.reward, x)
 
+    def expect_across(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) kernel(x_i − y_j)`. O(N²) time."""
+        first, second = jnp.exp(self.first), jnp.exp(self.second)
+
+        def one_order(chosen: Array, rejected: Array) -> Array:
+            weights, values = _doubled(chosen, rejected, x, y)
+            _, rewards = _doubled(chosen, rejected, self.reward, self.reward)
+            return tiled_pair_sum(_OneWay(kernel), *weights, rewards, values)
+
+        return one_order(first, second) + one_order(second, first)
+
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) e^{x_i − x_j}`.
 
@@ -351,6 +390,14 @@ class Labelled(Problem):
             return jnp.log(total) + (top + bottom)[..., 0]
 
         return jnp.exp(jnp.logaddexp(one_order(self.first, self.second), one_order(self.second, self.first)))
+
+    def joint(self, size: int) -> "Joint":
+        """`log [first(i) second(j) + second(i) first(j)] + log σ(r_i − r_j)`."""
+        self.check_size(size)
+        one = self.first[..., :, None] + self.second[..., None, :]
+        other = self.second[..., :, None] + self.first[..., None, :]
+        margin = self.reward[..., :, None] - self.reward[..., None, :]
+        return Joint(jnp.logaddexp(one, other) + log_sigmoid(margin))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """`Σ_j [first(i) second(j) + second(i) first(j)] σ(r_i − r_j)`.
@@ -398,6 +445,23 @@ def _at_offset(kernel: Callable[[Array], Array], offset: Array, d: Array) -> Arr
 
 def _either_way_sum(kernel: Callable[[Array], Array], *arrays: Array) -> Array:
     return tiled_pair_sum(_EitherWay(kernel), *arrays)
+
+
+def _doubled(first: Array, second: Array, x: Array, y: Array) -> tuple[tuple[Array, Array], Array]:
+    """Weights and values over two copies of the space, the first of which is chosen, the second rejected."""
+    first, second, x, y = jnp.broadcast_arrays(first, second, x, y)
+    nothing = jnp.zeros_like(first)
+    weights = (jnp.concatenate([first, nothing], axis=-1), jnp.concatenate([nothing, second], axis=-1))
+    return weights, jnp.concatenate([x, y], axis=-1)
+
+
+class _OneWay(eqx.Module):
+    """A kernel of a pair whose first sequence must have won."""
+
+    kernel: Kernel
+
+    def __call__(self, reward: Array, difference: Array) -> Array:
+        return jax.nn.sigmoid(reward) * self.kernel(difference)
 
 
 class _EitherWay(eqx.Module):
@@ -507,27 +571,45 @@ class Pairs(Problem):
         Raises:
             ValueError: a pair names a sequence that `x` does not have.
         """
-        differences = self._differences(x)
+        differences = self._differences(x, x)
         if offset is not None:
             differences = differences - offset[..., None]
         return jnp.sum(self._pair_weights(x.dtype) * kernel(differences), axis=-1)
 
-    def _differences(self, x: Array) -> Array:
-        """`x_winner − x_loser` of every pair."""
+    def expect_across(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """The weighted mean of `kernel(x_winner − y_loser)`. O(N + pairs)."""
+        return jnp.sum(self._pair_weights(x.dtype) * kernel(self._differences(x, y)), axis=-1)
+
+    def _differences(self, x: Array, y: Array) -> Array:
+        """`x_winner − y_loser` of every pair."""
         self.check_size(x.shape[-1])
-        batch = _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1])
-        x = jnp.broadcast_to(x, (*batch, x.shape[-1]))
+        batch = _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
 
-        def of(indices: Array) -> Array:
+        def of(values: Array, indices: Array) -> Array:
+            values = jnp.broadcast_to(values, (*batch, values.shape[-1]))
             indices = jnp.broadcast_to(indices, (*batch, indices.shape[-1]))
-            return jnp.take_along_axis(x, indices, axis=-1)
+            return jnp.take_along_axis(values, indices, axis=-1)
 
-        return of(self.winners) - of(self.losers)
+        return of(x, self.winners) - of(y, self.losers)
 
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
         log_weights = jnp.log(self._pair_weights(x.dtype))
-        return jnp.exp(logsumexp(log_weights + self._differences(x), axis=-1))
+        return jnp.exp(logsumexp(log_weights + self._differences(x, x), axis=-1))
+
+    def joint(self, size: int) -> "Joint":
+        """The weighted share of each pair; zero for those that there are not."""
+        self.check_size(size)
+        weights = self._pair_weights()
+        count = jnp.vectorize(
+            lambda winners, losers, weights: (
+                jnp.zeros((size, size), weights.dtype).at[winners, losers].add(weights)
+            ),
+            signature="(k),(k),(k)->(n,n)",
+        )
+        return Joint(jnp.log(count(self.winners, self.losers, weights)))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the winners; zero for those that never won."""
@@ -552,6 +634,107 @@ class Pairs(Problem):
             return jnp.full(self.winners.shape, 1 / self.winners.shape[-1], dtype)
         dtype = self.weights.dtype if dtype is None else dtype
         return (self.weights / jnp.sum(self.weights, axis=-1, keepdims=True)).astype(dtype)
+
+
+class Joint(Problem):
+    """Pairs from any distribution at all, given as a table: O(N²) memory.
+
+    Args:
+        log_probs: the log-probability that `i` is chosen and `j` rejected, normalised over the last two axes.
+
+    Raises:
+        ValueError: `log_probs` is not square in its last two axes, or not normalised over them.
+
+    >>> table = Joint(jnp.log(jnp.array([[0.0, 0.6], [0.2, 0.2]])))
+    >>> round(float(table.preference(0, 1)), 4)
+    0.75
+    """
+
+    log_probs: Float[Array, "*batch sequences sequences"]
+
+    def __init__(self, log_probs: Float[ArrayLike, "*batch sequences sequences"]):
+        shape = jnp.shape(log_probs)
+        if len(shape) < 2 or shape[-1] != shape[-2]:
+            raise ValueError(f"`log_probs` must be square in its last two axes; got shape {shape}")
+        flat = jnp.reshape(jnp.asarray(log_probs), (*shape[:-2], -1))
+        self.log_probs = _checks.distribution("log_probs", flat).reshape(shape)
+
+    @property
+    def has_full_support(self) -> bool:
+        """Whether every sequence is sometimes chosen and sometimes rejected."""
+        size = self.log_probs.shape[-1]
+        marginals = self.chosen_marginal(size), self.rejected_marginal(size)
+        return all(bool(jnp.isfinite(marginal).all()) for marginal in marginals)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of the table."""
+        return self.log_probs.shape[:-2]
+
+    def over_runs(self, spread: Callable[[Array, int], Array]) -> "Joint":
+        """The problem with `spread(array, event axes)` for its table."""
+        return eqx.tree_at(lambda one: one.log_probs, self, spread(self.log_probs, 2))
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless the table is one over `size` sequences."""
+        _check_size(self.log_probs.shape[-1], size)
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """The share of pairs of `i` and `j` in which `i` is chosen; NaN for one that never occurs.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        i, j = _pair_indices(i, j, self.log_probs.shape[-1])
+        forward, backward = self.log_probs[..., i, j], self.log_probs[..., j, i]
+        return jnp.exp(forward - jnp.logaddexp(forward, backward))
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:
+        """Independent pairs.
+
+        Raises:
+            ValueError: `key` is no random key, or `num_pairs` below 1.
+        """
+        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        size = self.log_probs.shape[-1]
+        flat = self.log_probs.reshape(*self.batch_shape, size * size)
+        drawn = _draw(_checks.one_key("key", key), flat, num_pairs)
+        return Pairs(drawn // size, drawn % size)
+
+    def expect(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch"]:
+        """`Σ_ij joint(i, j) kernel(x_i − x_j − offset)`. O(N²) time and memory."""
+        differences = x[..., :, None] - x[..., None, :]
+        if offset is not None:
+            differences = differences - offset[..., None, None]
+        return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
+
+    def expect_across(
+        self, kernel: Kernel, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
+        differences = x[..., :, None] - y[..., None, :]
+        return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
+        return jnp.exp(logsumexp(self.log_probs + (x[..., :, None] - x[..., None, :]), axis=(-2, -1)))
+
+    def joint(self, size: int) -> "Joint":
+        """The table itself."""
+        self.check_size(size)
+        return self
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """The sums of the table's rows."""
+        self.check_size(size)
+        return logsumexp(self.log_probs, axis=-1)
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """The sums of the table's columns."""
+        self.check_size(size)
+        return logsumexp(self.log_probs, axis=-2)
 
 
 @jax.jit

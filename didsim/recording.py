@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from didsim import _checks
+from didsim.composition import Objective
 from didsim.information import (
     LogProbs,
     did_entropy,
@@ -18,7 +19,6 @@ from didsim.information import (
     kl,
 )
 from didsim.margins import check_order
-from didsim.objectives import Objective
 from didsim.pairwise import PiecewiseLinear
 from didsim.policies import Policy
 from didsim.preferences import Problem
@@ -38,7 +38,7 @@ class Snapshot(eqx.Module):
         objective: what is minimised.
         lengths: number of tokens of every sequence, or None.
         loss: the exact loss, over the whole population or dataset.
-        gradient: its gradient in the policy's parameters.
+        gradient: its gradient in the policy's parameters, as the objective has it used.
     """
 
     policy: Policy

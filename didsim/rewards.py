@@ -1,12 +1,13 @@
 """Implicit rewards: what an objective takes for the reward of a sequence, from its log-probability."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.nn import log1mexp, log_softmax, logsumexp
+from jax.nn import log1mexp, log_softmax, logsumexp, softplus
 from jaxtyping import Array, Float
 
 from didsim.information import LogProbs
@@ -34,18 +35,26 @@ class Reward(eqx.Module):
 
 
 class LogRatio(Reward):
-    """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO."""
+    """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO; over `|y|` if `per_token`."""
 
     beta: Scalar
+    per_token: bool = eqx.field(default=False, static=True)
     needs_reference: ClassVar[bool] = True
 
+    @property
+    def needs_lengths(self) -> bool:
+        """True if `per_token`."""
+        return self.per_token
+
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · (logps − ref_logps)`."""
+        """`beta · (logps − ref_logps)`, over lengths if `per_token`."""
         assert ref_logps is not None, "an objective checks that it has what its reward needs"
-        return self.beta * (logps - ref_logps)
+        return self.beta * per_token(logps - ref_logps, lengths if self.per_token else None)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π ∝ reference · exp(h / beta)`."""
+        """`π ∝ reference · exp(h / beta)`, or `reference · exp(|y| (h + c) / beta)` if `per_token`."""
+        if self.per_token and lengths is not None:
+            return _with_slopes(reference, h, lengths / self.beta[..., None])
         return log_softmax(reference + h / self.beta[..., None], axis=-1)
 
 
@@ -65,27 +74,166 @@ class LogProb(Reward):
         return self.beta * per_token(logps, lengths if self.per_token else None)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π(y) = exp(|y| (h(y) + c) / beta)`, with the one `c` that makes it sum to one.
+        """`π ∝ exp(h / beta)`, or `exp(|y| (h + c) / beta)` if `per_token`."""
+        if self.per_token and lengths is not None:
+            return _with_slopes(jnp.zeros_like(reference), h, lengths / self.beta[..., None])
+        return log_softmax(h / self.beta[..., None], axis=-1)
 
-        Without lengths the constant is the normaliser of a softmax. With them it is the root of
-        `f(c) = logsumexp_y(|y| (h(y) + c) / beta)`, which increases and is convex. Newton's method from a
-        point where `f >= 0` therefore falls to the root without passing it.
+
+class LengthRegularised(Reward):
+    """`h(y) = beta · log(π(y) / reference(y)) + alpha · |y|`, the reward of R-DPO."""
+
+    beta: Scalar
+    alpha: Scalar
+    needs_reference: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:
+        """True."""
+        return True
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        """`beta · (logps − ref_logps) + alpha · lengths`; without lengths all are of one token."""
+        assert ref_logps is not None, "an objective checks that it has what its reward needs"
+        return self.beta * (logps - ref_logps) + self._bonus(logps, lengths)
+
+    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
+        """`π ∝ reference · exp((h − alpha · |y|) / beta)`."""
+        alpha = self.alpha[..., None]
+        bonus = alpha if lengths is None else alpha * lengths.astype(h.dtype)
+        return log_softmax(reference + (h - bonus) / self.beta[..., None], axis=-1)
+
+    def _bonus(self, logps: Array, lengths: Array | None) -> Array:
+        return self.alpha if lengths is None else self.alpha * lengths.astype(logps.dtype)
+
+
+class Guarded(Reward):
+    """`h(y) = beta · [t − weight · max(0, −t)]` with `t = log(π(y) / reference(y))`.
+
+    DPO-positive's reward of a chosen sequence: a fall below the reference counts `1 + weight` times.
+    """
+
+    beta: Scalar
+    weight: Scalar
+    needs_reference: ClassVar[bool] = True
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        """The log-ratio, its negative part enlarged."""
+        assert ref_logps is not None, "an objective checks that it has what its reward needs"
+        t = logps - ref_logps
+        return self.beta * (t - self.weight * jnp.maximum(0, -t))
+
+
+class DivergenceSlope(Reward):
+    """`h(y) = beta · f′(π(y)/reference(y))`, where `f` is that of an f-divergence: the reward of f-DPO.
+
+    A policy that maximises `E r − beta · D_f(π ‖ reference)` has `r = h` up to a constant. With `u` the ratio
+    and `t = log u`, `f′` is `slope(t)`, which increases to a least upper bound. The gap to it falls to 0.
+    """
+
+    beta: Scalar
+    needs_reference: ClassVar[bool] = True
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        """`beta · f′(u)`."""
+        assert ref_logps is not None, "an objective checks that it has what its reward needs"
+        return self.beta * self.slope(logps - ref_logps)
+
+    @abstractmethod
+    def slope(self, t: Array) -> Array:
+        """`f′(e^t)`, up to a constant."""
+
+    @abstractmethod
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The `t` at which `slope` is a gap, given by its logarithm, below its least upper bound."""
+
+    @abstractmethod
+    def largest_log_gap(self) -> Array:
+        """The logarithm of the gap at `t = 0`."""
+
+    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
+        """`π = reference · u` with `beta · f′(u) = h + c`, and the one `c` that makes it sum to one.
+
+        Let `g_y = (max h − h(y)) / beta`. The gap of `y` is `v + g_y` with one unknown `v > 0`, and the sum
+        `Σ reference(y) u(v + g_y)` falls in `v` from infinity. At the gap of `u = 1` it is at most 1; where
+        the sequence of largest `h` alone sums to one, it is at least 1. The root lies between. (Derived
+        here.)
         """
-        if not self.per_token or lengths is None:
-            return log_softmax(h / self.beta[..., None], axis=-1)
-        slopes = lengths / self.beta[..., None]
-        shift = jnp.max(h, axis=-1, keepdims=True)
+        top = jnp.max(h, axis=-1, keepdims=True)
+        log_gaps = jnp.log(jnp.maximum((top - h) / self.beta[..., None], jnp.finfo(h.dtype).tiny))
+        high = jnp.broadcast_to(self.largest_log_gap()[..., None], top.shape)
 
-        def newton(_: int, c: Array) -> Array:
-            logits = slopes * (h - shift + c)
-            total = logsumexp(logits, axis=-1, keepdims=True)
-            return c - total / jnp.sum(jnp.exp(logits - total) * slopes, axis=-1, keepdims=True)
+        def log_total(log_v: Array) -> Array:
+            return logsumexp(self._logits(reference, log_gaps, log_v), axis=-1, keepdims=True)
 
-        # f(0) >= 0, since its largest term is exp(0). Far from the root f is nearly piecewise linear, with
-        # a kink for each length at most, and a step passes one kink or more.
-        start = jnp.zeros(jnp.broadcast_shapes(shift.shape, self.beta[..., None].shape), h.dtype)
-        root = jax.lax.fori_loop(0, 100, newton, start)
-        return log_softmax(slopes * (h - shift + root), axis=-1)
+        # From `high` downwards until the sum passes one, in strides that double.
+        low = jax.lax.while_loop(
+            lambda low: jnp.any(log_total(low) < 0),
+            lambda low: jnp.where(log_total(low) < 0, 2 * low - high - 1, low),
+            high - 1,
+        )
+        root = decreasing_root(log_total, low, high)
+        return log_softmax(self._logits(reference, log_gaps, root), axis=-1)
+
+    def _logits(self, reference: Array, log_gaps: Array, log_v: Array) -> Array:
+        return reference + self.log_ratio(jnp.logaddexp(log_gaps, log_v))
+
+
+class ForwardKL(DivergenceSlope):
+    """`h = −beta · reference/π`: `f(u) = −log u`, `D_f(π ‖ reference) = KL(reference ‖ π)`."""
+
+    def slope(self, t: Array) -> Array:
+        """`−e^−t`."""
+        return -jnp.exp(-t)
+
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The gap is `1/u`."""
+        return -log_gap
+
+    def largest_log_gap(self) -> Array:
+        """The gap of `u = 1` is 1."""
+        return jnp.zeros_like(self.beta)
+
+
+class JensenShannon(DivergenceSlope):
+    """`h = beta · log(2u / (1 + u))`: `f(u) = u log u − (1 + u) log((1 + u)/2)`, twice the JS divergence."""
+
+    def slope(self, t: Array) -> Array:
+        """`log 2 + t − log(1 + e^t)`."""
+        return jnp.log(2.0) - softplus(-t)
+
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The gap is `log(1 + 1/u)`, so that `u = 1/(e^gap − 1)`."""
+        gap = jnp.exp(log_gap)
+        # log(e^g − 1), whose two forms are good for small and for large g.
+        small = log_gap + gap / 2
+        return -jnp.where(gap < 1e-4, small, gap + log1mexp(jnp.maximum(gap, 1e-4)))
+
+    def largest_log_gap(self) -> Array:
+        """The gap of `u = 1` is `log 2`."""
+        return jnp.full_like(self.beta, jnp.log(jnp.log(2.0)))
+
+
+class Alpha(DivergenceSlope):
+    """`h = beta · (1 − u^−alpha) / alpha`, of the alpha-divergence; `alpha → 0` gives DPO, 1 the forward KL.
+
+    `f(u) = [u^(1−alpha) − (1 − alpha) u − alpha] / (alpha (alpha − 1))`.
+    """
+
+    alpha: Scalar
+
+    def slope(self, t: Array) -> Array:
+        """`(1 − e^(−alpha t)) / alpha`."""
+        return -jnp.expm1(-self.alpha * t) / self.alpha
+
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The gap is `u^−alpha / alpha`."""
+        alpha = self.alpha[..., None]
+        return -(log_gap + jnp.log(alpha)) / alpha
+
+    def largest_log_gap(self) -> Array:
+        """The gap of `u = 1` is `1/alpha`."""
+        return jnp.broadcast_to(-jnp.log(self.alpha), jnp.broadcast_shapes(self.alpha.shape, self.beta.shape))
 
 
 class LogOdds(Reward):
@@ -111,3 +259,42 @@ class LogOdds(Reward):
 def per_token(logps: Array, lengths: Array | None) -> Array:
     """Log-probabilities over numbers of tokens, or as they are without these."""
     return logps if lengths is None else logps / lengths.astype(logps.dtype)
+
+
+def _with_slopes(base: Array, h: Array, slopes: Array) -> LogProbs:
+    """`π = exp(base + slopes · (h + c))`, with the one `c` that makes it sum to one.
+
+    The root of `f(c) = logsumexp(base + slopes (h + c))`, which increases and is convex. Newton's method from
+    a point where `f >= 0` therefore falls to the root without passing it. Far from the root `f` is nearly
+    piecewise linear, with a kink for each slope at most, and a step passes one kink or more.
+    """
+    shift = jnp.max(h + base / slopes, axis=-1, keepdims=True)
+
+    def newton(_: int, c: Array) -> Array:
+        logits = base + slopes * (h - shift + c)
+        total = logsumexp(logits, axis=-1, keepdims=True)
+        return c - total / jnp.sum(jnp.exp(logits - total) * slopes, axis=-1, keepdims=True)
+
+    # At 0 the largest term is 1.
+    start = jnp.zeros(jnp.broadcast_shapes(shift.shape, (*slopes.shape[:-1], 1)), h.dtype)
+    root = jax.lax.fori_loop(0, 100, newton, start)
+    return log_softmax(base + slopes * (h - shift + root), axis=-1)
+
+
+def decreasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Where each of a batch of decreasing functions is zero, between two bounds.
+
+    Bisection to the last bit, then one step of Newton's, which gives the root its derivatives.
+    """
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        above = f(middle) > 0
+        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+    bits = 2 * jnp.finfo(low.dtype).nmant
+    low, high = jax.lax.fori_loop(0, bits, halve, jax.lax.stop_gradient((low, high)))
+    root = (low + high) / 2
+    value, slope = jax.jvp(f, (root,), (jnp.ones_like(root),))
+    return root - value / jax.lax.stop_gradient(slope)

@@ -18,16 +18,18 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from didsim import _checks
 from didsim._checks import Shape
+from didsim.composition import Objective, check_lengths
 from didsim.fixed_points import fixed_point
-from didsim.information import LogProbs, LogProbsLike
+from didsim.information import LogProbs, LogProbsLike, expectation
 from didsim.kernels import Logistic
-from didsim.objectives import Objective, check_lengths, dpo
+from didsim.objectives import dpo
 from didsim.online import Online
 from didsim.policies import Policy
 from didsim.preferences import Contrastive, Labelled, Problem
 from didsim.progress import progress_bar, tick
 from didsim.recording import Metric, Record, Snapshot, metric_attributes
 from didsim.rewards import LogRatio
+from didsim.terms import Pair
 
 
 class Run(eqx.Module):
@@ -314,15 +316,38 @@ def _loop(
 
     marginals = None if data.problem.online else jax.vmap(marginals_of)(data.problem)
 
-    def loss_of(data: _Data, problem: Problem, chosen: Array | None) -> Callable[[PyTree], Array]:
+    def log_probs_of(trained: PyTree) -> Array:
+        return eqx.combine(trained, fixed).log_probs()
+
+    def current(trained: PyTree, data: _Data) -> Problem:
+        """Where pairs come from while the policy is this one."""
+        log_probs = log_probs_of(trained)
+        return data.problem.at(log_probs, data.objective.reward(log_probs, data.reference, lengths))
+
+    def loss_at(
+        trained: PyTree, data: _Data, problem: Problem, marginals: tuple[Array, Array] | None
+    ) -> Callable[[PyTree], Array]:
+        """The loss near these parameters: of the pairs and with the baselines of their policy."""
+        held = log_probs_of(trained)
+
         def loss(trained: PyTree) -> Array:
-            log_probs = eqx.combine(trained, fixed).log_probs()
-            return data.objective.population_loss(log_probs, data.reference, problem, lengths, chosen)
+            return data.objective.population_loss(
+                log_probs_of(trained), data.reference, problem, lengths, marginals, held
+            )
 
         return loss
 
-    def chosen_of(marginals: tuple[Array, Array] | None) -> Array | None:
-        return None if marginals is None else marginals[0]
+    def value_and_direction(
+        trained: PyTree, data: _Data, problem: Problem, marginals: tuple[Array, Array] | None
+    ) -> tuple[Array, PyTree]:
+        """The loss, and its gradient as the objective has it used."""
+        value, gradient = jax.value_and_grad(loss_at(trained, data, problem, marginals))(trained)
+
+        def chosen_gradient() -> PyTree:
+            chosen = problem.chosen_marginal(size) if marginals is None else marginals[0]
+            return jax.grad(lambda trained: expectation(chosen, log_probs_of(trained)))(trained)
+
+        return value, data.objective.direction(gradient, chosen_gradient)
 
     def update(
         trained: PyTree,
@@ -350,22 +375,21 @@ def _loop(
         key: Array | None,
         index: Array,
     ) -> tuple[PyTree, PyTree, Array]:
-        problem, chosen = _current(eqx.combine(trained, fixed), data, lengths), chosen_of(marginals)
+        problem = current(trained, data)
         if not exact and key is not None:
             assert batch_size is not None
             problem = problem.sample(jax.random.fold_in(key, index), batch_size)
-            chosen = problem.chosen_marginal(size)
-        loss = loss_of(data, problem, chosen)
-        value, gradient = jax.value_and_grad(loss)(trained)
-        return update(trained, state, data, loss, value, gradient)
+            marginals = marginals_of(problem)
+        found = value_and_direction(trained, data, problem, marginals)
+        return update(trained, state, data, loss_at(trained, data, problem, marginals), *found)
 
     def measure(
         trained: PyTree, data: _Data, marginals: tuple[Array, Array] | None
     ) -> tuple[dict[str, Array], Array, PyTree, Array]:
         """The metrics, the exact loss and gradient, and whether the loss is not finite."""
         policy = eqx.combine(trained, fixed)
-        problem = _current(policy, data, lengths)
-        value, gradient = jax.value_and_grad(loss_of(data, problem, chosen_of(marginals)))(trained)
+        problem = current(trained, data)
+        value, gradient = value_and_direction(trained, data, problem, marginals)
         chosen, rejected = marginals_of(problem) if marginals is None else marginals
         snapshot = Snapshot(
             policy=policy,
@@ -390,8 +414,8 @@ def _loop(
 
     def measured_update(trained: PyTree, state: PyTree, data: _Data, marginals: Any, *found: Any) -> Any:
         # A line search looks along the loss of the pairs that the gradient was taken of.
-        problem = _current(eqx.combine(trained, fixed), data, lengths)
-        return update(trained, state, data, loss_of(data, problem, chosen_of(marginals)), *found)
+        loss = loss_at(trained, data, current(trained, data), marginals)
+        return update(trained, state, data, loss, *found)
 
     def take(carry: _Carry) -> _Carry:
         found = jax.vmap(step, (0, 0, axes, 0, 0, None))(
@@ -440,12 +464,6 @@ def _after(carry: _Carry, trained: PyTree, state: PyTree, failed: Array) -> _Car
     return _Carry(trained, state, jnp.where(failed.any(), carry.taken, carry.taken + 1), failed)
 
 
-def _current(policy: Policy, data: _Data, lengths: Array | None) -> Problem:
-    """Where pairs come from while the policy is this one."""
-    log_probs = policy.log_probs()
-    return data.problem.at(log_probs, data.objective.reward(log_probs, data.reference, lengths))
-
-
 def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding) if eqx.is_array(leaf) else leaf, tree)
 
@@ -477,8 +495,13 @@ def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
 
 def _encoded_target(objective: Objective, reference: Array, problem: Problem) -> LogProbs | None:
     """DPO's limit at the objective's beta, where that is what its preferences encode."""
-    reward = objective.reward
-    if not (isinstance(reward, LogRatio) and isinstance(objective.kernel, Logistic)):
+    if len(objective.terms) > 1:
+        return None
+    (term,) = objective.terms
+    if not (isinstance(term, Pair) and isinstance(term.kernel, Logistic)):
+        return None
+    reward = term.reward
+    if not isinstance(reward, LogRatio) or reward.per_token or term.chosen_reward is not None:
         return None
     if not isinstance(problem, Contrastive | Labelled | Online) or not problem.has_full_support:
         return None

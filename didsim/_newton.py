@@ -1,0 +1,143 @@
+"""Minimisers of smooth functions of a few hundred numbers, many at once, and how good they are."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# A step changes no number by more than this.
+_LONGEST_STEP = 8.0
+_STEPS = 300
+_FLAT = 1e-12
+_ROUNDING = 8
+
+
+class Found(NamedTuple):
+    """Where a solver stopped.
+
+    Attributes:
+        z: the numbers.
+        value: the function's value.
+        gradient: the largest entry of its gradient, by magnitude.
+        step: the largest entry of the step that Newton's method would take next.
+        flat: the number of directions along which the function does not curve, besides those that are known
+            not to count.
+        lowest: the smallest eigenvalue of the scaled Hessian, at a minimum not negative.
+    """
+
+    z: Float[Array, "*starts numbers"]
+    value: Float[Array, "*starts"]
+    gradient: Float[Array, "*starts"]
+    step: Float[Array, "*starts"]
+    flat: Int[Array, "*starts"]
+    lowest: Float[Array, "*starts"]
+
+    @property
+    def converged(self) -> Bool[Array, "*starts"]:
+        """Whether Newton's method has nowhere to go, and it is a minimum along every direction that counts."""
+        return (self.step < 1e-6) & (self.flat == 0) & (self.lowest > -1e-6)
+
+
+class _State(NamedTuple):
+    z: Array
+    value: Array
+    iteration: Array
+    step: Array
+    stuck: Array
+
+
+def minimise(loss: Callable[[Array, Array], Array], start: Array, idle: int, *, moves: bool) -> Found:
+    """A minimum of `z → loss(z, held)` with `held = z`, from one start.
+
+    Newton's method on a Hessian `H` whose negative eigenvalues are taken by magnitude, so that saddles repel,
+    with backtracking. `H` is first scaled to a unit diagonal: what a number is measured in, and how
+    improbable its sequence is, then do not matter. O(n³) a step.
+
+    Args:
+        loss: of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If it depends
+            on the latter, what is found is a point at which its gradient in the former vanishes.
+        start: where to start.
+        idle: the number of directions along which the loss is known not to change.
+        moves: whether the loss depends on what is held.
+    """
+    gradient = jax.grad(loss)
+
+    def curvature(z: Array) -> tuple[Array, Array, Array, Array]:
+        """The gradient, the scale, and the eigendecomposition of the scaled Hessian."""
+        g = gradient(z, z)
+        hessian = jax.jacfwd(gradient)(z, z)
+        diagonal = jnp.abs(jnp.diag(hessian))
+        scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
+        scaled = hessian * scale[:, None] * scale
+        return g, scale, *jnp.linalg.eigh((scaled + scaled.T) / 2)
+
+    def newton_step(g: Array, scale: Array, values: Array, vectors: Array) -> Array:
+        along = (scale * g) @ vectors
+        size = jnp.abs(values)
+        # Along directions that do not count the gradient is rounding.
+        along = jnp.where(size > _FLAT * jnp.max(size), along / jnp.maximum(size, _FLAT), 0)
+        return -scale * (vectors @ along)
+
+    def advance(state: _State) -> _State:
+        z = state.z
+        g, *decomposed = curvature(z)
+        step = newton_step(g, *decomposed)
+        longest = jnp.max(jnp.abs(step))
+        step = step * jnp.minimum(1, _LONGEST_STEP / longest)
+        before = loss(z, z)
+        noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
+        slope = jnp.vdot(g, step)
+
+        def too_far(share: Array) -> Array:
+            after = loss(z + share * step, z)
+            return ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
+
+        share = jax.lax.while_loop(too_far, lambda share: share / 2, jnp.ones((), z.dtype))
+        new = z + share * step
+        stuck = ~(share > 1e-10)
+        new = jnp.where(stuck, z, new)
+        return _State(new, loss(new, new), state.iteration + 1, longest, stuck)
+
+    def going(state: _State) -> Array:
+        return (state.iteration < _STEPS) & (state.step > 1e-13) & ~state.stuck
+
+    first = _State(
+        start,
+        loss(start, start),
+        jnp.zeros((), int),
+        jnp.full((), jnp.inf, start.dtype),
+        jnp.zeros((), bool),
+    )
+    z = jax.lax.while_loop(going, advance, first).z
+
+    def whole(z: Array) -> Array:
+        return gradient(z, z)
+
+    if moves:
+        z = _root(whole, z)
+    g, scale, values, vectors = curvature(z)
+    step = -jnp.linalg.lstsq(jax.jacfwd(whole)(z), g)[0] if moves else newton_step(g, scale, values, vectors)
+    size = jnp.abs(values)
+    flat = jnp.sum(size <= _FLAT * jnp.max(size)) + jnp.sum(jnp.diag(jax.jacfwd(gradient)(z, z)) == 0) - idle
+    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), jnp.max(jnp.abs(step)), flat, jnp.min(values))
+
+
+def _root(field: Callable[[Array], Array], start: Array, steps: int = 30) -> Array:
+    """A root of a field near a start, by Newton's method, as long as that makes the field smaller."""
+
+    def size(z: Array) -> Array:
+        return jnp.max(jnp.abs(field(z)))
+
+    def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        z, _, iteration = state
+        new = z - jnp.linalg.lstsq(jax.jacfwd(field)(z), field(z))[0]
+        better = size(new) < size(z)
+        return jnp.where(better, new, z), better, iteration + 1
+
+    def going(state: tuple[Array, Array, Array]) -> Array:
+        return state[1] & (state[2] < steps)
+
+    first = start, jnp.ones((), bool), jnp.zeros((), int)
+    return jax.lax.while_loop(going, advance, first)[0]
