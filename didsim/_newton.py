@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
     @property
     def converged(self) -> Bool[Array, "*starts"]:
-        """Whether Newton's method has nowhere to go, and it is a minimum along every direction that counts."""
+        """Whether Newton's method has nowhere to go, and the loss rises along every direction that counts."""
         return (self.step < 1e-6) & (self.flat == 0) & (self.lowest > -1e-6)
 
 
@@ -120,7 +120,7 @@ def minimise(loss: Callable[[Array, Array], Array], start: Array, idle: int, *, 
     g, scale, values, vectors = curvature(z)
     step = -jnp.linalg.lstsq(jax.jacfwd(whole)(z), g)[0] if moves else newton_step(g, scale, values, vectors)
     size = jnp.abs(values)
-    flat = jnp.sum(size <= _FLAT * jnp.max(size)) + jnp.sum(jnp.diag(jax.jacfwd(gradient)(z, z)) == 0) - idle
+    flat = jnp.sum(size <= _FLAT * jnp.max(size)) - idle
     return Found(z, loss(z, z), jnp.max(jnp.abs(g)), jnp.max(jnp.abs(step)), flat, jnp.min(values))
 
 

@@ -17,6 +17,7 @@ from didsim._closed_forms import best_reward
 from didsim._hinge import minimise_hinge
 from didsim._lbfgs import minimise_large
 from didsim._newton import Found, minimise
+from didsim._smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim._win_graph import Comparisons, compare
 from didsim.composition import KeepsChosen, Objective, check_lengths
 from didsim.information import LogProbs, LogProbsLike, js
@@ -27,6 +28,7 @@ from didsim.preferences import Contrastive, Labelled, Problem
 from didsim.rewards import DivergenceSlope, Guarded, LengthRegularised, LogProb, LogRatio
 from didsim.terms import Pair, Single, Term
 
+_FAR = -300.0  # no policy of a problem that ends so far out is anywhere but on its way
 _DENSE = 1024  # numbers to solve for, up to which there are N × N matrices
 
 
@@ -41,7 +43,8 @@ class Certificate(eqx.Module):
         last_step: the largest change of a number that one more step of Newton's method would make; 0 for
             closed forms.
         finite: whether the minimiser gives every sequence a positive probability. Where it does not, the
-            log-probabilities have `−inf`, or are those of a policy on its way there, or NaN.
+            log-probabilities have `−inf`, or are those of a policy on its way there, or NaN. False also
+            where the solver did not converge.
         unique: True where there is proof that the minimiser is the only one, False where there is that it
             is not; None if neither is known.
         converged: whether the solver ended at a stationary point. It tells nothing of others.
@@ -66,29 +69,6 @@ class Certificate(eqx.Module):
     identified: Bool[Array, "*batch sequences"]
     note: str = eqx.field(static=True)
 
-    def objection(self) -> str | None:
-        """Why the log-probabilities alone would mislead, or None."""
-        where = np.asarray
-        if not where(self.identified).all():
-            lost = int((~where(self.identified)).sum())
-            return (
-                f"the pairs do not identify {lost} of {self.identified.size} sequences: their rewards are not "
-                "held to those of the others by wins and losses, so that they run off or are arbitrary"
-            )
-        if not where(self.converged).all():
-            failed = int((~where(self.converged)).sum())
-            return (
-                f"the solver did not converge in {failed} of {self.converged.size} problems; its next step "
-                f"would change a number by {float(np.nanmax(self.last_step)):.3g}"
-            )
-        if not where(self.finite).all():
-            return "no minimiser gives every sequence a positive probability"
-        if self.unique is not None and not where(self.unique).all():
-            return "the minimiser is not unique"
-        if self.agreed is not None and self.unique is None and not where(self.agreed).all():
-            return f"{self.starts} starts ended at different policies"
-        return None
-
 
 class Solution(eqx.Module):
     """A minimiser, and what is known of it.
@@ -102,6 +82,33 @@ class Solution(eqx.Module):
     log_probs: LogProbs
     certificate: Certificate
     policy: Policy | None = None
+
+    def objection(self) -> str | None:
+        """Why the log-probabilities alone would mislead, or None."""
+        known = self.certificate
+        if known.method == "none" and known.note:
+            return known.note
+        identified, converged = np.asarray(known.identified), np.asarray(known.converged)
+        if not identified.all():
+            return (
+                f"the pairs do not identify {(~identified).sum()} of {identified.size} sequences: wins "
+                "and losses do not hold their rewards to those of the others: they run off or are arbitrary"
+            )
+        if not converged.all():
+            smallest = float(jnp.min(self.log_probs))
+            way = "the policy runs off" if smallest < _FAR else "the solver did not converge"
+            return (
+                f"{way} in {(~converged).sum()} of {converged.size} problems: the smallest log-probability "
+                f"is {smallest:.4g}, and the next step would change a number by "
+                f"{float(np.nanmax(known.last_step)):.3g}"
+            )
+        if not np.asarray(known.finite).all():
+            return "no minimiser gives every sequence a positive probability. " + known.note
+        if known.unique is not None:
+            return None if np.asarray(known.unique).all() else "the minimiser is not unique"
+        if known.agreed is not None and not np.asarray(known.agreed).all():
+            return f"{known.starts} starts ended at different policies"
+        return None
 
 
 class NoMinimiserError(ValueError):
@@ -147,12 +154,11 @@ def fixed_point(
     if not _checks.known((objective, reference, problem)):
         return _traced(objective, reference, problem, lengths)
     solution = solve(objective, reference, problem, lengths, policy=policy, starts=starts)
-    objection = solution.certificate.objection()
+    objection = solution.objection()
     if objection is not None:
-        note = f" {solution.certificate.note}." if solution.certificate.note else ""
         raise NoMinimiserError(
-            f"`objective` has no minimiser to return here: {objection}.{note} `didsim.solve` gives what "
-            "was found, with its certificate",
+            f"`objective` has no minimiser to return here: {objection}. `didsim.solve` gives what was found, "
+            "with its certificate",
             solution,
         )
     return solution.log_probs
@@ -208,8 +214,8 @@ def solve(
         steps, start and problem, and beyond 1,024 sequences L-BFGS, O(N) to O(N log N) a step.
 
     Raises:
-        ValueError: an argument is not normalised or has a zero, shapes do not fit, or the problem is too large
-            for its kind of solver.
+        ValueError: an argument is not normalised or has a zero, shapes do not fit, or the problem is too
+            large for its kind of solver.
 
     >>> from didsim import Contrastive, slic
     >>> p, q = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -308,11 +314,6 @@ def _of_differences(task: _Task, pair: Pair, starts: int) -> Solution:
     compared = None
     if not full:
         compared = compare(problem, task.size, task.runs, both_ways=one_sided)
-        if not compared.identified.all() and not isinstance(kernel, Hinge):
-            nothing = jnp.full_like(task.reference, jnp.nan)
-            return _solution(
-                task, nothing, "none", converged=True, finite=False, unique=False, compared=compared
-            )
     if isinstance(kernel, Hinge):
         return _hinge(task, pair, problem, compared)
     if full:
@@ -323,7 +324,21 @@ def _of_differences(task: _Task, pair: Pair, starts: int) -> Solution:
             if isinstance(pair.reward, DivergenceSlope) or pair.reward.needs_lengths:
                 method = "closed form, one root"
             return _solution(task, _policy_of(task, pair, h), method, compared=compared)
-    return _reward_by_newton(task, pair, problem, starts, compared)
+    return _where_identified(_reward_by_newton(task, pair, problem, starts, compared))
+
+
+def _where_identified(solution: Solution) -> Solution:
+    """NaN for problems whose pairs do not hold all rewards together: there is nothing to converge to."""
+    known = solution.certificate
+    whole = known.identified.all(axis=-1)
+    unique = jnp.where(whole, True if known.unique is None else known.unique, False)
+    certificate = eqx.tree_at(
+        lambda c: (c.finite, c.unique, c.converged),
+        known,
+        (known.finite & whole, known.unique if bool(whole.all()) else unique, known.converged | ~whole),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    return Solution(jnp.where(whole[:, None], solution.log_probs, jnp.nan), certificate)
 
 
 @eqx.filter_jit
@@ -418,23 +433,10 @@ def _mass(problem: Problem, like: Array) -> Array:
 
 def _bounded(task: _Task, starts: int) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
-
-    @eqx.filter_jit
-    @eqx.filter_vmap
-    def gain(objective: Objective, problem: Problem) -> Array:
-        """What each sequence adds to minus the loss, per unit of `σ(h − z)`."""
-        total = jnp.zeros(task.size, task.reference.dtype)
-        for term in objective.terms:
-            assert isinstance(term, Single)
-            of = problem.chosen_marginal if term.sequence == "chosen" else problem.rejected_marginal
-            part = term.weighted(jnp.exp(of(task.size)))
-            total = total + part if term.push == "up" else total - part
-        return total
-
     rewards = [term.reward for term in task.objective.terms]
     if not all(isinstance(one, LogRatio) and not one.per_token for one in rewards):
         return _on_logits(task, starts)
-    support = gain(task.objective, task.problem) > 0
+    support = _gains(task) > 0
     if not bool(support.any(axis=-1).all()):
         return _on_logits(task, starts)
     concave = jnp.stack([one.beta <= 1 for one in rewards if isinstance(one, LogRatio)]).all(axis=0)
@@ -446,6 +448,23 @@ def _bounded(task: _Task, starts: int) -> Solution:
         unique=None if task.objective.has_baseline else jnp.broadcast_to(concave, task.runs),
         note="" if bool(support.all()) else note,
     )
+
+
+@eqx.filter_jit
+def _gains(task: _Task) -> Array:
+    """What each sequence adds to minus the loss, per unit of `σ(h − z)`, for losses `1 − σ(±(h − z))`."""
+
+    @eqx.filter_vmap
+    def of_run(objective: Objective, problem: Problem) -> Array:
+        total = jnp.zeros(task.size, task.reference.dtype)
+        for term in objective.terms:
+            assert isinstance(term, Single)
+            of = problem.chosen_marginal if term.sequence == "chosen" else problem.rejected_marginal
+            part = term.weighted(jnp.exp(of(task.size)))
+            total = total + part if term.push == "up" else total - part
+        return total
+
+    return of_run(task.objective, task.problem)
 
 
 def _on_logits(
@@ -464,7 +483,8 @@ def _on_logits(
             _check_dense(task, "a loss that depends on the policy other than through its gradient")
         found, method = _lbfgs_on_logits(task, guesses), "L-BFGS on logits"
     else:
-        found, method = _newton_on_logits(task, guesses, support), "Newton on logits"
+        method = "Newton on logits"
+        task, found = _rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
     ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
     best, ends, agreed = _best_of(found, ends)
     if log_convex and unique is None and not task.objective.has_baseline:
@@ -482,6 +502,21 @@ def _on_logits(
         agreed=agreed,
         note=note,
     )
+
+
+def _rounding_kinks(
+    task: _Task, guesses: Array, newton: Callable[[_Task, Array], Found]
+) -> tuple[_Task, Found]:
+    """Newton's method on the objective, or on ones whose kinks are rounded less and less; and the last."""
+    if not has_kinks(task.objective):
+        return task, newton(task, guesses)
+    softer, z = task, guesses
+    for temperature in TEMPERATURES:
+        objective = smoothed(task.objective, jnp.full(task.runs, temperature, task.reference.dtype))
+        softer = eqx.tree_at(lambda task: task.objective, task, objective)
+        found = newton(softer, z)
+        z = found.z
+    return softer, found
 
 
 def _masked(z: Array, support: Array) -> Array:
@@ -587,7 +622,7 @@ def _in_family(task: _Task, policy: Policy, starts: int) -> Solution:
 
         return _over_starts(one)((task.objective, task.reference, task.problem), None, guesses)
 
-    found = newton(task, guesses)
+    task, found = _rounding_kinks(task, guesses, newton)
     best, ends, agreed = _best_of(found, jax.vmap(jax.vmap(log_probs_of))(found.z))
     solution = _solution(
         task,
@@ -699,7 +734,7 @@ def _solution(
     shape = (task.runs, task.size)
     certificate = Certificate(
         method=method,
-        gradient_norm=_gradient_norm(task, log_probs) if found is None else found.gradient,
+        gradient_norm=found.gradient if found is not None else _gradient_norm(task, log_probs),
         duality_gap=of_runs(duality_gap),
         last_step=of_runs(0.0 if found is None else found.step),
         finite=of_runs(finite),
@@ -716,8 +751,10 @@ def _solution(
 
 @eqx.filter_jit
 def _gradient_norm(task: _Task, log_probs: Array) -> Array:
-    """The largest entry of the gradient in logits, by magnitude."""
+    """The largest entry of the gradient in logits, by magnitude; NaN at a loss with kinks."""
     problem = task.problem
+    if has_kinks(task.objective):
+        return jnp.full(task.runs, jnp.nan)
     if task.size <= _DENSE and not isinstance(problem, Online):
         problem = problem.joint(task.size)
 

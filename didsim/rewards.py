@@ -160,7 +160,8 @@ class DivergenceSlope(Reward):
         here.)
         """
         top = jnp.max(h, axis=-1, keepdims=True)
-        log_gaps = jnp.log(jnp.maximum((top - h) / self.beta[..., None], jnp.finfo(h.dtype).tiny))
+        gaps = (top - h) / self.beta[..., None]
+        log_gaps = jnp.where(gaps > 0, jnp.log(jnp.where(gaps > 0, gaps, 1)), -jnp.inf)
         high = jnp.broadcast_to(self.largest_log_gap()[..., None], top.shape)
 
         def log_total(log_v: Array) -> Array:
@@ -168,7 +169,7 @@ class DivergenceSlope(Reward):
 
         # From `high` downwards until the sum passes one, in strides that double.
         low = jax.lax.while_loop(
-            lambda low: jnp.any(log_total(low) < 0),
+            lambda low: jnp.any((log_total(low) < 0) & jnp.isfinite(low)),
             lambda low: jnp.where(log_total(low) < 0, 2 * low - high - 1, low),
             high - 1,
         )

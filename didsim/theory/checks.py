@@ -1,0 +1,83 @@
+"""What a check of a statement is, and the registry of all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from didsim._registry import Registry
+from didsim.theory.cases import Case
+
+PAPER = "arXiv 2505.23761"
+OURS = "derived here"
+TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Check:
+    """A statement, and how it is checked on one instance.
+
+    Attributes:
+        name: what it is called by.
+        section: that of the theory it belongs to.
+        statement: what is said, in words and formulas.
+        source: where it comes from.
+        kind: "exact" for an identity, whose deviation must be within the tolerance on every instance; "claim"
+            for a qualitative finding, of which the share of instances is measured where it holds.
+        measure: of an instance, without batch axes: the deviation of an exact statement, relative to one plus
+            the size of the logarithms that it compares; whether a claim holds.
+        most: the largest number of instances, for a check that is not a JAX function and runs one by one;
+            None for one that runs as a batch.
+        sizes: the numbers of sequences that it is made for; None for any.
+        tolerance: the largest deviation.
+    """
+
+    name: str
+    section: int
+    statement: str
+    source: str
+    kind: Literal["exact", "claim"]
+    measure: Callable[[Case], Any]
+    most: int | None = None
+    sizes: tuple[int, ...] | None = None
+    tolerance: float = TOLERANCE
+
+
+CHECKS: Registry[Check] = Registry("check", {})
+"""Every check by its name, in the order of the theory."""
+
+_Measure = Callable[[Case], Any]
+
+
+def exact(section: int, source: str, statement: str, **settings: Any) -> Callable[[_Measure], _Measure]:
+    """Register a function of an instance as the deviation of an exact statement."""
+    return _register(section, source, statement, "exact", settings)
+
+
+def claim(section: int, source: str, statement: str, **settings: Any) -> Callable[[_Measure], _Measure]:
+    """Register a function of an instance as whether a claim holds on it."""
+    return _register(section, source, statement, "claim", settings)
+
+
+def _register(
+    section: int, source: str, statement: str, kind: Literal["exact", "claim"], settings: dict[str, Any]
+) -> Callable[[_Measure], _Measure]:
+    def register(measure: _Measure) -> _Measure:
+        name = measure.__name__
+        CHECKS[name] = Check(name, section, statement, source, kind, measure, **settings)
+        return measure
+
+    return register
+
+
+def off(left: Array, right: Array, *compared: Array) -> Array:
+    """The largest difference of two arrays, relative to one plus the size of all that they were made from."""
+    sizes = [jnp.max(jnp.abs(jnp.asarray(array))) for array in (right, *compared)]
+    return jnp.max(jnp.abs(left - right)) / (1 + jnp.max(jnp.stack(sizes)))
+
+
+def largest(*deviations: Array) -> Array:
+    """The worst of several."""
+    return jnp.max(jnp.stack([jnp.asarray(one) for one in deviations]))

@@ -1,0 +1,157 @@
+"""Section 5: how likelihoods and entropy move."""
+
+import jax
+import jax.numpy as jnp
+from jax.nn import log_softmax, logsumexp
+from jaxtyping import Array
+
+from didsim.fixed_points import fixed_point
+from didsim.information import did, did_entropy, entropy, expectation, geodesic, kl
+from didsim.objectives import dpo, dpo_pg
+from didsim.preferences import Contrastive
+from didsim.rejected import optimal_rejected
+from didsim.theory.cases import Case
+from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
+
+
+@exact(5, PAPER, "Chosen from π_ref: at the target their log-likelihood has fallen by KL(π_ref ‖ π*) exactly")
+def chosen_displacement(case: Case) -> Array:
+    """What DPO learns from optimal pairs."""
+    reference, target = case.reference, case.target
+    problem = Contrastive(reference, optimal_rejected(reference, target, case.beta))
+    limit = fixed_point(dpo(case.beta), reference, problem)
+    fall = expectation(reference, limit) - expectation(reference, reference)
+    sizes = reference, target, reference / case.beta, target / case.beta
+    return off(fall, -kl(reference, target), *sizes)
+
+
+@exact(
+    5, PAPER, "Rejected from π_ref: at the target their log-likelihood has fallen by KL(π_ref ‖ π*) exactly"
+)
+def rejected_displacement(case: Case) -> Array:
+    """Chosen from `π_ref (π*/π_ref)^β`, which makes preferences encode the same information."""
+    reference, target = case.reference, case.target
+    chosen = geodesic(reference, did(target, reference), case.beta)
+    limit = fixed_point(dpo(case.beta), reference, Contrastive(chosen, reference))
+    fall = expectation(reference, limit) - expectation(reference, reference)
+    sizes = reference, target, reference / case.beta, target / case.beta
+    return off(fall, -kl(reference, target), *sizes)
+
+
+@exact(5, PAPER, "At DPO's limit, E_w log(π_∞/π_ref) = KL(π_w ‖ π_l)/β − log Σ π_ref (π_w/π_l)^(1/β)")
+def displacement_at_the_limit(case: Case) -> Array:
+    """Any chosen and rejected distributions."""
+    reference, chosen, rejected = case.reference, case.target, case.third
+    limit = fixed_point(dpo(case.beta), reference, Contrastive(chosen, rejected))
+    ratio = (chosen - rejected) / case.beta
+    expected = kl(chosen, rejected) / case.beta - logsumexp(reference + ratio)
+    return off(expectation(chosen, limit - reference), expected, ratio, chosen / case.beta, reference)
+
+
+@exact(5, OURS, "Entropy along the geodesic: dH(π_s)/ds = −Cov_{π_s}(log π_s, log q)")
+def entropy_slope(case: Case) -> Array:
+    """The formula against the derivative, at any position."""
+    log_q = did(case.target, case.reference)
+
+    def path(s: Array) -> Array:
+        return entropy(geodesic(case.reference, log_q, s))
+
+    p = geodesic(case.reference, log_q, case.position)
+    covariance = expectation(p, (p - expectation(p, p)) * (log_q - expectation(p, log_q)))
+    size = (1 + jnp.max(jnp.abs(log_q))) * (1 + jnp.max(jnp.abs(p)))
+    return off(jax.grad(path)(case.position), -covariance, size)
+
+
+@exact(5, OURS, "A first step towards q lowers entropy iff log q correlates with log π_ref under π_ref")
+def first_step(case: Case) -> Array:
+    """By how much a small step up the geodesic goes against the sign, beyond its second order."""
+    log_q = did(case.target, case.reference)
+    reference = case.reference
+    slope = -expectation(
+        reference, (reference - expectation(reference, reference)) * (log_q - expectation(reference, log_q))
+    )
+    span = jnp.max(log_q) - jnp.min(log_q)
+    step = 1e-4 / (1 + span)
+
+    def path(s: Array) -> Array:
+        return entropy(geodesic(reference, log_q, s))
+
+    change = path(step) - path(jnp.zeros(()))
+    # The second derivative of the entropy is at most this on the way.
+    bend = 4 * span**2 * (2 + jnp.max(jnp.abs(reference)))
+    against = jnp.where(slope > 0, -change, change)
+    allowed = bend * step**2 / 2
+    return jnp.maximum(0, against - allowed) / (1 + jnp.max(jnp.abs(reference)))
+
+
+@claim(5, PAPER, "Low-entropy DID (below half of log N) reinforces the policy, high-entropy DID smooths it")
+def low_entropy_reinforces(case: Case) -> Array:
+    """Whether the entropy of the target is on the side of the reference's that the DID's entropy says."""
+    low = did_entropy(case.target, case.reference) < jnp.log(case.size) / 2
+    return low == (entropy(case.target) < entropy(case.reference))
+
+
+@claim(
+    5,
+    PAPER,
+    "Smoothing shows as displacement: entropy grows iff the chosen likelihood falls by more than 0.5 nats",
+)
+def smoothing_displaces(case: Case) -> Array:
+    """Chosen from the reference, at the target."""
+    smoothed = entropy(case.target) > entropy(case.reference)
+    return smoothed == (kl(case.reference, case.target) > 0.5)
+
+
+@claim(
+    5,
+    PAPER,
+    "Transient against limit: displacement of the chosen can start with the other sign than it ends with",
+)
+def displacement_turns(case: Case) -> Array:
+    """Whether it does, under gradient flow on logits from the reference.
+
+    The loss's gradient there is `−β (π_w − π_l)/2`, that of the chosen likelihood `π_w − π_ref`.
+    """
+    w, el, reference = (jnp.exp(one) for one in (case.target, case.third, case.reference))
+    start = jnp.sum((w - el) * (w - reference))
+    limit = fixed_point(dpo(case.beta), case.reference, Contrastive(case.target, case.third))
+    end = expectation(case.target, limit - case.reference)
+    return start * end < 0
+
+
+@exact(5, OURS, "DPO-PG: the projected direction does not lower the chosen likelihood, to first order")
+def projection_keeps_chosen(case: Case) -> Array:
+    """On the logits of any policy; and without need of it the direction is DPO's own."""
+    problem = Contrastive(case.target, case.third)
+    objective = dpo_pg(case.beta)
+    logits = log_softmax(case.reward)
+
+    def loss(logits: Array) -> Array:
+        return objective.population_loss(log_softmax(logits), case.reference, problem, None)
+
+    gradient = jax.grad(loss)(logits)
+    pull = jnp.exp(case.target) - jnp.exp(log_softmax(logits))
+    descent = -objective.direction(gradient, lambda: pull)
+    size = jnp.linalg.norm(gradient) * jnp.linalg.norm(pull)
+    # Rounding of entries is relative to the probabilities that cancel in them.
+    noise = size + case.beta * jnp.linalg.norm(pull)
+    falls = jnp.maximum(0, -jnp.vdot(descent, pull)) / jnp.where(noise > 0, noise, 1)
+    unneeded = jnp.vdot(-gradient, pull) >= 0
+    changed = jnp.where(unneeded, jnp.max(jnp.abs(descent + gradient)), 0)
+    return largest(falls, changed)
+
+
+@exact(5, OURS, "On free logits a single pair never needs projecting: ⟨g_w − g_l, g_w⟩ = 1 − π_w + π_l > 0")
+def single_pairs_need_no_projection(case: Case) -> Array:
+    """All pairs, against the gradients themselves."""
+    gradients = jax.jacobian(log_softmax)(case.target)
+    products = jnp.einsum("ik,jk->ij", gradients, gradients)
+    overlap = jnp.diag(products)[:, None] - products.T
+    p = jnp.exp(case.target)
+    expected = 1 - p[:, None] + p[None, :]
+    # A sequence paired with itself moves nothing.
+    different = ~jnp.eye(case.size, dtype=bool)
+    return largest(
+        jnp.max(jnp.where(different, jnp.abs(overlap - expected), 0)),
+        jnp.max(jnp.where(different, jnp.maximum(0, -overlap), 0)),
+    )

@@ -1,0 +1,354 @@
+"""Section 3: objectives, and where they converge.
+
+A limit is checked to be stationary: for every sequence, what pulls its reward up is what pulls it down. Both
+are sums over all pairs, taken in logarithms, one by one.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_sigmoid, log_softmax, logsumexp
+from jaxtyping import Array
+from scipy.optimize import linprog
+
+from didsim._hinge import minimise_hinge
+from didsim._win_graph import compare
+from didsim.fixed_points import fixed_point, solve
+from didsim.information import did, js
+from didsim.objectives import (
+    dpo,
+    exponential,
+    fdpo_alpha,
+    fdpo_forward_kl,
+    fdpo_js,
+    ipo,
+    kto,
+    simpo,
+)
+from didsim.preferences import Contrastive, Joint, Labelled, Pairs
+from didsim.rejected import optimal_rejected
+from didsim.theory.cases import Case
+from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
+
+
+def _differences(values: Array) -> Array:
+    return values[:, None] - values[None, :]
+
+
+def _imbalance(log_weights: Array, h: Array, log_slope: Callable[[Array], Array], *sizes: Array) -> Array:
+    """How far `h` is from stationary for `Σ_ij W_ij φ(h_i − h_j)`, with `−φ′ = exp(log_slope)`."""
+    pulls = log_weights + log_slope(_differences(h))
+    return off(logsumexp(pulls, axis=1), logsumexp(pulls, axis=0), log_weights, h, *sizes)
+
+
+def _contrastive(case: Case) -> tuple[Contrastive, Array]:
+    """Any chosen and rejected distributions, and the weights of all pairs."""
+    problem = Contrastive(case.target, case.third)
+    return problem, case.target[:, None] + case.third[None, :]
+
+
+def _under_power_law(case: Case) -> Contrastive:
+    return Contrastive(case.reference, optimal_rejected(case.reference, case.target, case.beta))
+
+
+def _log_slope_of_logistic(d: Array) -> Array:
+    return log_sigmoid(-d)
+
+
+@exact(3, PAPER, "In DPO's loss the normaliser of the softmax cancels, and it is convex in the logits")
+def convexity(case: Case) -> Array:
+    """The loss of logits that are not normalised, and a chord that must not pass below it."""
+    problem, log_weights = _contrastive(case)
+    objective = dpo(case.beta)
+
+    def by_pairs(logits: Array) -> Array:
+        surprise = -log_sigmoid(case.beta * _differences(logits - case.reference))
+        return jnp.sum(jnp.exp(log_weights) * surprise)
+
+    one, two = case.third + 3 * case.reward, case.reference - case.reward
+    middle = by_pairs((one + two) / 2)
+    chord = (by_pairs(one) + by_pairs(two)) / 2
+    value = objective.population_loss(log_softmax(one), case.reference, problem, None)
+    size = 1 + case.beta * jnp.max(jnp.abs(jnp.stack([one, two, case.reference])))
+    return largest(
+        off(value, by_pairs(one), size), jnp.maximum(0, middle - chord) / (1 + jnp.abs(chord) + size)
+    )
+
+
+@exact(3, PAPER, "DPO converges to π_ref (π_w/π_l)^(1/β)")
+def dpo_limit(case: Case) -> Array:
+    """Stationarity of what `fixed_point` gives."""
+    problem, log_weights = _contrastive(case)
+    limit = fixed_point(dpo(case.beta), case.reference, problem)
+    h = case.beta * (limit - case.reference)
+    rounded = case.beta * limit, case.beta * case.reference
+    return _imbalance(log_weights, h, _log_slope_of_logistic, *rounded)
+
+
+@exact(
+    3, PAPER, "With chosen from the reference and the optimal rejected distribution, DPO learns the target"
+)
+def dpo_learns_target(case: Case) -> Array:
+    """The limit against the target."""
+    limit = fixed_point(dpo(case.beta), case.reference, _under_power_law(case))
+    ratio = case.target - case.reference
+    return off(limit, case.target, case.reference, ratio, case.reference / case.beta, case.target / case.beta)
+
+
+@exact(3, PAPER, "Data of β_d, training with β_t: DPO converges to π_ref (π*/π_ref)^(β_d/β_t)")
+def dpo_other_beta(case: Case) -> Array:
+    """The limit against the tempered DID."""
+    limit = fixed_point(dpo(case.other_beta), case.reference, _under_power_law(case))
+    step = case.beta / case.other_beta * (case.target - case.reference)
+    scale = case.reference / case.other_beta
+    return off(limit, log_softmax(case.reference + step), case.reference, step, scale, step / case.beta)
+
+
+@exact(3, PAPER, "If π_w = π_l nothing is learned")
+def nothing_to_learn(case: Case) -> Array:
+    """The limits of three losses."""
+    problem = Contrastive(case.target, case.target)
+    limits = [
+        fixed_point(objective, case.reference, problem)
+        for objective in (dpo(case.beta), ipo(case.beta), exponential(case.beta))
+    ]
+    return largest(*(off(limit, case.reference) for limit in limits))
+
+
+@exact(
+    3,
+    OURS,
+    "SimPO without margin, equal lengths: the limit is (π_w/π_l)^(1/β), under the power law q_{*/ref}",
+)
+def simpo_limit(case: Case) -> Array:
+    """Stationarity, and the DID."""
+    problem, log_weights = _contrastive(case)
+    objective = simpo(case.beta, gamma=0)
+    limit = fixed_point(objective, case.reference, problem)
+    stationary = _imbalance(log_weights, case.beta * limit, _log_slope_of_logistic)
+    under_law = fixed_point(objective, case.reference, _under_power_law(case))
+    log_q = did(case.target, case.reference)
+    return largest(
+        stationary,
+        off(
+            under_law, log_q, case.reference, case.target, case.reference / case.beta, case.target / case.beta
+        ),
+    )
+
+
+@exact(3, OURS, "IPO: log(π_∞/π_ref) = b (π_w − π_l)/(π_w + π_l) + const, so differences are at most 2b")
+def ipo_limit(case: Case) -> Array:
+    """Stationarity for each unit of a sequence's mass, and the bound."""
+    problem, _ = _contrastive(case)
+    w, el = jnp.exp(case.target), jnp.exp(case.third)
+    centre = 1 / (2 * case.beta)
+    limit = fixed_point(ipo(case.beta), case.reference, problem)
+    h = limit - case.reference
+    h = (h - jnp.mean(h)) / centre
+    share = jax.nn.sigmoid(case.target - case.third)
+    force = h - share * jnp.sum(el * h) - (1 - share) * jnp.sum(w * h) - (2 * share - 1)
+    b = 1 / (1 + jnp.sum((w - el) * (2 * share - 1)) / 2)
+    rounded = limit / centre, case.reference / centre
+    stationary = off(force, jnp.zeros_like(force), h, *rounded)
+    too_wide = jnp.maximum(0, jnp.max(h) - jnp.min(h) - 2 * b)
+    return largest(stationary, too_wide / (1 + jnp.max(jnp.abs(jnp.stack(rounded)))))
+
+
+@exact(3, OURS, "The exponential loss converges to π_ref (π_w/π_l)^(1/(2β))")
+def exponential_limit(case: Case) -> Array:
+    """Stationarity."""
+    problem, log_weights = _contrastive(case)
+    limit = fixed_point(exponential(case.beta), case.reference, problem)
+    h = case.beta * (limit - case.reference)
+    return _imbalance(log_weights, h, lambda d: -d, case.beta * limit, case.beta * case.reference)
+
+
+@exact(
+    3,
+    OURS,
+    "f-DPO (forward KL, JS, alpha): β f′(π_∞/π_ref) = log(π_w/π_l) + const, with one root for the constant",
+    sizes=(2, 8),
+)
+def fdpo_limit(case: Case) -> Array:
+    """The rewards of the limit, less what rounding of its logarithms makes of them."""
+    problem, _ = _contrastive(case)
+    data = case.target - case.third
+    worst = []
+    for objective in (fdpo_forward_kl(case.beta), fdpo_js(case.beta), fdpo_alpha(case.beta, 0.5)):
+        limit = fixed_point(objective, case.reference, problem)
+        h = objective.reward(limit, case.reference, None)
+        top = jnp.argmax(data)
+        # How much a reward changes with a rounded logarithm.
+        slope = jax.vmap(jax.grad(lambda p, r, o=objective: o.reward(p, r, None)))(limit, case.reference)
+        rounding = jnp.abs(slope) * (1 + jnp.abs(limit) + jnp.abs(case.reference))
+        error = jnp.abs((h - h[top]) - (data - data[top]))
+        worst.append(
+            jnp.max(
+                error / (1 + jnp.abs(data - data[top]) + jnp.max(jnp.abs(data)) + rounding + rounding[top])
+            )
+        )
+    return largest(*worst)
+
+
+@exact(
+    3,
+    PAPER,
+    "Labelled pairs: DPO converges to π_ref exp(r/β) whatever the samplers",
+    sizes=(2, 8),
+)
+def labelled_limit(case: Case) -> Array:
+    """Stationarity under two pairs of samplers."""
+    limit = log_softmax(case.reference + case.reward / case.beta)
+    h = case.beta * (limit - case.reference)
+    worst = []
+    for first, second in ((case.target, case.third), (case.reference, case.reference)):
+        problem = Labelled(case.reward, first, second, separable=False)
+        found = fixed_point(dpo(case.beta), case.reference, problem)
+        worst.append(off(found, limit, case.reference, case.reward / case.beta))
+        log_weights = problem.joint(case.size).log_probs
+        rounded = case.beta * limit, case.beta * case.reference
+        worst.append(_imbalance(log_weights, h, _log_slope_of_logistic, *rounded))
+    return largest(*worst)
+
+
+@claim(
+    3,
+    PAPER,
+    "Only the log-ratio reward learns π*: JS(limit, π*) > 1e-6 for IPO, exponential, SimPO and f-DPO",
+    sizes=(2, 8),
+)
+def only_the_log_ratio(case: Case) -> Array:
+    """Whether all of five others miss the target."""
+    problem = _under_power_law(case)
+    others = (
+        ipo(case.beta),
+        exponential(case.beta),
+        simpo(case.beta, gamma=0),
+        fdpo_forward_kl(case.beta),
+        fdpo_js(case.beta),
+    )
+    missed = [js(fixed_point(one, case.reference, problem), case.target) > 1e-6 for one in others]
+    return jnp.all(jnp.stack(missed))
+
+
+def _numbers(case: Case) -> np.random.Generator:
+    """A NumPy generator of the instance's own."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(case.key)))
+
+
+@exact(
+    3,
+    OURS,
+    "Hinge (SLiC): among the minimisers is one with all rewards on a grid of unit spacing",
+    most=100,
+    sizes=(2, 3, 5),
+)
+def hinge_on_a_grid(case: Case) -> float:
+    """The loss of whole numbers against the optimum of the linear program in the slacks."""
+    weights = np.exp(np.asarray(case.target)[:, None] + np.asarray(case.third)[None, :])
+    found = minimise_hinge(weights)
+    if not found.solved or np.any(found.h != np.round(found.h)):
+        return np.inf
+    size = len(weights)
+    winners, losers = np.nonzero(~np.eye(size, dtype=bool))
+    pairs = np.arange(len(winners))
+    # Variables are rewards and slacks: slack ≥ 1 − (h_i − h_j).
+    constraint = np.zeros((len(pairs), size + len(pairs)))
+    constraint[pairs, winners], constraint[pairs, losers] = -1, 1
+    constraint[pairs, size + pairs] = -1
+    cost = np.concatenate([np.zeros(size), weights[winners, losers]])
+    bounds = [(None, None)] * size + [(0, None)] * len(pairs)
+    optimum = linprog(cost, A_ub=constraint, b_ub=-np.ones(len(pairs)), bounds=bounds).fun
+    slack = np.maximum(0, 1 - (found.h[:, None] - found.h[None, :]))[winners, losers]
+    return float(max(0.0, weights[winners, losers] @ slack - optimum))
+
+
+@exact(
+    3,
+    PAPER,
+    "Finite data have a DPO minimiser if and only if wins connect every sequence to every other (Ford)",
+    most=200,
+    sizes=(3, 4),
+)
+def finite_data_condition(case: Case) -> float:
+    """Against all sets of sequences: 1 if what the graph says is wrong, else 0.
+
+    The rewards of a set that never loses to the rest can be raised for ever, and the loss falls.
+    """
+    numbers = _numbers(case)
+    wins = numbers.random((case.size, case.size)) < numbers.uniform(0.2, 0.7)
+    np.fill_diagonal(wins, False)
+    if not wins.any():
+        return 0.0
+    pairs = Pairs(*(jnp.asarray(end)[None] for end in np.nonzero(wins)))
+    connected = bool(compare(pairs, case.size, 1, both_ways=True).identified.all())
+    sets = [
+        np.array([(code >> k) & 1 for k in range(case.size)], bool) for code in range(1, 2**case.size - 1)
+    ]
+    bounded = all(wins[~inside][:, inside].any() for inside in sets)
+    return float(connected != bounded)
+
+
+@claim(
+    3,
+    PAPER,
+    "On data that meet it, the mean JS(π̂, π*) falls like 1/n (log–log slope −1 ± 0.25)",
+    most=6,
+    sizes=(3,),
+)
+def finite_data_rate(case: Case) -> bool:
+    """Datasets of 250,000 to 16 million pairs, 100 of each size, of a policy and a target."""
+    numbers = _numbers(case)
+    table = np.exp(np.asarray(_under_power_law(case).joint(case.size).log_probs)).ravel()
+    sizes = 250_000 * 4 ** np.arange(4)
+    counts = np.stack([numbers.multinomial(n, table / table.sum(), size=100) for n in sizes])
+    with np.errstate(divide="ignore"):
+        tables = np.log(counts / sizes[:, None, None]).reshape(4, 100, case.size, case.size)
+    solution = solve(dpo(case.beta), case.reference, Joint(tables))
+    good = np.asarray(solution.certificate.identified).all(axis=-1) & np.asarray(
+        solution.certificate.converged
+    )
+    if (good.sum(axis=1) < 50).any():
+        return False
+    usable = jnp.where(good[..., None], solution.log_probs, case.target)
+    distance = np.asarray(js(usable, case.target))
+    means = [distance[k][good[k]].mean() for k in range(len(sizes))]
+    return bool(abs(np.polyfit(np.log(sizes), np.log(means), 1)[0] + 1) < 0.25)
+
+
+@exact(
+    3,
+    OURS,
+    "KTO's and APO-zero's limit gives probability zero to all that is rejected more often than chosen",
+    most=40,
+    sizes=(3, 5),
+)
+def bounded_rewards_limit(case: Case) -> float:
+    """At the limit, any mass that is moved off its support raises the loss, to first order and by steps."""
+    beta = jnp.minimum(case.beta, 1.0)
+    # Flattened, as a certificate needs probabilities that are not far below rounding.
+    chosen, rejected = (log_softmax(p / jnp.maximum(1, -jnp.min(p) / 20)) for p in (case.target, case.third))
+    problem = Contrastive(chosen, rejected)
+    gain = np.exp(np.asarray(chosen)) - np.exp(np.asarray(rejected))
+    if gain.max() <= 0:
+        return 0.0
+    solution = solve(kto(beta), case.reference, problem, starts=2)
+    p = np.exp(np.asarray(solution.log_probs))
+    if not bool(solution.certificate.converged):
+        return np.inf
+    reference = np.asarray(case.reference)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        h = float(beta) * (np.log(p) - reference)
+        z = float(np.sum(np.where(p > 0, p * h, 0)))
+
+    def loss(q: np.ndarray) -> float:
+        with np.errstate(divide="ignore"):
+            bounded = 1 / (1 + np.exp(-(float(beta) * (np.log(q) - reference) - z)))
+        return -float(np.sum(gain * bounded))
+
+    others = _numbers(case).dirichlet(np.ones(case.size), size=200)
+    steps = 10.0 ** -np.arange(6)
+    lower = [loss(p) - loss((1 - step) * p + step * q) for q in others for step in steps]
+    return max(0.0, *lower)
