@@ -9,6 +9,8 @@ from rich.console import Console
 
 from didsim.theory import CHECKS, check_all
 
+_WIDTH = 110  # of tables in a file or a pipe
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -42,6 +44,8 @@ def check(
         raise typer.BadParameter(f"--out must be a file that can be written to: {error}") from None
     jax.config.update("jax_enable_x64", True)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     report = check_all(instances, seed, only, progress=not quiet and console.is_terminal)
     out.write_bytes(report.to_json())
     console.print(report.table())

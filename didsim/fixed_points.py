@@ -153,7 +153,7 @@ def fixed_point(
     """
     if not _checks.known((objective, reference, problem)):
         return _traced(objective, reference, problem, lengths)
-    solution = solve(objective, reference, problem, lengths, policy=policy, starts=starts)
+    solution = _solve(objective, reference, problem, lengths, policy, starts, measured=False)
     objection = solution.objection()
     if objection is not None:
         raise NoMinimiserError(
@@ -194,7 +194,8 @@ def solve(
     sequences (KTO, APO-zero), `Σ_y (λ_D π_w − λ_U π_l)(y) σ(h(y) − z)` to be made large, end on the set where
     the first factor is positive, and give all others probability zero: any mass there is better moved.
     (Derived here.) On that set `σ(h − z) = π^β/(π^β + const)` is concave in `π` for `beta ≤ 1`, so that for
-    fixed `z` the limit is the only one. All else is solved by Newton's method on logits, from several starts.
+    fixed `z` the limit is the only one; for `beta < 1` its slope at zero is infinite, so that all of the
+    set keeps some probability. All else is solved by Newton's method on logits, from several starts.
 
     A loss that is convex in `log π`, taken as a free vector, and that does not fall if all its entries are
     lowered together, has but one minimum: it is then the minimum over the convex set `Σ e^(log π) ≤ 1`.
@@ -225,6 +226,19 @@ def solve(
     >>> bool(solution.certificate.unique)
     True
     """
+    return _solve(objective, reference, problem, lengths, policy, starts, measured=True)
+
+
+def _solve(
+    objective: Objective,
+    reference: LogProbsLike,
+    problem: Problem,
+    lengths: ArrayLike | None,
+    policy: Policy | None,
+    starts: int,
+    measured: bool,
+) -> Solution:
+    """`solve`; if not `measured`, without the gradient at closed forms, which they do not need."""
     reference = _checks.distribution("reference", reference, full_support=True)
     size = reference.shape[-1]
     lengths = check_lengths(lengths, size)
@@ -236,7 +250,7 @@ def solve(
     batch = _checks.broadcast(**shapes, objective=objective.batch_shape)
     if not _checks.known((objective, reference, problem)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
-    task = _Task.over_runs(objective, reference, problem, lengths, batch)
+    task = _Task.over_runs(objective, reference, problem, lengths, batch, measured)
     if policy is not None:
         _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
         return _batched(_in_family(task, policy, starts), batch)
@@ -250,10 +264,17 @@ class _Task(eqx.Module):
     reference: Float[Array, "runs sequences"]
     problem: Problem
     lengths: Array | None
+    measured: bool = eqx.field(static=True)
 
     @classmethod
     def over_runs(
-        cls, objective: Objective, reference: Array, problem: Problem, lengths: Array | None, batch: Shape
+        cls,
+        objective: Objective,
+        reference: Array,
+        problem: Problem,
+        lengths: Array | None,
+        batch: Shape,
+        measured: bool,
     ) -> "_Task":
         def runs(leaf: Any, event_ndim: int) -> Array:
             leaf = jnp.asarray(leaf)
@@ -261,7 +282,7 @@ class _Task(eqx.Module):
             return jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event)
 
         objective = jax.tree.map(lambda leaf: runs(leaf, 0), objective)
-        return cls(objective, runs(reference, 1), problem.over_runs(runs), lengths)
+        return cls(objective, runs(reference, 1), problem.over_runs(runs), lengths, measured)
 
     @property
     def runs(self) -> int:
@@ -753,7 +774,7 @@ def _solution(
 def _gradient_norm(task: _Task, log_probs: Array) -> Array:
     """The largest entry of the gradient in logits, by magnitude; NaN at a loss with kinks."""
     problem = task.problem
-    if has_kinks(task.objective):
+    if has_kinks(task.objective) or not task.measured:
         return jnp.full(task.runs, jnp.nan)
     if task.size <= _DENSE and not isinstance(problem, Online):
         problem = problem.joint(task.size)

@@ -6,10 +6,10 @@ from types import MappingProxyType
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array, Float, Key
 
-from didsim.families import dirichlet, normal_logits, zipf
 from didsim.information import LogProbs
 
 
@@ -42,69 +42,76 @@ class Case(eqx.Module):
         return self.reference.shape[-1]
 
 
-_Make = Callable[[Key[Array, ""], int], LogProbs]
+_Numbers = np.random.Generator
+_Draw = Callable[[_Numbers, int, int], np.ndarray]
+"""Logits of a number of policies over a number of sequences."""
 
 
-def _near_deterministic(key: Array, size: int) -> LogProbs:
-    place, noise = jax.random.split(key)
-    spike = 50.0 * jax.nn.one_hot(jax.random.randint(place, (), 0, size), size)
-    return log_softmax(spike + jax.random.normal(noise, (size,)))
+def _normal(numbers: _Numbers, count: int, size: int) -> np.ndarray:
+    return numbers.normal(size=(count, size))
 
 
-def _extreme(key: Array, size: int) -> LogProbs:
-    return log_softmax(jax.random.uniform(key, (size,), minval=-700.0, maxval=700.0))
+def _dirichlet(numbers: _Numbers, count: int, size: int) -> np.ndarray:
+    # The logarithm of a gamma variate of shape 1/2, which itself may underflow.
+    return np.log(numbers.gamma(1.5, size=(count, size))) + 2 * np.log(numbers.random((count, size)))
 
 
-def _uniform(_: Array, size: int) -> LogProbs:
-    return jnp.full(size, -jnp.log(size))
+def _zipf(numbers: _Numbers, count: int, size: int) -> np.ndarray:
+    ranks = np.broadcast_to(np.arange(1, size + 1), (count, size))
+    return -1.2 * np.log(numbers.permuted(ranks, axis=1))
 
 
-_ORDINARY: dict[str, _Make] = {
-    "normal": lambda key, size: normal_logits(key, size),
-    "dirichlet": lambda key, size: dirichlet(key, size, 0.5),
-    "zipf": lambda key, size: zipf(size, 1.2, key),
-    "near-deterministic": _near_deterministic,
-    "logits of ±700": _extreme,
-}
+def _near_deterministic(numbers: _Numbers, count: int, size: int) -> np.ndarray:
+    place = numbers.integers(size, size=(count, 1))
+    return _normal(numbers, count, size) + 50.0 * (np.arange(size) == place)
 
 
-def _independent(make: _Make, low: float = -2.0, high: float = 1.0) -> Callable[[Array, int], Case]:
+def _extreme(numbers: _Numbers, count: int, size: int) -> np.ndarray:
+    return numbers.uniform(-700, 700, size=(count, size))
+
+
+def _independent(draw: _Draw, low: float = -2.0, high: float = 1.0) -> Callable[[int, int, int], Case]:
     """Policies of one kind, independent, and powers of ten between two bounds for beta."""
 
-    def case(key: Array, size: int) -> Case:
-        one, two, three, rewards, betas, place, own = jax.random.split(key, 7)
-        beta, other = 10.0 ** jax.random.uniform(betas, (2,), minval=low, maxval=high)
+    def cases(seed: int, count: int, size: int) -> Case:
+        numbers = np.random.default_rng(seed)
+        reference, target, third = (log_softmax(draw(numbers, count, size)) for _ in range(3))
+        beta, other = jnp.asarray(10.0 ** numbers.uniform(low, high, size=(2, count)))
         return Case(
-            reference=make(one, size),
-            target=make(two, size),
-            third=make(three, size),
-            reward=2 * jax.random.normal(rewards, (size,)),
+            reference=reference,
+            target=target,
+            third=third,
+            reward=jnp.asarray(2 * numbers.normal(size=(count, size))),
             beta=beta,
             other_beta=other,
-            position=jax.random.uniform(place, minval=-2.0, maxval=2.0),
-            key=own,
+            position=jnp.asarray(numbers.uniform(-2, 2, size=count)),
+            key=jax.random.split(jax.random.key(seed), count),
         )
 
-    return case
+    return cases
 
 
-def _equal(key: Array, size: int) -> Case:
-    case = _independent(_ORDINARY["normal"])(key, size)
+def _equal(seed: int, count: int, size: int) -> Case:
+    case = _independent(_normal)(seed, count, size)
     return eqx.tree_at(lambda one: (one.target, one.third), case, (case.reference, case.reference))
 
 
-def _from_uniform(key: Array, size: int) -> Case:
-    case = _independent(_ORDINARY["normal"])(key, size)
-    return eqx.tree_at(lambda one: one.reference, case, _uniform(key, size))
+def _from_uniform(seed: int, count: int, size: int) -> Case:
+    case = _independent(_normal)(seed, count, size)
+    return eqx.tree_at(lambda one: one.reference, case, jnp.full((count, size), -jnp.log(size)))
 
 
-FAMILIES: Mapping[str, Callable[[Key[Array, ""], int], Case]] = MappingProxyType(
+FAMILIES: Mapping[str, Callable[[int, int, int], Case]] = MappingProxyType(
     {
-        **{name: _independent(make) for name, make in _ORDINARY.items()},
+        "normal": _independent(_normal),
+        "dirichlet": _independent(_dirichlet),
+        "zipf": _independent(_zipf),
+        "near-deterministic": _independent(_near_deterministic),
+        "logits of ±700": _independent(_extreme),
         "equal policies": _equal,
         "uniform reference": _from_uniform,
-        "tiny beta": _independent(_ORDINARY["normal"], -6.0, -3.0),
-        "huge beta": _independent(_ORDINARY["normal"], 2.0, 4.0),
+        "tiny beta": _independent(_normal, -6.0, -3.0),
+        "huge beta": _independent(_normal, 2.0, 4.0),
     }
 )
 """Kinds of instances by name: the first three are ordinary, the others hostile."""
@@ -119,5 +126,5 @@ def make_cases(family: str, seed: int, size: int, instances: int) -> Case:
     if family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
     number = list(FAMILIES).index(family)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), size)
-    return jax.vmap(lambda key: FAMILIES[family](key, size))(jax.random.split(key, instances))
+    own = int(np.random.SeedSequence((seed, number, size)).generate_state(1)[0])
+    return FAMILIES[family](own, instances, size)

@@ -28,12 +28,12 @@ class Row(msgspec.Struct, frozen=True):
         source: where it comes from.
         kind: "exact" or "claim".
         instances: how many it was measured on.
+        verdict: "holds" or "FAILS" of an exact statement, "measured" of a claim.
         worst: the largest deviation of an exact statement, else None.
         tolerance: the largest that it may have, else None.
         worst_family: the family that it was largest in.
         share: the share of instances on which a claim holds, else None.
         shares: that share for each family.
-        verdict: "holds" or "FAILS" of an exact statement, "measured" of a claim.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Row(msgspec.Struct, frozen=True):
     source: str
     kind: str
     instances: int
-    worst: float | None
-    tolerance: float | None
-    worst_family: str | None
-    share: float | None
-    shares: dict[str, float] | None
     verdict: str
+    worst: float | None = None
+    tolerance: float | None = None
+    worst_family: str | None = None
+    share: float | None = None
+    shares: dict[str, float] | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -78,27 +78,25 @@ class Report(msgspec.Struct, frozen=True):
 
     def table(self) -> Table:
         """The statements as a table for the terminal."""
-        table = Table(title=f"{len(self.rows)} statements on random instances (seed {self.seed})")
+        table = Table(
+            title=f"{len(self.rows)} statements on random instances (seed {self.seed})", show_lines=True
+        )
         table.add_column("§", justify="right")
-        table.add_column("check", overflow="fold")
         table.add_column("statement", ratio=1)
-        table.add_column("source")
         table.add_column("instances", justify="right")
-        table.add_column("worst deviation", justify="right")
-        table.add_column("tolerance", justify="right")
+        table.add_column("worst deviation\n(tolerance)", justify="right")
         table.add_column("verdict")
         for row in self.rows:
-            if row.kind == "exact":
-                assert row.worst is not None
+            statement = f"{row.statement}\n[dim]{row.name}, {row.source}[/]"
+            if row.shares is None:
                 style = "green" if row.verdict == "holds" else "bold red"
-                measured = (f"{row.worst:.1e}", f"{row.tolerance:.0e}", f"[{style}]{row.verdict}[/]")
+                deviation = f"{row.worst:.1e}\n({row.tolerance:.0e})"
+                verdict = f"[{style}]{row.verdict}[/]"
             else:
-                assert row.shares is not None
                 low, high = min(row.shares.values()), max(row.shares.values())
-                measured = ("", "", f"{row.share:.0%} of instances; by family {low:.0%} to {high:.0%}")
-            table.add_row(
-                str(row.section), row.name, row.statement, row.source, f"{row.instances:,}", *measured
-            )
+                deviation = ""
+                verdict = f"true of {row.share:.0%}\n[dim]{low:.0%} to {high:.0%}\nby family[/]"
+            table.add_row(str(row.section), statement, f"{row.instances:,}", deviation, verdict)
         return table
 
     def counterexample_table(self) -> Table:
@@ -151,8 +149,9 @@ def check_all(
     checks = list(CHECKS.values()) if only is None else [CHECKS[name] for name in only]
     checks.sort(key=lambda check: check.section)
     with jax.enable_x64(True):
+        cases = draw_cases(instances, seed)
         rows = [
-            _measure(check, instances, seed)
+            measure(check, instances, cases)
             for check in track(checks, "Checking statements", disable=not progress, transient=True)
         ]
         found = []
@@ -165,24 +164,43 @@ def check_all(
     return Report(seed, instances, rows, found)
 
 
-def _measure(check: Check, instances: int, seed: int) -> Row:
+Cases = dict[int, dict[str, Case]]
+"""For each size, the instances of each family."""
+
+
+def draw_cases(instances: int, seed: int) -> Cases:
+    """As many instances as each of the slots, a size and a family, may need."""
+    # Some checks are made for two sizes only.
+    share = -(-instances // (2 * len(FAMILIES)))
+    return {size: {family: make_cases(family, seed, size, share) for family in FAMILIES} for size in SIZES}
+
+
+def measure(check: Check, instances: int, cases: Cases) -> Row:
+    """What one check comes to on some of the instances."""
     measured: dict[str, list[np.ndarray]] = {family: [] for family in FAMILIES}
-    for parts in _parts(check, instances, seed):
+    for parts in _parts(check, instances, cases):
         if check.most is None:
             values = _together(check, parts)
         else:
-            values = {family: _one_by_one(check, cases) for family, cases in parts.items()}
+            values = {family: _one_by_one(check, some) for family, some in parts.items()}
         for family, value in values.items():
             measured[family].append(value)
     by_family = {family: np.concatenate(values) for family, values in measured.items() if values}
     everything = np.concatenate(list(by_family.values()))
-    exact = check.kind == "exact"
-    # What is not a number is as far off as can be.
-    worst = {family: float(np.nan_to_num(v, nan=np.inf).max()) for family, v in by_family.items()}
-    where = max(worst, key=worst.__getitem__)
-    verdict = "measured"
-    if exact:
+    if check.kind == "claim":
+        shares = {family: float(values.mean()) for family, values in by_family.items()}
+        found: dict[str, Any] = {"share": float(everything.mean()), "shares": shares, "verdict": "measured"}
+    else:
+        # What is not a number is as far off as can be.
+        worst = {family: float(np.nan_to_num(v, nan=np.inf).max()) for family, v in by_family.items()}
+        where = max(worst, key=worst.__getitem__)
         verdict = "holds" if worst[where] <= check.tolerance else "FAILS"
+        found = {
+            "worst": worst[where],
+            "tolerance": check.tolerance,
+            "worst_family": where,
+            "verdict": verdict,
+        }
     return Row(
         name=check.name,
         section=check.section,
@@ -190,26 +208,25 @@ def _measure(check: Check, instances: int, seed: int) -> Row:
         source=check.source,
         kind=check.kind,
         instances=len(everything),
-        worst=worst[where] if exact else None,
-        tolerance=check.tolerance if exact else None,
-        worst_family=where if exact else None,
-        share=None if exact else float(everything.mean()),
-        shares=None if exact else {family: float(values.mean()) for family, values in by_family.items()},
-        verdict=verdict,
+        **found,
     )
 
 
-def _parts(check: Check, instances: int, seed: int) -> Iterator[dict[str, Case]]:
-    """For each size, the instances of each family."""
+def _parts(check: Check, instances: int, cases: Cases) -> Iterator[dict[str, Case]]:
+    """For each size that a check is made for, its share of the instances of each family."""
     sizes = SIZES if check.sizes is None else check.sizes
     total = instances if check.most is None else min(instances, check.most)
     slots = [(size, family) for size in sizes for family in FAMILIES]
     share, extra = divmod(total, len(slots))
     counts = {slot: share + (k < extra) for k, slot in enumerate(slots)}
     for size in sizes:
-        wanted = {family: counts[size, family] for family in FAMILIES if counts[size, family]}
+        wanted = {
+            family: jax.tree.map(lambda leaf, n=counts[size, family]: leaf[:n], some)
+            for family, some in cases[size].items()
+            if counts[size, family]
+        }
         if wanted:
-            yield {family: make_cases(family, seed, size, count) for family, count in wanted.items()}
+            yield wanted
 
 
 def _together(check: Check, parts: dict[str, Case]) -> dict[str, np.ndarray]:
