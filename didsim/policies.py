@@ -10,6 +10,7 @@ from typing import Any, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
@@ -60,12 +61,18 @@ class Autoregressive(Policy):
     gradient moves all sequences that share a prefix. Its log-probabilities are exact over the whole space,
     in one O(size) pass down the prefix tree.
 
+    With a `context` the tables are shared, as in an n-gram model: a prefix of more tokens has the row of its
+    last `context` ones. It is then a restricted family, which cannot hold every distribution.
+
     Args:
-        logits: next-token logits, a row for each of `space.prefixes`.
+        logits: next-token logits, a row for each of `space.prefixes`, of which those of at most `context`
+            tokens come first.
         space: the space of sequences.
+        context: how many of the last tokens the next one depends on, 0 or more; None is all of them.
 
     Raises:
-        ValueError: `logits` are not finite, or do not end in `(space.num_prefixes, space.vocab_size)`.
+        ValueError: `logits` are not finite, do not end in `(space.num_prefixes, space.vocab_size)`, or, with
+            a context, in `(number of prefixes of at most context tokens, space.vocab_size)`.
 
     >>> space = SequenceSpace(vocab_size=2, max_length=2)
     >>> policy = Autoregressive(jnp.zeros((space.num_prefixes, 2)), space)
@@ -73,18 +80,40 @@ class Autoregressive(Policy):
     [0.25, 0.25, 0.25, 0.25]
     """
 
-    logits: Float[Array, "*batch prefixes vocab"]
+    logits: Float[Array, "*batch rows vocab"]
     space: SequenceSpace = eqx.field(static=True)
+    context: int | None = eqx.field(static=True)
 
-    def __init__(self, logits: Float[ArrayLike, "*batch prefixes vocab"], space: SequenceSpace):
+    def __init__(
+        self,
+        logits: Float[ArrayLike, "*batch rows vocab"],
+        space: SequenceSpace,
+        context: int | None = None,
+    ):
         _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
+        if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 0):
+            raise ValueError(f"`context` must be an integer of at least 0, or None; got {context!r}")
         self.logits = _checks.finite("logits", logits)
         self.space = space
-        expected = (space.num_prefixes, space.vocab_size)
+        self.context = context
+        expected = (int(self._rows().max()) + 1, space.vocab_size)
         if self.logits.shape[-2:] != expected:
             raise ValueError(
                 f"`logits` must end in (num_prefixes, vocab_size) = {expected}; got shape {self.logits.shape}"
             )
+
+    def _rows(self) -> np.ndarray:
+        """The row of the table that each prefix has."""
+        prefixes = self.space.prefixes
+        if self.context is None or self.context >= prefixes.shape[-1]:
+            return np.arange(len(prefixes))
+        used = np.sum(prefixes >= 0, axis=-1, keepdims=True)
+        start = np.maximum(used - self.context, 0)
+        places = start + np.arange(self.context)
+        last = np.take_along_axis(
+            np.pad(prefixes, ((0, 0), (0, self.context)), constant_values=-1), places, -1
+        )
+        return np.asarray(self.space.prefix_index(last))
 
     @classmethod
     def from_log_probs(cls, log_probs: LogProbsLike, space: SequenceSpace) -> Self:
@@ -97,7 +126,7 @@ class Autoregressive(Policy):
 
     def log_probs(self) -> LogProbs:
         """The chain rule over the whole prefix tree."""
-        return self.space.log_probs(log_softmax(self.logits, axis=-1))
+        return self.space.log_probs(log_softmax(self.logits, axis=-1)[..., self._rows(), :])
 
     def log_prob(self, tokens: Any) -> Float[Array, "*batch"]:
         """The log-probability of one sequence, token by token: `Σ_t log π(y_t | y_<t)`.
@@ -108,7 +137,7 @@ class Autoregressive(Policy):
             ValueError: `tokens` is not a whole sequence of the space.
         """
         whole = self.space.decode(self.space.index(tokens))
-        rows = jnp.asarray([self.space.prefix_index(whole[:k]) for k in range(len(whole))])
+        rows = self._rows()[[self.space.prefix_index(whole[:k]) for k in range(len(whole))]]
         chosen = log_softmax(self.logits[..., rows, :], axis=-1)
         return jnp.sum(chosen[..., jnp.arange(len(whole)), jnp.asarray(whole)], axis=-1)
 

@@ -248,3 +248,38 @@ def test_a_restricted_family_does_not_reach_every_pair_of_margins() -> None:
     for weight in itertools.chain(np.linspace(-3, 3, 5), (100.0,)):
         p = np.asarray(LogLinear(features, np.array([weight])).log_probs())
         assert p[2] - p[1] == pytest.approx(p[1] - p[0], rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("context", [0, 1, 2])
+@pytest.mark.parametrize("eos", [False, True])
+def test_shared_tables_depend_on_the_last_tokens_alone(context: int, eos: bool) -> None:
+    space = SequenceSpace(vocab_size=3, max_length=4, eos=eos)
+    rows = [tuple(p for p in prefix if p >= 0) for prefix in space.prefixes]
+    shared = [prefix for prefix in rows if len(prefix) <= context]
+    logits = np.random.default_rng(0).normal(size=(2, len(shared), 3))
+    policy = Autoregressive(logits, space, context)
+    by_hand = []
+    for tokens in map(space.decode, range(space.size)):
+        total = np.zeros(2)
+        for place, token in enumerate(tokens):
+            row = shared.index(tokens[max(place - context, 0) : place])
+            total += log_softmax(logits[:, row], axis=-1)[:, token]
+        by_hand.append(total)
+    np.testing.assert_allclose(policy.log_probs(), np.stack(by_hand, axis=-1), rtol=1e-12, atol=1e-12)
+    last = space.decode(space.size - 1)
+    np.testing.assert_allclose(policy.log_prob(last), by_hand[-1], rtol=1e-12)
+
+
+def test_a_context_of_all_tokens_is_a_table_of_all_prefixes() -> None:
+    logits = table(SPACE)
+    whole = Autoregressive(logits, SPACE)
+    for context in (SPACE.max_length - 1, SPACE.max_length, 99):
+        assert (Autoregressive(logits, SPACE, context).log_probs() == whole.log_probs()).all()
+
+
+def test_contexts_that_are_refused() -> None:
+    for context in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="`context`"):
+            Autoregressive(table(SPACE), SPACE, context)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must end in \(num_prefixes, vocab_size\) = \(1, "):
+        Autoregressive(table(SPACE), SPACE, 0)
