@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.nn import log_softmax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from didsim import _checks
 from didsim._checks import Shape
@@ -253,7 +253,7 @@ def _solve(
     task = _Task.over_runs(objective, reference, problem, lengths, batch, measured)
     if policy is not None:
         _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
-        return _batched(_in_family(task, policy, starts), batch)
+        return _in_family(task, policy, starts, batch)
     return _batched(_free(task, starts), batch)
 
 
@@ -602,7 +602,7 @@ def _shift_slope(task: _Task, log_probs: Array) -> Array:
     return slope(task.objective, task.reference, task.problem, log_probs)
 
 
-def _in_family(task: _Task, policy: Policy, starts: int) -> Solution:
+def _in_family(task: _Task, policy: Policy, starts: int, batch: Shape) -> Solution:
     """The minimiser in the family of a policy, in its own parameters."""
     if policy.log_probs().shape != (task.size,):
         raise ValueError(
@@ -614,7 +614,7 @@ def _in_family(task: _Task, policy: Policy, starts: int) -> Solution:
     if flat.size > _DENSE:
         raise ValueError(f"`policy` must have at most {_DENSE} parameters to solve for; got {flat.size}")
     if isinstance(task.objective, KeepsChosen):
-        return _gradient_rule(task)
+        return _batched(_gradient_rule(task), batch)
 
     def log_probs_of(z: Array) -> Array:
         return eqx.combine(unravel(z), fixed).log_probs()
@@ -654,7 +654,8 @@ def _in_family(task: _Task, policy: Policy, starts: int) -> Solution:
         starts=starts,
         agreed=agreed,
     )
-    return Solution(solution.log_probs, solution.certificate, eqx.combine(jax.vmap(unravel)(best.z), fixed))
+    solution, parameters = _batched((solution, jax.vmap(unravel)(best.z)), batch)
+    return Solution(solution.log_probs, solution.certificate, eqx.combine(parameters, fixed))
 
 
 def _random(task: _Task, starts: int) -> Array:
@@ -789,9 +790,9 @@ def _gradient_norm(task: _Task, log_probs: Array) -> Array:
     return norm(task.objective, task.reference, problem, log_probs)
 
 
-def _batched(solution: Solution, batch: Shape) -> Solution:
-    """A solution with the batch axes of the arguments for its axis of runs."""
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), solution)
+def _batched(tree: PyTree, batch: Shape) -> Any:
+    """Arrays with the batch axes of the arguments for their axis of runs."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), tree)
 
 
 def _traced(
