@@ -6,21 +6,37 @@ from pathlib import Path
 import jax
 import matplotlib as mpl
 
+from didsim.theory import check_all
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_examples_run_and_print_what_stands_below_them() -> None:
     mpl.use("agg")
-    ten_lines, metric = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (printed,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
-    assert len(ten_lines.strip().splitlines()) <= 12
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    printed = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    assert len(examples) == 3
+    assert len(examples[0].strip().splitlines()) <= 12
     out = io.StringIO()
     names: dict[str, object] = {}
     # A reader has JAX's default precision.
     with jax.enable_x64(False), contextlib.redirect_stdout(out):
-        exec(ten_lines, names)
-        exec(metric, names)
-    assert out.getvalue() == printed
+        for example in examples:
+            exec(example, names)
+    assert out.getvalue() == "".join(printed)
+
+
+def test_the_share_of_the_claim_is_what_the_report_says() -> None:
+    (share, low, high), *others = re.findall(
+        r"(\d+)% of 10,000 instances,\s+from (\d+)% to (\d+)% by", README
+    )
+    assert not others
+    report = check_all(10_000, only=["low_entropy_reinforces"], counterexamples=False)
+    (row,) = report.rows
+    assert row.shares is not None
+    assert row.share is not None
+    found = (row.share, min(row.shares.values()), max(row.shares.values()))
+    assert (share, low, high) == tuple(f"{100 * one:.0f}" for one in found)
 
 
 def test_every_figure_shown_is_there_and_comes_from_an_experiment() -> None:
