@@ -11,7 +11,7 @@ from didsim.families import (
     worst_of_n,
     zipf,
 )
-from didsim.fixed_points import Certificate, NoMinimiserError, Solution, fixed_point, solve
+from didsim.fixed_points import fixed_point, solve
 from didsim.information import (
     bayes_update,
     did,
@@ -66,6 +66,7 @@ from didsim.policies import Autoregressive, EnergyBased, LogLinear, Policy
 from didsim.preferences import Contrastive, Joint, Labelled, Pairs, Problem
 from didsim.recording import METRICS, Record, Snapshot
 from didsim.rejected import REJECTED, optimal_rejected
+from didsim.solutions import Certificate, NoMinimiserError, Solution
 from didsim.spaces import SequenceSpace
 from didsim.training import DivergenceError, Run, train
 

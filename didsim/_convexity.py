@@ -1,0 +1,48 @@
+"""What a term of an objective is convex in, from what it is made of."""
+
+from didsim.kernels import Exponential, Hinge, Linear, Logistic, Squared
+from didsim.rewards import Guarded, LengthRegularised, LogProb, LogRatio
+from didsim.terms import Pair, Single, Term
+
+
+def has_convex_kernel(pair: Pair) -> bool:
+    """Whether a pair's loss is convex in the difference of rewards."""
+    return isinstance(pair.kernel, Logistic | Squared | Hinge | Exponential | Linear)
+
+
+def is_convex_in_logits(term: Term) -> bool:
+    """Whether a term is convex in the logits of a policy, from what it is made of.
+
+    Differences of log-probabilities are linear in logits, and minus a log-probability is convex.
+    """
+    reward = term.reward
+    if isinstance(term, Pair):
+        linear = isinstance(reward, LogRatio | LogProb | LengthRegularised) and not (
+            isinstance(reward, LogRatio | LogProb) and reward.per_token
+        )
+        return linear and has_convex_kernel(term) and term.chosen_reward is None
+    assert isinstance(term, Single)
+    falls = isinstance(term.kernel, Linear | Exponential) or is_plain_logistic(term)
+    return falls and isinstance(reward, LogRatio | LogProb) and term.push == "up" and term.baseline is None
+
+
+def is_convex_in_log_probs(term: Term) -> bool:
+    """Whether a term is convex in a free vector of log-probabilities, from what it is made of."""
+    if not isinstance(term.reward, LogRatio | LogProb | LengthRegularised):
+        return False
+    if isinstance(term, Pair):
+        # A kernel that falls, of a reward that is concave.
+        guarded = isinstance(term.chosen_reward, Guarded) and is_plain_logistic(term)
+        return has_convex_kernel(term) and (term.chosen_reward is None or guarded)
+    assert isinstance(term, Single)
+    return isinstance(term.kernel, Logistic | Squared | Hinge | Exponential | Linear)
+
+
+def is_plain_logistic(term: Pair | Single) -> bool:
+    kernel = term.kernel
+    return isinstance(kernel, Logistic) and kernel.smoothing is None
+
+
+def is_likelihood(term: Single) -> bool:
+    upwards = term.sequence == "chosen" and term.push == "up" and term.baseline is None
+    return upwards and isinstance(term.kernel, Linear) and isinstance(term.reward, LogProb)
