@@ -167,11 +167,12 @@ class Objective(eqx.Module):
         reference = _checks.distribution("reference", reference, full_support=True)
         batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-        _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
+        batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         problem.check_size(policy_logps.shape[-1])
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
-        return _compiled_loss(self, policy_logps, reference, problem, lengths)
+        loss = _compiled_loss(self, policy_logps, reference, problem, lengths)
+        return jnp.broadcast_to(loss, batch)
 
     def population_loss(
         self,

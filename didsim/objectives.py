@@ -131,7 +131,8 @@ def slic(beta: Float[ArrayLike, ""] = 0.1, delta: Float[ArrayLike, ""] = 1.0) ->
         max(0, delta − beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
 
     Source: Zhao et al., "SLiC-HF" (arXiv 2305.10425), whose loss has `log π` for the log-ratio and adds a
-    likelihood term; the form here is the one that preference trainers call hinge.
+    likelihood term; the form here, which preference trainers call hinge, is that of Liu et al.,
+    "Statistical rejection sampling improves preference optimization" (arXiv 2309.06657).
 
     Args:
         beta: scale of the reward, positive.
@@ -214,7 +215,7 @@ def reference_free(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogProb(_checks.positive("beta", beta), per_token=False), Logistic())
 
 
-def robust(beta: Float[ArrayLike, ""] = 0.1, label_smoothing: Float[ArrayLike, ""] = 0.1) -> Objective:
+def robust(beta: Float[ArrayLike, ""] = 0.01, label_smoothing: Float[ArrayLike, ""] = 0.1) -> Objective:
     """Robust DPO: the loss whose mean over labels flipped at a known rate is DPO's on clean ones.
 
         [−(1 − ε) log σ(d) + ε log σ(−d)] / (1 − 2ε)
@@ -240,7 +241,8 @@ def exo(beta: Float[ArrayLike, ""] = 0.1, label_smoothing: Float[ArrayLike, ""] 
         σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]
 
     Bounded and not convex. Source: Ji et al., "Towards efficient exact optimization of language model
-    alignment" (arXiv 2402.00856), the form for pairs.
+    alignment" (arXiv 2402.00856), the form for pairs; `label_smoothing` is as in preference trainers (the
+    authors' code has `e^−10`).
 
     Args:
         beta: scale of the reward, positive.
@@ -275,14 +277,15 @@ def nca(beta: Float[ArrayLike, ""] = 0.01) -> Objective:
     )
 
 
-def bco(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
+def bco(beta: Float[ArrayLike, ""] = 0.01) -> Objective:
     """Binary classifier optimisation: a classifier of chosen and rejected, with a reward shift.
 
         −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
 
-    No gradient passes through `δ`, which trainers track with a moving average; here it is that of the policy
-    at hand. Source: Jung et al., "Binary classifier optimization for large language model alignment"
-    (arXiv 2404.04656), without the weights for prompts that differ between the two classes.
+    No gradient passes through `δ`, which the authors track with a moving average and some trainers leave out;
+    here it is that of the policy at hand. Source: Jung et al., "Binary classifier optimization for large
+    language model alignment" (arXiv 2404.04656), without the weights for prompts that differ between the
+    classes.
 
     Args:
         beta: scale of the reward, positive.
@@ -388,8 +391,8 @@ def kto(
         λ_D · [1 − σ(h(y_w) − z0)] + λ_U · [1 − σ(z0 − h(y_l))],    z0 = beta · KL(π ‖ ref)
 
     No gradient passes through `z0`. In a population it is the policy's exact KL; on a batch of pairs it is
-    estimated from the batch's own sequences and held at zero or more, as the authors do. Source: Ethayarajh
-    et al., "KTO" (arXiv 2402.01306).
+    estimated from the batch's own sequences and held at zero or more (the authors take responses to other
+    prompts). Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
 
     Args:
         beta: scale of the reward, positive.
@@ -468,7 +471,8 @@ def fdpo_forward_kl(beta: Float[ArrayLike, ""] = 0.1) -> Objective:
         −log σ(−beta · ref/π(y_w) + beta · ref/π(y_l))
 
     Source: Wang et al., "Beyond reverse KL: generalizing direct preference optimization with diverse
-    divergence constraints" (arXiv 2309.16240).
+    divergence constraints" (arXiv 2309.16240). It overflows, and says so in training, where a log-ratio is
+    below −88 nats in float32 or −709 in float64.
 
     Args:
         beta: strength of the regularisation, positive.
@@ -500,7 +504,8 @@ def fdpo_alpha(beta: Float[ArrayLike, ""] = 0.1, alpha: Float[ArrayLike, ""] = 0
 
         −log σ(beta · [u_l^−alpha − u_w^−alpha] / alpha),    u = π/ref
 
-    Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1).
+    Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1). It overflows where a log-ratio is
+    below −88/alpha nats in float32 or −709/alpha in float64.
 
     Args:
         beta: strength of the regularisation, positive.

@@ -335,7 +335,7 @@ def plot_intervals(
         marks: options of each row's dot and line, as `color`, `marker` and `markerfacecolor`.
         floor: below it values stand as arrows at the left edge.
     """
-    rows = [one[np.isfinite(one) | np.isinf(one)] for one in values.transpose(row, over).values]
+    rows = [one[~np.isnan(one)] for one in values.transpose(row, over).values]
     below = -np.inf if floor is None else floor
     summaries = [
         np.quantile(one, [0.05, 0.5, 0.95], method="nearest") if one.size else np.full(3, np.nan)
@@ -343,9 +343,8 @@ def plot_intervals(
     ]
     flat = np.concatenate(summaries)
     shown = flat[np.isfinite(flat) & (flat >= below)]
-    left, right = _edges(
-        ax, shown, bool((flat < below).any() or np.isneginf(flat).any()), np.isposinf(flat).any()
-    )
+    low_ones, high_ones = (flat < below) | np.isneginf(flat), np.isposinf(flat)
+    left, right = _edges(ax, shown, bool(low_ones.any()), bool(high_ones.any()))
     ax.set_xlim(left, right)
     for place, (one, (low, middle, high)) in enumerate(zip(rows, summaries, strict=True)):
         options = {"color": COLORS[0], "marker": "o", **(marks[place] if marks else {})}
@@ -402,7 +401,7 @@ def plot_clipped(ax: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> None
 
 def _edges(ax: Axes, shown: np.ndarray, room_left: bool, room_right: bool) -> tuple[float, float]:
     """Limits of an axis around values, with room for arrows."""
-    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
+    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.1, 1.0)
     transform = ax.xaxis.get_transform()
     ends = transform.transform(np.array([low, high]))
     span = float(ends[1] - ends[0]) or 1.0

@@ -162,7 +162,8 @@ class DivergenceSlope(Reward):
         top = jnp.max(h, axis=-1, keepdims=True)
         gaps = (top - h) / self.beta[..., None]
         log_gaps = jnp.where(gaps > 0, jnp.log(jnp.where(gaps > 0, gaps, 1)), -jnp.inf)
-        high = jnp.broadcast_to(self.largest_log_gap()[..., None], top.shape)
+        shape = jnp.broadcast_shapes(top.shape, (*gaps.shape[:-1], 1), (*reference.shape[:-1], 1))
+        high = jnp.broadcast_to(self.largest_log_gap()[..., None], shape)
 
         def log_total(log_v: Array) -> Array:
             return logsumexp(self._logits(reference, log_gaps, log_v), axis=-1, keepdims=True)

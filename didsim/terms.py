@@ -11,6 +11,7 @@ from abc import abstractmethod
 from typing import Literal, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -120,8 +121,8 @@ class Baseline(eqx.Module):
 class PolicyMean(Baseline):
     """`max(0, E_π h)`: with the log-ratio reward, `beta · KL(π ‖ reference)`, the `z0` of KTO.
 
-    A batch of pairs has no samples of the policy. As KTO's authors do, the batch's own sequences are
-    taken in their place.
+    A batch of pairs has no samples of the policy. The batch's own sequences are taken in their place; KTO's
+    authors take those of other prompts, which a single prompt does not have.
     """
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
@@ -175,7 +176,8 @@ class Single(Term):
         if self.baseline is None:
             baseline = None
         elif baseline is None:
-            baseline = self.baseline.of_pairs(self.reward(*chosen), self.reward(*rejected))
+            estimate = self.baseline.of_pairs(self.reward(*chosen), self.reward(*rejected))
+            baseline = jax.lax.stop_gradient(estimate)
         one = chosen if self.sequence == "chosen" else rejected
         return self._loss(self.reward(*one), baseline)
 
@@ -185,7 +187,7 @@ class Single(Term):
         baseline = None
         if self.baseline is not None:
             held = self.reward(*over.held)
-            baseline = self.baseline.of_policy(held, over.held.logps, over.marginals)
+            baseline = self.baseline.of_policy(held, over.held.logps, over.marginals)[..., None]
         chosen, rejected = over.marginals
         losses = self._loss(self.reward(*space), baseline)
         marginal = chosen if self.sequence == "chosen" else rejected

@@ -1,6 +1,7 @@
 import itertools
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.stats import chisquare
 import didsim
 from didsim.online import Draw
 from tests import strategies
+from tests.tables import table
 
 RNG = np.random.default_rng(0)
 SIZE = 6
@@ -116,24 +118,61 @@ def test_in_near_linear_time_the_same(name: str) -> None:
     wins = expit(reward[:, None] - reward)
     d = h[:, None] - h
     expected = np.sum(joint * (wins * np.logaddexp(0, -d) + (1 - wins) * np.logaddexp(0, d)))
-    value, gradient = jax.value_and_grad(lambda h: didsim.dpo().kernel.expect(problem, h))(jnp.asarray(h))
+    kernel = didsim.dpo().terms[0].kernel
+    value, gradient = jax.value_and_grad(lambda h: kernel.expect(problem, h))(jnp.asarray(h))
     assert float(value) == pytest.approx(expected, rel=1e-12)
     flow = joint * (wins * -expit(-d) + (1 - wins) * expit(d))
     gross = np.abs(joint).sum(1).max()
     np.testing.assert_allclose(gradient, flow.sum(1) - flow.sum(0), atol=1e-12 * gross, rtol=0)
 
 
+@eqx.filter_jit
+def asked_of(mixture: didsim.Mixture, x: Any, y: Any, size: int) -> dict[str, jax.Array]:
+    return {
+        "square": mixture.expect(jnp.square, x),
+        "across": mixture.expect_across(jnp.square, x, y),
+        "exp": mixture.expect_exp(x),
+        "table": mixture.joint(size).log_probs,
+        "chosen": mixture.chosen_marginal(size),
+        "rejected": mixture.rejected_marginal(size),
+    }
+
+
 @given(st.data())
 def test_a_mixture_is_the_weighted_mean_of_its_problems(data: st.DataObject) -> None:
-    size = data.draw(strategies.sizes)
-    one, two, three = (data.draw(strategies.ordinary_policies(size)) for _ in range(3))
-    problems = didsim.Contrastive(one, two), didsim.Labelled(three, two, one)
-    x = jnp.asarray(three)
-    mixture = didsim.Mixture(problems, np.log([0.3, 0.7]))
-    expected = 0.3 * problems[0].expect(jnp.square, x) + 0.7 * problems[1].expect(jnp.square, x)
-    assert float(mixture.expect(jnp.square, x)) == pytest.approx(float(expected), rel=1e-12)
-    chosen = 0.3 * np.exp(one) + 0.7 * np.exp(problems[1].chosen_marginal(size))
-    np.testing.assert_allclose(np.exp(mixture.chosen_marginal(size)), chosen, rtol=1e-12)
+    size = data.draw(st.sampled_from((1, 2, 8)))
+    one, two, x, y = (data.draw(strategies.ordinary_policies(size)) for _ in range(4))
+    problems = didsim.Contrastive(one, two), didsim.Labelled(x, two, one)
+    shares = 0.3 * np.exp(table(problems[0], size)) + 0.7 * np.exp(table(problems[1], size))
+    found = asked_of(didsim.Mixture(problems, np.log([0.3, 0.7])), x, y, size)
+    expected = {
+        "square": np.sum(shares * (x[:, None] - x) ** 2),
+        "across": np.sum(shares * (x[:, None] - y) ** 2),
+        "exp": np.sum(shares * np.exp(x[:, None] - x)),
+        "table": np.log(shares),
+        "chosen": np.log(shares.sum(1)),
+        "rejected": np.log(shares.sum(0)),
+    }
+    for name, value in expected.items():
+        # Values of order 10 at most, and sums over 64 pairs of them.
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+def test_tables_of_batches_of_mixtures() -> None:
+    shares = np.array([[0.3, 0.7], [1.0, 0.0]])
+    one, two, three = log_softmax(RNG.normal(size=(3, SIZE)), axis=-1)
+    problems = didsim.Contrastive(one, two), didsim.Joint(log_softmax(RNG.normal(size=(SIZE, SIZE))))
+    with np.errstate(divide="ignore"):
+        mixture = didsim.Mixture(problems, np.log(shares))
+    found = mixture.joint(SIZE)
+    across = mixture.expect_across(jnp.square, jnp.asarray(one), jnp.asarray(three))
+    assert found.batch_shape == across.shape == (2,)
+    for k in range(2):
+        parts = [np.exp(table(problem, SIZE)) for problem in problems]
+        expected = shares[k, 0] * parts[0] + shares[k, 1] * parts[1]
+        np.testing.assert_allclose(np.exp(found.log_probs[k]), expected, rtol=1e-12)
+        direct = np.sum(expected * (one[:, None] - three) ** 2)
+        assert float(across[k]) == pytest.approx(direct, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", JOINT)
@@ -207,6 +246,8 @@ def test_what_needs_a_policy_says_so_and_wrong_arguments_are_named() -> None:
     for ask in (
         lambda: problem.expect(jnp.square, jnp.asarray(H)),
         lambda: problem.expect_exp(jnp.asarray(H)),
+        lambda: problem.expect_across(jnp.square, jnp.asarray(H), jnp.asarray(H)),
+        lambda: problem.joint(SIZE),
         lambda: problem.sample(jax.random.key(0), 3),
         lambda: problem.chosen_marginal(SIZE),
         lambda: problem.rejected_marginal(SIZE),

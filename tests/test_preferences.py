@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +14,11 @@ from jax.test_util import check_grads
 from scipy.special import expit, log_softmax, logsumexp
 from scipy.stats import chisquare
 
-from didsim import Contrastive, Labelled, Pairs, Problem
+import didsim
+from didsim import Contrastive, Joint, Labelled, Pairs, Problem
 from didsim.kernels import SURPRISE
 from tests.strategies import betas, hostile_logits, ordinary_logits, policies, tuples
+from tests.tables import expectation, table
 
 KEY = jax.random.key(0)
 EPS = float(np.finfo(np.float64).eps)
@@ -23,33 +26,20 @@ P = np.log([0.5, 0.3, 0.2])
 Q = np.log([0.1, 0.3, 0.6])
 REWARD = np.array([1.0, -0.5, 0.25])
 DATA = Pairs(np.array([0, 0, 1, 2, 0]), np.array([1, 2, 0, 0, 1]), np.array([1.0, 2.0, 0.5, 0.0, 3.0]))
-PROBLEMS = {"contrastive": Contrastive(P, Q), "labelled": Labelled(REWARD, P, Q), "pairs": DATA}
+PROBLEMS = {
+    "contrastive": Contrastive(P, Q),
+    "labelled": Labelled(REWARD, P, Q),
+    "pairs": DATA,
+    "joint": Joint(np.log([[0.1, 0.3, 0.05], [0.05, 0.1, 0.15], [0.2, 0.04, 0.01]])),
+}
 
 few_sizes = st.sampled_from((1, 2, 5))
 PREFERENCE = eqx.filter_jit(lambda problem, i, j: problem.preference(i, j))
 EXPECT = eqx.filter_jit(lambda problem, x: problem.expect(jax.nn.softplus, x))
+ACROSS = eqx.filter_jit(lambda problem, x, y: problem.expect_across(jax.nn.softplus, x, y))
+TABLE = eqx.filter_jit(lambda problem, n: problem.joint(n).log_probs)
 EXPECT_EXP = eqx.filter_jit(lambda problem, x: problem.expect_exp(x))
 MARGINALS = eqx.filter_jit(lambda problem, n: (problem.chosen_marginal(n), problem.rejected_marginal(n)))
-
-
-def joint(problem: Problem, size: int) -> np.ndarray:
-    """The log-probability that `i` is chosen and `j` rejected, pair by pair."""
-    table = np.full((size, size), -np.inf)
-    if isinstance(problem, Pairs):
-        weights = np.ones(problem.winners.shape) if problem.weights is None else np.asarray(problem.weights)
-        share = np.zeros((size, size))
-        for winner, loser, weight in zip(problem.winners, problem.losers, weights, strict=True):
-            share[int(winner), int(loser)] += weight / weights.sum()
-        with np.errstate(divide="ignore"):
-            return np.log(share)
-    for i, j in itertools.product(range(size), repeat=2):
-        if isinstance(problem, Contrastive):
-            table[i, j] = problem.chosen[i] + problem.rejected[j]
-        elif isinstance(problem, Labelled):
-            shown = np.logaddexp(problem.first[i] + problem.second[j], problem.first[j] + problem.second[i])
-            margin = float(problem.reward[i] - problem.reward[j])
-            table[i, j] = shown - np.logaddexp(0, -margin)
-    return table
 
 
 @st.composite
@@ -57,11 +47,13 @@ def problems(draw: st.DrawFn, *, hostile: bool = True) -> tuple[Problem, int]:
     size = draw(few_sizes)
     logits = hostile_logits(size) if hostile else ordinary_logits(size)
     one = logits.map(log_softmax)
-    kind = draw(st.sampled_from(["contrastive", "labelled", "pairs"]))
+    kind = draw(st.sampled_from(["contrastive", "labelled", "pairs", "joint"]))
     if kind == "contrastive":
         return Contrastive(draw(one), draw(one)), size
     if kind == "labelled":
         return Labelled(draw(logits), draw(one), draw(one)), size
+    if kind == "joint":
+        return Joint(log_softmax(np.stack([draw(logits) for _ in range(size)]))), size
     indices = st.lists(st.integers(0, size - 1), min_size=4, max_size=4).map(np.array)
     weights = st.lists(st.floats(0, 5, width=32), min_size=4, max_size=4).filter(lambda w: sum(w) > 1e-3)
     return Pairs(draw(indices), draw(indices), np.array(draw(weights))), size
@@ -150,7 +142,7 @@ def test_indices_of_any_shapes_broadcast_apart_from_the_batch(
 def test_expectations_agree_with_a_double_loop(drawn: tuple[Problem, int], data: st.DataObject) -> None:
     problem, size = drawn
     x = data.draw(hostile_logits(size))
-    probability = np.exp(joint(problem, size))
+    probability = np.exp(table(problem, size))
     terms = [
         probability[i, j] * np.logaddexp(0, x[i] - x[j]) for i, j in itertools.product(range(size), repeat=2)
     ]
@@ -160,12 +152,155 @@ def test_expectations_agree_with_a_double_loop(drawn: tuple[Problem, int], data:
 
 
 @given(problems(), st.data())
+def test_expectations_across_two_values_agree_with_a_double_loop(
+    drawn: tuple[Problem, int], data: st.DataObject
+) -> None:
+    problem, size = drawn
+    x, y = data.draw(hostile_logits(size)), data.draw(hostile_logits(size))
+    log_table, values = table(problem, size), np.logaddexp(0, x[:, None] - y)
+    error = 8 * EPS * (1 + np.abs(x).max() + np.abs(y).max())
+    found = float(ACROSS(problem, x, y))
+    assert found == pytest.approx(expectation(log_table, values), rel=1e-12, abs=error)
+    assert float(ACROSS(problem, x, x)) == pytest.approx(float(EXPECT(problem, x)), rel=1e-12, abs=error)
+
+
+@given(problems())
+def test_tables_agree_with_a_double_loop(drawn: tuple[Problem, int]) -> None:
+    problem, size = drawn
+    # Sums of log-probabilities down to −3000.
+    np.testing.assert_allclose(TABLE(problem, size), table(problem, size), rtol=1e-13, atol=1e-12)
+
+
+@given(problems(), st.data())
+def test_a_problem_and_its_table_agree(drawn: tuple[Problem, int], data: st.DataObject) -> None:
+    problem, size = drawn
+    x = data.draw(ordinary_logits(size))
+    same = Joint(TABLE(problem, size))
+    assert float(EXPECT(same, x)) == pytest.approx(float(EXPECT(problem, x)), rel=1e-11)
+    assert float(EXPECT_EXP(same, x)) == pytest.approx(float(EXPECT_EXP(problem, x)), rel=1e-10)
+    for one, other in zip(MARGINALS(same, size), MARGINALS(problem, size), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-11)
+
+
+def test_tables_of_batches_agree_with_their_members() -> None:
+    chosen, rejected = np.stack([P, Q])[:, None], np.stack([Q, P, Q])
+    batches: list[tuple[Problem, Callable[[int, int], Problem]]] = [
+        (Contrastive(chosen, rejected), lambda i, j: Contrastive(chosen[i, 0], rejected[j])),
+        (
+            Labelled(np.stack([REWARD, -REWARD])[:, None], P, rejected),
+            lambda i, j: Labelled([REWARD, -REWARD][i], P, rejected[j]),
+        ),
+    ]
+    x, y = np.array([0.5, -1.0, 2.0]), np.array([[0.0, 1.0, -1.0], [1.0, 2.0, 0.5]])[:, None]
+    for batch, member in batches:
+        tables, across = batch.joint(3), ACROSS(batch, x, y)
+        assert tables.batch_shape == across.shape == (2, 3)
+        both = ACROSS(tables, x, y)
+        for i, j in itertools.product(range(2), range(3)):
+            np.testing.assert_allclose(tables.log_probs[i, j], table(member(i, j), 3), rtol=1e-13)
+            np.testing.assert_allclose(across[i, j], ACROSS(member(i, j), x, y[i, 0]), rtol=1e-13)
+            np.testing.assert_allclose(both[i, j], across[i, j], rtol=1e-13)
+
+
+@pytest.mark.parametrize("weights", [None, np.array([[1.0, 3.0, 2.0], [1.0, 1.0, 0.0]])])
+def test_tables_of_batches_of_datasets_count_every_pair(weights: np.ndarray | None) -> None:
+    winners, losers = np.array([[0, 0, 1], [2, 2, 0]]), np.array([[1, 1, 0], [0, 1, 0]])
+    data = Pairs(winners, losers, weights)
+    found = np.exp(data.joint(4).log_probs)
+    assert found.shape == (2, 4, 4)
+    expected = np.zeros((2, 4, 4))
+    for row, pair in itertools.product(range(2), range(3)):
+        weight = 1.0 if weights is None else weights[row, pair]
+        expected[row, winners[row, pair], losers[row, pair]] += weight
+    expected /= expected.sum((1, 2), keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    x = np.array([0.5, -1.0, 2.0, 7.0])
+    values = np.logaddexp(0, x[:, None] - 2 * x)
+    np.testing.assert_allclose(ACROSS(data, x, 2 * x), (expected * values).sum((1, 2)), rtol=1e-13)
+
+
+def test_a_table_is_any_distribution_of_pairs() -> None:
+    """Of chosen and rejected that depend on one another, as no other population has them."""
+    shares = np.array([[0.0, 0.5, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.3]])
+    with np.errstate(divide="ignore"):
+        problem = Joint(np.log(shares))
+    assert float(problem.preference(0, 1)) == pytest.approx(0.5 / 0.6, rel=1e-14)
+    assert float(problem.preference(1, 0)) == pytest.approx(0.1 / 0.6, rel=1e-14)
+    assert float(problem.preference(2, 1)) == 1
+    assert float(problem.preference(2, 2)) == 0.5
+    assert np.isnan(problem.preference(0, 2))
+    np.testing.assert_allclose(np.exp(problem.chosen_marginal(3)), [0.5, 0.1, 0.4], rtol=1e-14)
+    np.testing.assert_allclose(np.exp(problem.rejected_marginal(3)), [0.1, 0.6, 0.3], rtol=1e-14)
+    x = np.array([0.3, -0.7, 1.1])
+    expected = np.sum(shares * np.exp(x[:, None] - x))
+    assert float(EXPECT_EXP(problem, x)) == pytest.approx(expected, rel=1e-13)
+    offset = problem.expect(jnp.square, jnp.asarray(x), jnp.asarray(0.4))
+    assert float(offset) == pytest.approx(np.sum(shares * (x[:, None] - x - 0.4) ** 2), rel=1e-13)
+    assert problem.joint(3) is problem
+    gradient = jax.grad(lambda x: problem.expect_exp(x) + problem.expect(jax.nn.softplus, x))(jnp.asarray(x))
+    assert np.isfinite(gradient).all()
+
+
+def test_full_support_of_a_table_is_that_of_its_marginals() -> None:
+    with np.errstate(divide="ignore"):
+        assert Joint(np.log([[0.0, 0.5], [0.5, 0.0]])).has_full_support
+        assert not Joint(np.log([[0.5, 0.5], [0.0, 0.0]])).has_full_support
+        assert not Joint(np.log([[0.5, 0.0], [0.5, 0.0]])).has_full_support
+        both = np.log([[[0.0, 0.5], [0.5, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
+    assert not Joint(both).has_full_support
+
+
+def test_tables_are_checked() -> None:
+    for shape in ((3,), (2, 3), (4, 2, 3)):
+        with pytest.raises(ValueError, match=r"`log_probs` must be square in its last two axes; got shape"):
+            Joint(np.zeros(shape))
+    with pytest.raises(ValueError, match="`log_probs` must be log-probabilities normalised"):
+        Joint(log_softmax(np.zeros((2, 2)), axis=-1))
+    with pytest.raises(ValueError, match="`log_probs` must be log-probabilities; got NaN"):
+        Joint(np.full((2, 2), np.nan))
+    with pytest.raises(ValueError, match="`log_probs` must be a floating-point array"):
+        Joint(np.zeros((2, 2), int))
+    for problem in PROBLEMS.values():
+        with pytest.raises(ValueError, match=r"`(problem|winners|losers)` .*2"):
+            problem.joint(2)
+
+
+def test_samples_of_a_batch_of_tables_follow_their_own_distribution() -> None:
+    tables = np.stack([np.asarray(PROBLEMS["joint"].joint(3).log_probs)] * 2)
+    tables[1] = tables[1].T
+    sample = Joint(tables).sample(KEY, 5000)
+    assert sample.winners.shape == (2, 5000)
+    for winners, losers, log_table in zip(sample.winners, sample.losers, tables, strict=True):
+        counts = np.bincount(3 * np.asarray(winners) + np.asarray(losers), minlength=9)
+        assert chisquare(counts, 5000 * np.exp(log_table).ravel()).pvalue > SIGNIFICANCE
+
+
+def test_training_on_a_batch_of_tables_is_training_on_each() -> None:
+    reference = jnp.asarray(P)
+    tables = log_softmax(np.random.default_rng(0).normal(size=(2, 9)), axis=-1).reshape(2, 3, 3)
+
+    def train(problem: Problem, **options: Any) -> Any:
+        policy = didsim.EnergyBased(reference)
+        return didsim.train(policy, reference, problem, didsim.dpo(0.5), optax.sgd(1.0), 20, **options)
+
+    together = train(Joint(tables))
+    for k in range(2):
+        alone = train(Joint(tables[k]))
+        np.testing.assert_allclose(together.metrics["loss"][k], alone.metrics["loss"], rtol=1e-12)
+        np.testing.assert_allclose(together.policy.log_probs()[k], alone.policy.log_probs(), rtol=1e-12)
+    # The loss falls to that of the best policy of the table.
+    assert float(together.metrics["loss"][0, -1]) < float(together.metrics["loss"][0, 0])
+    sampled = train(Joint(tables[0]), batch_size=8, key=KEY)
+    assert np.isfinite(sampled.metrics["loss"]).all()
+
+
+@given(problems(), st.data())
 def test_expectations_of_exponentials_agree_with_a_double_loop(
     drawn: tuple[Problem, int], data: st.DataObject
 ) -> None:
     problem, size = drawn
     x = data.draw(hostile_logits(size))
-    expected = logsumexp(joint(problem, size) + x[:, None] - x)
+    expected = logsumexp(table(problem, size) + x[:, None] - x)
     result = float(EXPECT_EXP(problem, x))
     assert not np.isnan(result)
     assert result >= 0
@@ -175,7 +310,7 @@ def test_expectations_of_exponentials_agree_with_a_double_loop(
     elif expected > 710:
         assert result > np.exp(699)
     else:
-        assert result < np.exp(-690) or expected > 700
+        assert result < np.exp(-690) or expected >= 700
 
 
 def test_an_unlikely_label_counts_with_its_own_probability() -> None:
@@ -196,10 +331,10 @@ def test_a_vanishing_label_times_a_huge_exponential_is_right() -> None:
 @given(problems())
 def test_marginals_agree_with_a_double_loop(drawn: tuple[Problem, int]) -> None:
     problem, size = drawn
-    table = joint(problem, size)
+    log_table = table(problem, size)
     for result, axis in zip(MARGINALS(problem, size), (1, 0), strict=True):
         with np.errstate(divide="ignore"):
-            expected = logsumexp(table, axis=axis)
+            expected = logsumexp(log_table, axis=axis)
         assert abs(logsumexp(result)) < 1e-12
         np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-11)
 
@@ -220,7 +355,7 @@ def test_frequencies_of_samples_agree_with_exact_probabilities(name: str) -> Non
     sample = problem.sample(KEY, num)
     assert sample.winners.shape == sample.losers.shape == (num,)
     counts = np.bincount(3 * np.asarray(sample.winners) + np.asarray(sample.losers), minlength=9)
-    expected = num * np.exp(joint(problem, 3)).ravel()
+    expected = num * np.exp(table(problem, 3)).ravel()
     possible = expected > 0
     assert counts[~possible].sum() == 0
     assert chisquare(counts[possible], expected[possible] * num / expected.sum()).pvalue > SIGNIFICANCE
@@ -358,7 +493,7 @@ def test_expectations_in_float32(drawn: tuple[Problem, int], data: st.DataObject
     wide = jax.tree.map(
         lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, problem
     )
-    probability = np.exp(joint(wide, size))
+    probability = np.exp(table(wide, size))
     values = np.logaddexp(0, x[:, None].astype(float) - x.astype(float))
     eps = float(np.finfo(np.float32).eps)
     # Kernels are taken at differences of at most 6, and are good to a few eps of their value and of 6. The
@@ -428,7 +563,7 @@ def test_indices_and_sizes_out_of_range_are_named(name: str) -> None:
     problem.check_size(3)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "labelled"])
+@pytest.mark.parametrize("name", ["contrastive", "labelled", "joint"])
 def test_populations_know_their_size(name: str) -> None:
     with pytest.raises(ValueError, match=r"`j` must index one of 3 sequences \(0 to 2\); got 3"):
         PROBLEMS[name].preference(0, 3)
