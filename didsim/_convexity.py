@@ -20,7 +20,7 @@ def is_convex_in_logits(term: Term) -> bool:
         linear = isinstance(reward, LogRatio | LogProb | LengthRegularised) and not (
             isinstance(reward, LogRatio | LogProb) and reward.per_token
         )
-        return linear and has_convex_kernel(term) and term.chosen_reward is None
+        return linear and has_convex_kernel(term) and _is_concave(term)
     assert isinstance(term, Single)
     falls = isinstance(term.kernel, Linear | Exponential) or is_plain_logistic(term)
     return falls and isinstance(reward, LogRatio | LogProb) and term.push == "up" and term.baseline is None
@@ -31,11 +31,18 @@ def is_convex_in_log_probs(term: Term) -> bool:
     if not isinstance(term.reward, LogRatio | LogProb | LengthRegularised):
         return False
     if isinstance(term, Pair):
-        # A kernel that falls, of a reward that is concave.
-        guarded = isinstance(term.chosen_reward, Guarded) and is_plain_logistic(term)
-        return has_convex_kernel(term) and (term.chosen_reward is None or guarded)
+        return has_convex_kernel(term) and _is_concave(term)
     assert isinstance(term, Single)
     return isinstance(term.kernel, Logistic | Squared | Hinge | Exponential | Linear)
+
+
+def _is_concave(pair: Pair) -> bool:
+    """Whether another reward of the chosen, if there is one, leaves the loss convex.
+
+    DPO-positive's takes a convex function of the log-probability off the difference, and its kernel falls.
+    """
+    guarded = isinstance(pair.chosen_reward, Guarded) and is_plain_logistic(pair)
+    return pair.chosen_reward is None or guarded
 
 
 def is_plain_logistic(term: Pair | Single) -> bool:

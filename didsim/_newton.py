@@ -90,11 +90,17 @@ def minimise(loss: Callable[[Array, Array], Array], start: Array, idle: int, *, 
         noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
         slope = jnp.vdot(g, step)
 
-        def too_far(share: Array) -> Array:
+        def is_too_far(share: Array) -> Array:
             after = loss(z + share * step, z)
             return ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
 
-        share = jax.lax.while_loop(too_far, lambda share: share / 2, jnp.ones((), z.dtype))
+        def shorten(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            share = state[0] / 2
+            return share, is_too_far(share)
+
+        # The verdict is carried: computed again, it may round to another one, and the loop not end.
+        whole_step = jnp.ones((), z.dtype)
+        share, _ = jax.lax.while_loop(lambda state: state[1], shorten, (whole_step, is_too_far(whole_step)))
         new = z + share * step
         stuck = ~(share > 1e-10)
         new = jnp.where(stuck, z, new)

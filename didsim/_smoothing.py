@@ -12,7 +12,7 @@ from didsim.kernels import Hinge, Kernel
 from didsim.rewards import Guarded, Reward, Scalar
 
 # Each a solution for the next to start from. The last moves log-probabilities by about its own size.
-TEMPERATURES = tuple(10.0**-k for k in range(11))
+TEMPERATURES = tuple(10.0**-k for k in range(0, 11, 2))
 
 
 def has_kinks(objective: Objective) -> bool:

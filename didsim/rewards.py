@@ -168,12 +168,17 @@ class DivergenceSlope(Reward):
         def log_total(log_v: Array) -> Array:
             return logsumexp(self._logits(reference, log_gaps, log_v), axis=-1, keepdims=True)
 
+        def is_short(low: Array) -> Array:
+            return (log_total(low) < 0) & jnp.isfinite(low)
+
+        def lower(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, short = state
+            low = jnp.where(short, 2 * low - high - 1, low)
+            return low, is_short(low)
+
         # From `high` downwards until the sum passes one, in strides that double.
-        low = jax.lax.while_loop(
-            lambda low: jnp.any((log_total(low) < 0) & jnp.isfinite(low)),
-            lambda low: jnp.where(log_total(low) < 0, 2 * low - high - 1, low),
-            high - 1,
-        )
+        start = high - 1, is_short(high - 1)
+        low, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), lower, start)
         root = decreasing_root(log_total, low, high)
         return log_softmax(self._logits(reference, log_gaps, root), axis=-1)
 
