@@ -11,6 +11,7 @@ BIN := .venv/bin
 
 figures: .venv/installed
 	$(BIN)/python -m experiments all
+	$(BIN)/python -m experiments.readme
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -15,7 +15,15 @@ import didsim
 from experiments.configs import override
 from experiments.results import label, save
 
-NAMES = ("optimal_rejected", "log_ratio_reward", "log_margin_order", "displacement", "did_entropy")
+NAMES = (
+    "optimal_rejected",
+    "log_ratio_reward",
+    "objective_zoo",
+    "objective_maps",
+    "log_margin_order",
+    "displacement",
+    "did_entropy",
+)
 
 app = typer.Typer(add_completion=False)
 

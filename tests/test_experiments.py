@@ -13,11 +13,24 @@ from matplotlib.figure import Figure
 from scipy.special import log_softmax
 from typer.testing import CliRunner
 
-from experiments import did_entropy, log_margin_order, log_ratio_reward, optimal_rejected, results
+import didsim
+from experiments import (
+    did_entropy,
+    log_margin_order,
+    log_ratio_reward,
+    objective_maps,
+    objective_zoo,
+    optimal_rejected,
+    readme,
+    results,
+)
 from experiments.__main__ import NAMES, app
+from experiments.catalogue import Limit
 from experiments.configs import TrainingConfig, override
 
 SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", "--set", "seeds=4"]
+FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
+MORE = {"did_entropy": ["--set", "instances=32"], "objective_zoo": FEW, "objective_maps": FEW}
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,7 +40,7 @@ def invoke(*arguments: str) -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
-    settings = [*SMALL[:4], "--set", "instances=32"] if name == "did_entropy" else SMALL
+    settings = [*(SMALL[:4] if name == "did_entropy" else SMALL), *MORE.get(name, [])]
     result = invoke(name, *settings, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output
     written = {path.name for path in tmp_path.iterdir()}
@@ -85,11 +98,14 @@ def test_a_subset_of_distributions_with_an_autoregressive_policy() -> None:
     assert optimal_rejected.run(config)["rejected"].values.tolist() == ["optimal", "uniform"]
 
 
-def test_simpo_without_margin_has_its_limit_shown() -> None:
-    config = log_ratio_reward.Config(objectives=("simpo",), gamma=0, steps=10, seeds=2, max_length=2)
-    assert log_ratio_reward.run(config)["js_limit"].notnull().all()
-    config = log_ratio_reward.Config(objectives=("simpo",), steps=10, seeds=2, max_length=2)
-    assert log_ratio_reward.run(config)["js_limit"].isnull().all()
+def test_limits_are_shown_where_there_is_a_minimiser() -> None:
+    def limits(name: str, gamma: float) -> xr.DataArray:
+        config = log_ratio_reward.Config(objectives=(name,), gamma=gamma, steps=10, seeds=2, max_length=2)
+        return log_ratio_reward.run(config)["js_limit"]
+
+    assert limits("simpo", 0).notnull().all()
+    assert limits("simpo", 0.5).notnull().all()
+    assert limits("kto", 0.5).isnull().all()
 
 
 def test_known_order_under_noise_by_simulation() -> None:
@@ -140,6 +156,134 @@ def test_shares_count_signs_and_carry_wilson_intervals() -> None:
     assert float(shares["share_high"].sel(family="one", statement="entropy")) == pytest.approx(centre + half)
 
 
+@pytest.fixture(scope="module")
+def zoo() -> xr.Dataset:
+    names = ("dpo", "ipo", "slic", "kto", "sft", "dpo_pg")
+    return objective_zoo.run(objective_zoo.Config(max_length=3, seeds=5, objectives=names, steps=3000))
+
+
+@pytest.fixture(scope="module")
+def maps() -> xr.Dataset:
+    names = ("dpo", "ipo", "slic", "exponential", "kto", "sft")
+    return objective_maps.run(objective_maps.Config(max_length=3, seeds=5, objectives=names))
+
+
+def test_dpo_alone_has_the_target_for_its_minimiser(zoo: xr.Dataset) -> None:
+    dpo, others = zoo.sel(objective="dpo"), zoo.drop_sel(objective="dpo")
+    assert float(dpo["js"].max()) < 1e-12
+    assert float(others["js"].min()) > 1e-3
+    for measure in ("entropy", "displacement", "margin"):
+        np.testing.assert_allclose(dpo[measure], zoo[f"target_{measure}"], atol=1e-10)
+    assert (dpo["unique"] == 1).all()
+    assert zoo["converged"].all()
+
+
+def test_measures_of_the_zoo_by_their_definitions(zoo: xr.Dataset) -> None:
+    """IPO's closed form and all measures again, for one instance, in plain numpy."""
+    space = didsim.SequenceSpace(3, 3, eos=True)
+    keys = jax.random.split(jax.random.key(0), (2, 5))
+    w, target = (np.exp(np.asarray(one[3])) for one in didsim.normal_logits(keys, space.size))
+    loser = w * (w / target) ** 0.5
+    loser /= loser.sum()
+    u = (w - loser) / (w + loser)
+    b = 1 / (1 + np.sum((w - loser) ** 2 / (w + loser)) / 2)
+    policy = w * np.exp(b * u)
+    policy /= policy.sum()
+    middle = (policy + target) / 2
+    one = zoo.sel(objective="ipo", seed=3)
+    half = [np.sum(p * np.log(p / middle)) / 2 for p in (policy, target)]
+    assert float(one["js"]) == pytest.approx(sum(half))
+    assert float(one["entropy"]) == pytest.approx(-np.sum(policy * np.log(policy)))
+    assert float(one["displacement"]) == pytest.approx(np.sum(w * np.log(policy / w)))
+    assert float(one["margin"]) == pytest.approx(np.sum((w - loser) * np.log(policy)))
+    kept = zoo.sel(objective="sft", seed=3)
+    assert float(kept["displacement"]) == pytest.approx(0, abs=1e-12)
+    assert float(kept["entropy"]) == pytest.approx(-np.sum(w * np.log(w)))
+
+
+def test_a_minimiser_without_full_support_has_infinite_displacement(zoo: xr.Dataset) -> None:
+    kto = zoo.sel(objective="kto")
+    assert (kto["displacement"] == -np.inf).all()
+    assert (kto["margin"] == np.inf).all()
+    assert (kto["full_support"] == 0).all()
+
+
+def test_dpo_pg_stays_where_the_chosen_likelihood_is_largest(zoo: xr.Dataset) -> None:
+    """Chosen responses are the reference's, so that no policy makes them likelier than it does."""
+    one, kept = zoo.sel(objective="dpo_pg"), zoo.sel(objective="sft")
+    assert -5e-3 < float(one["displacement"].min()) < float(one["displacement"].max()) < 0
+    np.testing.assert_allclose(one["js"], kept["js"], rtol=0.1)
+    assert one["unique"].isnull().all()
+
+
+def test_what_runs_off_is_infinite_and_what_ends_nowhere_is_missing() -> None:
+    reference = didsim.normal_logits(jax.random.split(jax.random.key(0), 2), 4)
+    problem = didsim.Contrastive(reference, didsim.normal_logits(jax.random.split(jax.random.key(1), 2), 4))
+    gone = jnp.array([0.0, -1e3, -2e3, -3e3])
+    never, unknown = np.zeros(2, bool), np.full(2, np.nan)
+    limit = Limit(jnp.stack([gone, gone]), "", never, np.array([True, False]), unknown, unknown)
+    measured = objective_zoo._measure(limit, reference, reference, problem)
+    assert measured["displacement"][0] == -np.inf
+    assert np.isinf(measured["margin"][0])
+    assert measured["entropy"][0] == pytest.approx(0, abs=1e-12)
+    assert all(np.isnan(values[1]) for values in measured.values())
+    assert objective_zoo._facts(limit)["full_support"].tolist() == [0, pytest.approx(np.nan, nan_ok=True)]
+
+
+def test_the_maps_are_a_line_a_bounded_curve_a_staircase_and_a_cliff(maps: xr.Dataset) -> None:
+    data = maps["data_log_ratio"].values
+    n = data.shape[-1]
+    np.testing.assert_allclose(np.diff(np.sort(data, axis=-1)), 8 / (n - 1), rtol=1e-9)
+    learned = {
+        name: maps["learned_log_ratio"].sel(objective=name).values for name in maps["objective"].values
+    }
+    np.testing.assert_allclose(learned["dpo"], data / 0.5, atol=1e-9)
+    np.testing.assert_allclose(learned["exponential"], data / (2 * 0.5), atol=1e-9)
+    # SFT ends at the chosen distribution, `reference · exp(u/2)`.
+    np.testing.assert_allclose(learned["sft"], data / 2, atol=1e-9)
+    for x, bounded, stairs, cliff in zip(data, learned["ipo"], learned["slic"], learned["kto"], strict=True):
+        u = np.tanh(x / 2)
+        slope, _ = np.polyfit(u, bounded, 1)
+        np.testing.assert_allclose(bounded - bounded[0], slope * (u - u[0]), atol=1e-9)
+        assert 0 < slope < 1
+        steps = (stairs - stairs[0]) * 0.5
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
+        assert 3 <= len(set(np.round(steps))) < n / 2
+        assert (np.isneginf(cliff) == (x < 0)).all()
+
+
+def test_maps_are_drawn_with_and_without_room_for_the_legend(maps: xr.Dataset) -> None:
+    assert not objective_maps.plot(maps.isel(objective=slice(5))).axes[0].get_legend()
+    figure = objective_maps.plot(maps)
+    drawn = [ax for ax in figure.axes if ax.axison]
+    assert [ax.get_title("left") for ax in drawn] == list(maps["objective"].values)
+    assert len(figure.axes) == 10
+
+
+def test_the_readme_holds_the_table_of_the_zoo() -> None:
+    rows = json.loads((ROOT / "figures" / "objective_zoo.json").read_text())
+    assert rows[0]["objective"] == "dpo"
+    assert {row["objective"] for row in rows} == set(objective_zoo.Config().objectives)
+    text = (ROOT / "README.md").read_text()
+    assert f"<!-- zoo -->\n{readme.table(rows)}\n<!-- /zoo -->" in text
+
+
+def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
+    rows = {row["objective"]: row for row in json.loads(json.dumps(readme.summarise(zoo), allow_nan=False))}
+    assert next(iter(rows)) == "dpo"
+    assert rows["ipo"]["js"] == pytest.approx(float(zoo["js"].sel(objective="ipo").median()), rel=1e-3)
+    assert (rows["kto"]["displacement"], rows["kto"]["margin"], rows["kto"]["full_support"]) == (
+        "-inf",
+        "inf",
+        0,
+    )
+    assert rows["dpo_pg"]["unique"] is None
+    lines = {line.split("`")[1]: line for line in readme.table(list(rows.values())).splitlines()[2:]}
+    assert lines["dpo"].startswith("| `dpo` | 0 | 0–0 |")
+    assert "| −∞ | ∞ | Newton on logits | 100% | 0% |" in lines["kto"]
+    assert lines["dpo_pg"].endswith("| gradient descent | 100% | 100% | – | – |")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -158,8 +302,10 @@ def test_shares_count_signs_and_carry_wilson_intervals() -> None:
         ),
         (
             ["log_ratio_reward", "--set", "objectives=['ppo']"],
-            "unknown objective 'ppo'; there are cdpo, cpo, dpo",
+            "unknown objective 'ppo'; there are apo_down, apo_zero",
         ),
+        (["objective_zoo", "--set", "objectives=['ppo']"], "unknown objective 'ppo'; there are apo_down"),
+        (["objective_maps", "--set", "reach=0"], "wrong value: Expected `float` > 0.0 - at `$.reach`"),
         (["displacement", "--set", "max_length=40"], "too large to enumerate"),
         (["displacement", "--set", "seed=3000000000"], "Expected `int` <= 2147483647 - at `$.seed`"),
         (["displacement", "--set", "learning_rate=inf"], "`learning_rate` must be finite; got inf"),
@@ -200,8 +346,8 @@ def test_a_run_that_diverges_says_so_without_a_traceback(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", NAMES)
 def test_the_smallest_spaces_work(name: str, tmp_path: Path) -> None:
     sizes = ["--set", "vocab_size=2", "--set", "max_length=1", "--set", "eos=true"]
-    more = ["--set", "instances=32"] if name == "did_entropy" else ["--set", "seeds=1", "--set", "steps=1"]
-    result = invoke(name, *sizes, *more, "--out", str(tmp_path), "--quiet")
+    more = [] if name == "did_entropy" else ["--set", "seeds=1", "--set", "steps=1"]
+    result = invoke(name, *sizes, *more, *MORE.get(name, []), "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output
 
 

@@ -42,7 +42,7 @@ def test_the_share_of_the_claim_is_what_the_report_says() -> None:
 def test_every_figure_shown_is_there_and_comes_from_an_experiment() -> None:
     root = Path(__file__).parent.parent
     shown = re.findall(r"\(figures/(\w+)\.png\)", README)
-    assert len(shown) == 6
+    assert len(shown) == 8
     for name in shown:
         assert (root / "figures" / f"{name}.png").exists()
         if name == "benchmarks":

@@ -1,0 +1,178 @@
+"""What each objective makes of the data's log-ratio: a line, a bounded curve, a staircase."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from rich.progress import track
+
+import didsim
+from didsim import plotting
+from experiments.catalogue import check_names, find_limit, make
+from experiments.configs import Count, Names, Positive, SpaceConfig
+from experiments.instances import make_space
+
+_COLUMNS = 5
+
+
+class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the experiment.
+
+    The data's log-ratio is about an even grid from `−reach` to `reach`. `beta`, `starts`, `steps` and
+    `learning_rate` are those of `objective_zoo`.
+    """
+
+    vocab_size: Count = 3
+    max_length: Count = 5
+    eos: bool = True
+    seeds: Count = 4
+    objectives: Names = tuple(didsim.OBJECTIVES)
+    beta: Positive = 0.5
+    reach: Positive = 4.0
+    starts: Count = 2
+    steps: Count = 40_000
+    learning_rate: Positive = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names(self.objectives)
+
+
+def run(config: Config, progress: bool = False) -> xr.Dataset:
+    """Solve every objective on pairs from both sides of a reference.
+
+    With `u` a grid shuffled over the sequences, chosen responses come from `reference · exp(u/2)` and
+    rejected ones from `reference · exp(−u/2)`, normalised, so that `log(π_w/π_l)` is `u` plus a constant.
+    """
+    space = make_space(config)
+    keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
+    reference = didsim.normal_logits(keys[0], space.size)
+    grid = jnp.linspace(-config.reach, config.reach, space.size)
+    u = jax.vmap(lambda key: jax.random.permutation(key, grid))(keys[1])
+    problem = didsim.Contrastive(
+        didsim.bayes_update(reference, u / 2), didsim.bayes_update(reference, -u / 2)
+    )
+    data = np.asarray(problem.chosen - problem.rejected)
+    learned, converged, methods = [], [], []
+    for name in track(config.objectives, "objective_maps", disable=not progress):
+        limit = find_limit(
+            make(name, config.beta, config.max_length),
+            reference,
+            problem,
+            space,
+            starts=config.starts,
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+        )
+        learned.append(_centred(data, np.asarray(limit.log_probs - reference)))
+        converged.append(limit.converged)
+        methods.append(limit.method)
+    nats, share = {"units": "nats"}, {"units": "1"}
+    by_sequence = ("seed", "sequence")
+    return xr.Dataset(
+        {
+            "data_log_ratio": (by_sequence, data, {"long_name": "log(π_w/π_l)", **nats}),
+            "learned_log_ratio": (
+                ("objective", *by_sequence),
+                np.stack(learned),
+                {"long_name": "log(π_∞/π_ref), centred", **nats},
+            ),
+            "converged": (
+                ("objective", "seed"),
+                np.stack(converged).astype(float),
+                {"long_name": "Whether the minimiser was found", **share},
+            ),
+            "method": ("objective", methods, {"long_name": "How the minimiser was found", **share}),
+            "beta": ((), config.beta, {"long_name": "Beta", **share}),
+            "length": ("sequence", np.asarray(space.lengths), {"long_name": "Length", "units": "tokens"}),
+        },
+        coords={"objective": list(config.objectives), "seed": np.arange(config.seeds)},
+    )
+
+
+def _centred(
+    data: Float[np.ndarray, "seeds sequences"], learned: Float[np.ndarray, "seeds sequences"]
+) -> Float[np.ndarray, "seeds sequences"]:
+    """The learned log-ratio less its level at the data's zero.
+
+    The level is that of a straight line through the quarter of the sequences that are nearest to zero, of
+    those that have mass.
+    """
+    centred = np.full_like(learned, np.nan)
+    for k, (x, y) in enumerate(zip(data, learned, strict=True)):
+        known = np.flatnonzero(np.isfinite(y))
+        if not known.size:
+            continue
+        near = known[np.argsort(np.abs(x[known]))[: max(2, known.size // 4)]]
+        design = np.stack([np.ones(near.size), x[near]], axis=1)
+        centred[k] = y - np.linalg.lstsq(design, y[near], rcond=None)[0][0]
+    return centred
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """A panel for each objective, with a thin line of slope 1/beta, DPO's."""
+    lengths = dataset["length"].values
+    tokens = np.arange(lengths.min(), lengths.max() + 1)
+    colors = mpl.colormaps["plasma_r"](np.linspace(0.2, 0.95, tokens.size))
+    x, slope = dataset["data_log_ratio"], 1 / float(dataset["beta"])
+    reach = float(np.abs(x).max()) * 1.05
+    names = dataset["objective"].values
+    rows = -(-names.size // _COLUMNS)
+    with plotting.style():
+        figure, axes = plotting.new_figure(
+            rows, _COLUMNS, height=0.5 + 0.92 * rows, sharex=True, sharey=True, squeeze=False
+        )
+        for ax, name in zip(axes.flat, names, strict=False):
+            one = dataset.sel(objective=name)
+            y = one["learned_log_ratio"]
+            ax.set_xlim(-reach, reach)
+            ax.set_ylim(-1.25 * slope * reach, 1.25 * slope * reach)
+            ax.axline((0, 0), slope=slope, color="black", linewidth=0.6, zorder=1)
+            for number in range(1, y.sizes["seed"]):
+                at = x.isel(seed=number).values, y.isel(seed=number).values
+                plotting.plot_clipped(ax, *at, color="0.75", markersize=2, zorder=2)
+            for number, color in zip(tokens, colors, strict=True):
+                at = x.isel(seed=0).values[lengths == number], y.isel(seed=0).values[lengths == number]
+                plotting.plot_clipped(ax, *at, color=color, markersize=3, zorder=3)
+            ax.set_title(str(name), fontsize=6, pad=2)
+            if not one["converged"].all():
+                note = "not at rest" if str(one["method"].values) == "gradient descent" else "runs off"
+                ax.text(0.96, 0.06, note, transform=ax.transAxes, ha="right", fontsize=6)
+            ax.tick_params(length=2, labelsize=6.5)
+            ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 4, 5, 10]))
+            ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 4, 5, 10]))
+        blank = axes.flat[names.size :]
+        for ax in blank:
+            ax.set_axis_off()
+        for ax in axes.flat[max(0, names.size - _COLUMNS) : names.size]:
+            ax.tick_params(labelbottom=True)
+        figure.supxlabel(r"log-ratio of the data, $\log\,(\pi_w/\pi_l)$ (nats)", fontsize=8)
+        figure.supylabel(r"learned log-ratio, $\log\,(\pi_\infty/\pi_{\rm ref})$, centred (nats)", fontsize=8)
+        _legend(figure, blank, tokens, colors)
+    return figure
+
+
+def _legend(figure: Figure, blank: np.ndarray, tokens: np.ndarray, colors: np.ndarray) -> None:
+    """What marks mean: in the room that panels leave, or above them."""
+    dot: dict[str, Any] = {"linestyle": "", "markeredgewidth": 0}
+    handles = [
+        Line2D([], [], marker=".", color=color, label=f"{number} token{'' if number == 1 else 's'}", **dot)
+        for number, color in zip(tokens, colors, strict=True)
+    ]
+    handles += [
+        Line2D([], [], marker=".", color="0.75", label="other instances", **dot),
+        Line2D([], [], marker="^", color="0.4", markersize=4, label="beyond the panel", **dot),
+        Line2D([], [], color="black", linewidth=0.6, label=r"slope $1/\beta$"),
+    ]
+    if len(blank) >= 3:
+        legend = blank[0].legend(handles=handles, loc="center left", ncols=2, borderaxespad=2)
+        legend.set_in_layout(False)
+    else:
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)

@@ -1,0 +1,202 @@
+"""Where every objective ends when preferences encode the target, solved exactly over random instances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from rich.progress import track
+
+import didsim
+from didsim import plotting
+from experiments.catalogue import NAMES, Limit, check_names, find_limit, make
+from experiments.configs import Count, Names, Positive, SpaceConfig
+from experiments.instances import make_space
+
+MEASURES = {
+    "js": "JS(minimiser, target)",
+    "entropy": "Entropy of the minimiser",
+    "displacement": "Chosen displacement",
+    "margin": "Expected log-margin",
+}
+FACTS = {
+    "converged": "Whether the minimiser was found",
+    "full_support": "Whether it gives every sequence a positive probability",
+    "unique": "Whether it is proven to be the only one",
+    "agreed": "Whether all starts ended there",
+}
+
+
+class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the experiment.
+
+    `beta` is that of the data and of every objective that has one. `starts` are those of the solver, `steps`
+    and `learning_rate` of DPO-PG's gradient descent.
+    """
+
+    vocab_size: Count = 3
+    eos: bool = True
+    seeds: Count = 200
+    objectives: Names = NAMES
+    beta: Positive = 0.5
+    starts: Count = 2
+    steps: Count = 10_000
+    learning_rate: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names(self.objectives)
+
+
+def run(config: Config, progress: bool = False) -> xr.Dataset:
+    """Solve all instances of every objective, chosen responses being the reference's."""
+    space = make_space(config)
+    keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
+    reference, target = didsim.normal_logits(keys, space.size)
+    rejected = didsim.optimal_rejected(reference, target, config.beta)
+    problem = didsim.Contrastive(reference, rejected)
+    measured, facts, methods = [], [], []
+    for name in track(config.objectives, "objective_zoo", disable=not progress):
+        limit = find_limit(
+            make(name, config.beta, config.max_length),
+            reference,
+            problem,
+            space,
+            starts=config.starts,
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+        )
+        measured.append(_measure(limit, reference, target, problem))
+        facts.append(_facts(limit))
+        methods.append(limit.method)
+    dims = ("objective", "seed")
+    nats, share = {"units": "nats"}, {"units": "1"}
+    of_target = {
+        "target_entropy": ("Entropy of the target", didsim.entropy(target)),
+        "target_displacement": ("Chosen displacement of the target", -didsim.kl(reference, target)),
+        "target_margin": ("Expected log-margin of the target", _margin(target, problem)),
+    }
+    return xr.Dataset(
+        {
+            **{
+                name: (dims, np.stack([one[name] for one in measured]), {"long_name": text, **nats})
+                for name, text in MEASURES.items()
+            },
+            **{
+                name: (dims, np.stack([one[name] for one in facts]), {"long_name": text, **share})
+                for name, text in FACTS.items()
+            },
+            "method": ("objective", methods, {"long_name": "How the minimiser was found", "units": "1"}),
+            **{
+                name: ("seed", values, {"long_name": text, **nats})
+                for name, (text, values) in of_target.items()
+            },
+        },
+        coords={"objective": list(config.objectives), "seed": np.arange(config.seeds)},
+    )
+
+
+def _measure(
+    limit: Limit, reference: Array, target: Array, problem: didsim.Contrastive
+) -> dict[str, np.ndarray]:
+    """Divergence, entropy, displacement and margin; NaN where a solver ended nowhere.
+
+    Of a policy that runs off, the divergence and the entropy are those it had come to: they have limits. The
+    other two have none, and are infinite.
+    """
+    log_probs = limit.log_probs
+    drop = jnp.sum(jnp.exp(reference) * (log_probs - reference), axis=-1)
+    values = {
+        "js": didsim.js(log_probs, target),
+        "entropy": didsim.entropy(log_probs),
+        "displacement": jnp.where(limit.runs_off, -jnp.inf, drop),
+        "margin": _margin(log_probs, problem),
+    }
+    values["margin"] = jnp.where(limit.runs_off, jnp.sign(values["margin"]) * jnp.inf, values["margin"])
+    ended = limit.converged | limit.runs_off
+    return {name: np.where(ended, value, np.nan) for name, value in values.items()}
+
+
+def _margin(log_probs: Array, problem: didsim.Contrastive) -> Array:
+    """`E_w log π − E_l log π`, in one sum, so that a sequence without mass counts once."""
+    weights = jnp.exp(problem.chosen) - jnp.exp(problem.rejected)
+    return jnp.sum(jnp.where(weights == 0, 0, weights * log_probs), axis=-1)
+
+
+def _facts(limit: Limit) -> dict[str, np.ndarray]:
+    full = np.isfinite(limit.log_probs).all(axis=-1) & ~limit.runs_off
+    return {
+        "converged": limit.converged.astype(float),
+        "full_support": np.where(limit.converged | limit.runs_off, full, np.nan),
+        "unique": limit.unique,
+        "agreed": limit.agreed,
+    }
+
+
+_MARKS: dict[str, dict[str, str]] = {
+    "minimiser, proven the only one": {
+        "color": plotting.COLORS[0],
+        "marker": "o",
+        "markerfacecolor": plotting.COLORS[0],
+    },
+    "minimiser, others not excluded": {
+        "color": plotting.COLORS[2],
+        "marker": "o",
+        "markerfacecolor": "white",
+    },
+    "none of full support in some or all": {
+        "color": plotting.COLORS[1],
+        "marker": "D",
+        "markerfacecolor": plotting.COLORS[1],
+    },
+    "gradient rule, trained": {"color": "black", "marker": "s", "markerfacecolor": "white"},
+}
+
+
+def _kind(one: xr.Dataset) -> str:
+    if str(one["method"].values) == "gradient descent":
+        return "gradient rule, trained"
+    if (one["full_support"] == 0).any():
+        return "none of full support in some or all"
+    return (
+        "minimiser, proven the only one" if (one["unique"] == 1).all() else "minimiser, others not excluded"
+    )
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """A row for each objective in order of the divergence to the target, a panel for each measure."""
+    dataset = dataset.isel(objective=np.argsort(dataset["js"].median("seed").values))
+    names = dataset["objective"].values
+    kinds = [_kind(dataset.sel(objective=name)) for name in names]
+    with plotting.style():
+        height = 0.9 + 0.155 * len(names)
+        figure, axes = plotting.new_figure(1, 4, height=height, sharey=True, width_ratios=(1.25, 1, 1, 1))
+        labels = (
+            "JS to the target\n(nats)",
+            "Entropy\n(nats)",
+            "Chosen displace-\nment (nats)",
+            "Expected log-\nmargin (nats)",
+        )
+        for ax, measure, letter, label in zip(axes, MEASURES, "abcd", labels, strict=True):
+            if measure == "js":
+                ax.set_xscale("log")
+            else:
+                known = float(dataset[f"target_{measure}"].median())
+                ax.axvline(known, color="black", linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+            plotting.plot_intervals(
+                ax,
+                dataset[measure],
+                "objective",
+                marks=[_MARKS[kind] for kind in kinds],
+                floor=1e-12 if measure == "js" else None,
+            )
+            ax.set_title(f"({letter})")
+            ax.set_xlabel(label)
+            ax.tick_params(axis="y", length=0, labelsize=6.5)
+        for kind, mark in _MARKS.items():
+            if kind in kinds:
+                axes[0].plot([], [], linestyle="", markersize=3.6, label=kind, **mark)
+        axes[0].plot([], [], color="black", linewidth=0.9, linestyle=(0, (4, 2)), label="target (median)")
+        figure.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1.2)
+    return figure

@@ -1,0 +1,101 @@
+"""The README's table of objectives, from `objective_zoo`'s data: `python -m experiments.readme`.
+
+`make figures` ends with it. The numbers are also kept in `figures/objective_zoo.json`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+_ROOT = Path(__file__).parent.parent
+_BEGIN, _END = "<!-- zoo -->", "<!-- /zoo -->"
+_MEASURES = ("js", "entropy", "displacement", "margin")
+
+
+def summarise(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Medians and shares for each objective, in order of its divergence from the target.
+
+    Infinite medians are the strings "-inf" and "inf", which JSON can hold; None is what is not known.
+    """
+    rows = []
+    order = np.argsort(dataset["js"].median("seed").values)
+    for name in dataset["objective"].values[order]:
+        one = dataset.sel(objective=name)
+        row: dict[str, Any] = {"objective": str(name), "method": str(one["method"].values)}
+        for measure in _MEASURES:
+            values = one[measure].values
+            known = values[~np.isnan(values)]
+            low, middle, high = (
+                np.quantile(known, [0.05, 0.5, 0.95], method="nearest") if known.size else [np.nan] * 3
+            )
+            row[measure] = _number(middle)
+            if measure == "js":
+                row["js_low"], row["js_high"] = _number(low), _number(high)
+        for fact in ("converged", "full_support", "unique", "agreed"):
+            values = one[fact].values
+            row[fact] = None if np.isnan(values).all() else round(float(np.nanmean(values)), 4)
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "| objective | JS to the target | 5–95% | entropy | chosen displacement | log-margin | found by "
+        "| found | full support | proven unique | starts agree |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [
+            f"`{row['objective']}`",
+            _small(row["js"]),
+            f"{_small(row['js_low'])}–{_small(row['js_high'])}",
+            *(_fixed(row[measure]) for measure in _MEASURES[1:]),
+            row["method"],
+            *(_share(row[fact]) for fact in ("converged", "full_support", "unique", "agreed")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def update() -> None:
+    """Keep the summary of the last run, and put its table between the marks of the README."""
+    figures, readme = _ROOT / "figures", _ROOT / "README.md"
+    with xr.open_dataset(figures / "objective_zoo.nc") as dataset:
+        rows = summarise(dataset)
+    (figures / "objective_zoo.json").write_text(json.dumps(rows, indent=1) + "\n")
+    before, _, rest = readme.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    readme.write_text(f"{before}{_BEGIN}\n{table(rows)}\n{_END}{after}")
+
+
+def _number(value: float) -> float | str | None:
+    if np.isnan(value):
+        return None
+    return float(f"{value:.4g}") if np.isfinite(value) else str(value)
+
+
+def _small(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    return "0" if float(value) < 1e-12 else f"{float(value):.2g}"
+
+
+def _fixed(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    value = float(value)
+    # A zero has no sign.
+    text = f"{round(value, 2) + 0.0:.2f}" if np.isfinite(value) else f"{value:.0f}".replace("inf", "∞")
+    return text.replace("-", "−")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.3g}%"
+
+
+if __name__ == "__main__":
+    update()
