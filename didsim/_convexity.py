@@ -1,6 +1,9 @@
 """What a term of an objective is convex in, from what it is made of."""
 
-from didsim.kernels import Exponential, Hinge, Linear, Logistic, Squared
+import numpy as np
+from jaxtyping import Bool
+
+from didsim.kernels import Exponential, Hinge, Linear, Logistic, LogRatioModulated, Sigmoid, Squared
 from didsim.rewards import Guarded, LengthRegularised, LogProb, LogRatio
 from didsim.terms import Pair, Single, Term
 
@@ -46,10 +49,24 @@ def _is_concave(pair: Pair) -> bool:
 
 
 def is_plain_logistic(term: Pair | Single) -> bool:
+    """Whether its kernel is `−log σ(d)`, less a margin or not."""
+    return isinstance(term.kernel, Logistic) and term.kernel.smoothing is None
+
+
+def is_least_at_preferences(term: Pair) -> bool:
+    """Whether the loss of each pair is least where `σ(h_i − h_j)` is its preference."""
+    return isinstance(term.kernel, Logistic) and is_plain_logistic(term) and term.kernel.margin is None
+
+
+def is_one_sided(term: Pair) -> Bool[np.ndarray, "..."]:
+    """Whether the loss of a pair falls for ever with its difference of rewards; for each of a batch."""
     kernel = term.kernel
-    return isinstance(kernel, Logistic) and kernel.smoothing is None
+    if isinstance(kernel, Logistic) and kernel.smoothing is not None:
+        return np.asarray(kernel.smoothing) == 0
+    return np.asarray(isinstance(kernel, Logistic | Exponential | Sigmoid | LogRatioModulated))
 
 
 def is_likelihood(term: Single) -> bool:
+    """Whether it is the negative log-likelihood of the chosen."""
     upwards = term.sequence == "chosen" and term.push == "up" and term.baseline is None
     return upwards and isinstance(term.kernel, Linear) and isinstance(term.reward, LogProb)

@@ -7,16 +7,16 @@ import numpy as np
 from jaxtyping import Array
 
 from didsim._closed_forms import best_reward
-from didsim._convexity import has_convex_kernel
+from didsim._convexity import has_convex_kernel, is_one_sided
 from didsim._hinge import minimise_hinge
 from didsim._lbfgs import minimise_large
 from didsim._newton import Found, minimise
 from didsim._tasks import DENSE, Task, best_of, check_dense, mass, over_starts, random_starts, solution_of
 from didsim._win_graph import Comparisons, compare
-from didsim.kernels import Exponential, Hinge, Logistic
+from didsim.kernels import Hinge
 from didsim.online import Online
 from didsim.preferences import Contrastive, Labelled, Problem
-from didsim.rewards import DivergenceSlope
+from didsim.rewards import DivergenceSlope, LogProb, LogRatio
 from didsim.solutions import Solution
 from didsim.terms import Pair
 
@@ -26,19 +26,21 @@ def solve_differences(task: Task, pair: Pair, starts: int) -> Solution:
     problem = task.problem.uniform() if isinstance(task.problem, Online) else task.problem
     kernel = pair.kernel
     full = isinstance(problem, Contrastive | Labelled) and problem.has_full_support
-    one_sided = isinstance(kernel, Exponential) or (isinstance(kernel, Logistic) and kernel.smoothing is None)
     compared = None
     if not full:
-        compared = compare(problem, task.size, task.runs, both_ways=one_sided)
+        compared = compare(problem, task.size, task.runs, both_ways=is_one_sided(pair))
     if isinstance(kernel, Hinge):
         return _hinge(task, pair, problem, compared)
     if full:
         assert isinstance(problem, Contrastive | Labelled)
         h = _best_reward(pair, problem)
         if h is not None:
-            method = "closed form"
-            if isinstance(pair.reward, DivergenceSlope) or pair.reward.needs_lengths:
-                method = "closed form, one root"
+            by_root = isinstance(pair.reward, DivergenceSlope) or (
+                task.lengths is not None
+                and isinstance(pair.reward, LogRatio | LogProb)
+                and pair.reward.per_token
+            )
+            method = "closed form, one root" if by_root else "closed form"
             return solution_of(task, _policy_of(task, pair, h), method, compared=compared)
     return _where_identified(_reward_by_newton(task, pair, problem, starts, compared))
 
@@ -47,11 +49,14 @@ def _where_identified(solution: Solution) -> Solution:
     """NaN for problems whose pairs do not hold all rewards together: there is nothing to converge to."""
     known = solution.certificate
     whole = known.identified.all(axis=-1)
-    unique = jnp.where(whole, True if known.unique is None else known.unique, False)
     certificate = eqx.tree_at(
         lambda c: (c.finite, c.unique, c.converged),
         known,
-        (known.finite & whole, known.unique if bool(whole.all()) else unique, known.converged | ~whole),
+        (
+            known.finite & whole,
+            None if known.unique is None else known.unique & whole,
+            known.converged | ~whole,
+        ),
         is_leaf=lambda leaf: leaf is None,
     )
     return Solution(jnp.where(whole[:, None], solution.log_probs, jnp.nan), certificate)
@@ -116,7 +121,8 @@ def _reward_by_newton(
 @eqx.filter_jit
 def _newton_on_rewards(pair: Pair, problem: Problem, guesses: Array) -> Found:
     def one(pair: Pair, problem: Problem, start: Array) -> Found:
-        return minimise(lambda h, _: pair.kernel.expect(problem, h), start, 1, moves=False)
+        weights = mass(problem, start)
+        return minimise(lambda h, _: pair.kernel.expect(problem, h), start, 1, moves=False, mass=weights)
 
     return over_starts(one)(pair, problem, guesses)
 

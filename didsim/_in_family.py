@@ -65,6 +65,7 @@ def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> So
         ends,
         "Newton on parameters",
         found=best,
+        gradient=best.gradient,
         unique=best.converged if convex else None,
         starts=starts,
         agreed=agreed,

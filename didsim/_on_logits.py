@@ -43,12 +43,15 @@ def solve_likelihood(task: Task) -> Solution:
 def solve_bounded(task: Task, starts: int) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
     rewards = [term.reward for term in task.objective.terms]
-    if not all(isinstance(one, LogRatio) and not one.per_token for one in rewards):
+    reward, *others = rewards
+    plain = isinstance(reward, LogRatio) and not reward.per_token
+    if not plain or not all(bool(eqx.tree_equal(one, reward)) for one in others) or not _one_baseline(task):
         return solve_on_logits(task, starts)
+    assert isinstance(reward, LogRatio)
     support = _gains(task) > 0
-    if not bool(support.any(axis=-1).all()):
-        return solve_on_logits(task, starts)
-    concave = jnp.stack([one.beta <= 1 for one in rewards if isinstance(one, LogRatio)]).all(axis=0)
+    # Where nothing is to be gained there is no such set.
+    support = support | ~support.any(axis=-1, keepdims=True)
+    concave = reward.beta <= 1
     note = "Sequences that are rejected more often than chosen, as the loss weighs them, get probability zero"
     return solve_on_logits(
         task,
@@ -57,6 +60,12 @@ def solve_bounded(task: Task, starts: int) -> Solution:
         unique=None if task.objective.has_baseline else jnp.broadcast_to(concave, task.runs),
         note="" if bool(support.all()) else note,
     )
+
+
+def _one_baseline(task: Task) -> bool:
+    """Whether all terms, of single sequences, compare with the same."""
+    kinds = {type(term.baseline) for term in task.objective.terms if isinstance(term, Single)}
+    return len(kinds) == 1
 
 
 @eqx.filter_jit
@@ -105,6 +114,7 @@ def solve_on_logits(
         ends,
         method,
         found=best,
+        gradient=best.gradient,
         finite=jnp.isfinite(ends).all(axis=-1) & best.converged,
         unique=None if unique is None else unique & best.converged,
         starts=guesses.shape[1],
@@ -137,8 +147,9 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
     def one(given: tuple[Objective, Array, Problem], support: Array | None, start: Array) -> Found:
         objective, reference, problem = given
         size = reference.shape[-1]
-        marginals = None
+        marginals, weights = None, None
         if not problem.online:
+            weights = mass(problem, reference)
             marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
 
         def loss(z: Array, held: Array) -> Array:
@@ -153,7 +164,7 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
             )
             return loss + anchor
 
-        return minimise(loss, start, 1, moves=moves)
+        return minimise(loss, start, 1, moves=moves, mass=weights)
 
     problem = task.problem if isinstance(task.problem, Online) else task.problem.joint(task.size)
     return over_starts(one)((task.objective, task.reference, problem), support, guesses)

@@ -17,6 +17,7 @@ from didsim.composition import Objective
 from didsim.information import js
 from didsim.online import Online
 from didsim.preferences import Problem
+from didsim.rewards import Reward
 from didsim.solutions import Certificate, Solution
 from didsim.terms import Pair
 
@@ -64,7 +65,7 @@ class Task(eqx.Module):
         (term, *more) = self.objective.terms
         if more or not isinstance(term, Pair) or term.chosen_reward is not None:
             return None
-        return term
+        return None if type(term.reward).policy is Reward.policy else term
 
 
 def solution_of(
@@ -73,6 +74,7 @@ def solution_of(
     method: str,
     *,
     found: Found | None = None,
+    gradient: Array | None = None,
     duality_gap: Any = jnp.nan,
     finite: Any = None,
     unique: Any = True,
@@ -85,6 +87,8 @@ def solution_of(
     """A solution of all runs, with what is not given filled in."""
     if found is not None:
         converged = found.converged
+    if gradient is None:
+        gradient = _gradient_norm(task, log_probs)
     if finite is None:
         finite = jnp.isfinite(log_probs).all(axis=-1) & converged
 
@@ -94,7 +98,7 @@ def solution_of(
     shape = (task.runs, task.size)
     certificate = Certificate(
         method=method,
-        gradient_norm=found.gradient if found is not None else _gradient_norm(task, log_probs),
+        gradient_norm=gradient,
         duality_gap=of_runs(duality_gap),
         last_step=of_runs(0.0 if found is None else found.step),
         finite=of_runs(finite),
@@ -134,6 +138,7 @@ def batched(tree: PyTree, batch: Shape) -> Any:
 
 
 def check_dense(task: Task, what: str) -> None:
+    """Raise unless N × N matrices may be made."""
     if task.size > DENSE:
         raise ValueError(f"`problem` must have at most {DENSE} sequences for {what}; got one of {task.size}")
 
@@ -162,6 +167,7 @@ def best_of(found: Found, ends: Array) -> tuple[Found, Array, Array | None]:
 
 
 def over_starts(one: Callable[[Any, Any, Array], Found]) -> Callable[[Any, Any, Array], Found]:
+    """A solver of one problem from one start, for all runs and starts."""
     return jax.vmap(jax.vmap(one, (None, None, 0)))
 
 
@@ -173,6 +179,7 @@ def mass(problem: Problem, like: Array) -> Array:
 
 
 def gradient_rule(task: Task) -> Solution:
+    """What there is to say of an objective that is no loss."""
     note = (
         "A gradient rule has no loss of its own. It rests where its loss falls no further without lowering "
         "the chosen likelihood: at minimisers of the loss plus any multiple of the chosen negative "

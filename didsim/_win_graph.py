@@ -25,7 +25,9 @@ class Comparisons(NamedTuple):
     identified: Bool[np.ndarray, "runs sequences"]
 
 
-def compare(problem: Problem, size: int, runs: int, *, both_ways: bool) -> Comparisons:
+def compare(
+    problem: Problem, size: int, runs: int, *, both_ways: Bool[np.ndarray, "..."] | bool
+) -> Comparisons:
     """The components of a problem with one axis of runs.
 
     Differences of rewards within a component are held together by the pairs. A loss that falls for ever as
@@ -36,11 +38,11 @@ def compare(problem: Problem, size: int, runs: int, *, both_ways: bool) -> Compa
     with a node between the two, which has O(N) edges.
     """
     component = np.empty((runs, size), int)
-    for run in range(runs):
+    for run, strong in enumerate(np.broadcast_to(both_ways, runs)):
         edges, nodes = _edges(problem, run, size)
         rows, columns = (np.concatenate(ends) for ends in zip(*edges, strict=True))
         graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(nodes, nodes))
-        connection = "strong" if both_ways else "weak"
+        connection = "strong" if strong else "weak"
         _, labels = connected_components(graph, directed=True, connection=connection)
         _, component[run] = np.unique(labels[:size], return_inverse=True)
     counts = [np.bincount(one, minlength=size) for one in component]

@@ -5,7 +5,7 @@ from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
 from didsim._closed_forms import best_reward
-from didsim._convexity import is_likelihood, is_plain_logistic
+from didsim._convexity import is_least_at_preferences, is_likelihood
 from didsim._differences import solve_differences
 from didsim._in_family import solve_in_family
 from didsim._on_logits import solve_bounded, solve_likelihood, solve_on_logits
@@ -16,6 +16,7 @@ from didsim.kernels import Sigmoid
 from didsim.online import Online
 from didsim.policies import Policy
 from didsim.preferences import Contrastive, Labelled, Problem
+from didsim.rewards import Reward
 from didsim.solutions import NoMinimiserError, Solution
 from didsim.terms import Pair, Single
 
@@ -48,7 +49,9 @@ def fixed_point(
     >>> jnp.exp(fixed_point(dpo(beta=0.1), reference, problem)).tolist()
     [0.2, 0.3, 0.5]
     """
-    if not _checks.known((objective, reference, problem)):
+    if not _checks.known((objective, reference, problem, policy)):
+        if policy is not None:
+            raise ValueError("`policy` has no closed form: call it outside jit, vmap and grad")
         return _traced(objective, reference, problem, lengths)
     solution = _solve(objective, reference, problem, lengths, policy, starts, measured=False)
     objection = solution.objection()
@@ -158,13 +161,15 @@ def _free(task: Task, starts: int) -> Solution:
     """The minimiser among all distributions."""
     if isinstance(task.objective, KeepsChosen):
         return gradient_rule(task)
-    if task.pair is not None and not (isinstance(task.problem, Online) and not is_plain_logistic(task.pair)):
-        return solve_differences(task, task.pair, starts)
-    if len(task.objective.terms) == 1 and not isinstance(task.problem, Online):
+    pair, online = task.pair, isinstance(task.problem, Online)
+    if pair is not None and (not online or is_least_at_preferences(pair)):
+        return solve_differences(task, pair, starts)
+    if len(task.objective.terms) == 1 and not online:
         (term,) = task.objective.terms
         if isinstance(term, Single) and is_likelihood(term) and not term.reward.needs_lengths:
             return solve_likelihood(task)
-    if all(isinstance(term, Single) and isinstance(term.kernel, Sigmoid) for term in task.objective.terms):
+    bounded = all(isinstance(one, Single) and isinstance(one.kernel, Sigmoid) for one in task.objective.terms)
+    if bounded and not online:
         return solve_bounded(task, starts)
     return solve_on_logits(task, starts)
 
@@ -196,9 +201,11 @@ def _closed_form(
     (term, *more) = objective.terms
     if more or not isinstance(term, Pair) or term.chosen_reward is not None:
         return None
-    if isinstance(problem, Online) and is_plain_logistic(term):
+    if isinstance(problem, Online) and is_least_at_preferences(term):
         problem = problem.uniform()
     if not isinstance(problem, Contrastive | Labelled):
+        return None
+    if type(term.reward).policy is Reward.policy:
         return None
     h = best_reward(term.kernel, problem)
     if h is None:

@@ -1,7 +1,6 @@
 """What is known of a minimiser: its certificate."""
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -74,12 +73,12 @@ class Solution(eqx.Module):
                 "and losses do not hold their rewards to those of the others: they run off or are arbitrary"
             )
         if not converged.all():
-            smallest = float(jnp.min(self.log_probs))
+            smallest = float(np.min(np.asarray(self.log_probs)[~converged]))
             way = "the policy runs off" if smallest < _FAR else "the solver did not converge"
             return (
                 f"{way} in {(~converged).sum()} of {converged.size} problems: the smallest log-probability "
                 f"is {smallest:.4g}, and the next step would change a number by "
-                f"{float(np.nanmax(known.last_step)):.3g}"
+                f"{float(np.nanmax(np.asarray(known.last_step)[~converged])):.3g}"
             )
         if not np.asarray(known.finite).all():
             return "no minimiser gives every sequence a positive probability. " + known.note
