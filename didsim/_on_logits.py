@@ -150,6 +150,9 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
         marginals, weights = None, None
         if not problem.online:
             weights = mass(problem, reference)
+            if support is not None:
+                # Nothing can move on a support of one.
+                weights = jnp.where(support & (jnp.sum(support) > 1), weights, 0)
             marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
 
         def loss(z: Array, held: Array) -> Array:

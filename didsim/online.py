@@ -126,8 +126,10 @@ class Mixture(Problem):
         return self._mean([problem.expect_exp(x) for problem in self.problems])
 
     def _mean(self, values: list[Array]) -> Array:
-        weights = jnp.exp(self.log_weights)
-        return jnp.sum(weights * jnp.stack(jnp.broadcast_arrays(*values), axis=-1), axis=-1)
+        stacked = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
+        # What is never drawn counts for nothing, infinite or not.
+        counted = jnp.where(jnp.isneginf(self.log_weights), 0, stacked)
+        return jnp.sum(jnp.exp(self.log_weights) * counted, axis=-1)
 
     def prepared(self) -> "Mixture":
         """The mixture of the prepared problems."""
