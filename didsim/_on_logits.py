@@ -74,13 +74,14 @@ def _gains(task: Task) -> Array:
 
     @eqx.filter_vmap
     def of_run(objective: Objective, problem: Problem) -> Array:
-        total = jnp.zeros(task.size, task.reference.dtype)
+        total = gross = jnp.zeros(task.size, task.reference.dtype)
         for term in objective.terms:
             assert isinstance(term, Single)
             of = problem.chosen_marginal if term.sequence == "chosen" else problem.rejected_marginal
             part = term.weighted(jnp.exp(of(task.size)))
-            total = total + part if term.push == "up" else total - part
-        return total
+            total, gross = (total + part if term.push == "up" else total - part), gross + part
+        # What is chosen as often as rejected has no gain but rounding.
+        return jnp.where(jnp.abs(total) <= 8 * jnp.finfo(total.dtype).eps * gross, 0, total)
 
     return of_run(task.objective, task.problem)
 
