@@ -81,7 +81,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     limits, gaps = [], []
     for name, objective in objectives.items():
         try:
-            limit = didsim.fixed_point(objective, reference, problem, space.lengths)
+            limit = didsim.fixed_point(objective, reference, problem, space.lengths, starts=2)
         except didsim.NoMinimiserError:
             limits.append(unknown)
             gaps.append(unknown)
