@@ -51,7 +51,6 @@ def _flat(like: Array) -> float:
 
 class _State(NamedTuple):
     z: Array
-    value: Array
     iteration: Array
     step: Array
     stuck: Array
@@ -78,15 +77,16 @@ def minimise(
     gradient = jax.grad(loss)
 
     def curvature(z: Array) -> tuple[Array, Array, Array, Array]:
-        """The gradient, the scale, and the eigendecomposition of the scaled Hessian."""
+        """The gradient, the Hessian's diagonal by magnitude, and the eigendecomposition of it scaled."""
         g = gradient(z, z)
         hessian = jax.jacfwd(gradient)(z, z)
         diagonal = jnp.abs(jnp.diag(hessian))
-        scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
+        scale = _scale(diagonal)
         scaled = hessian * scale[:, None] * scale
-        return g, scale, *jnp.linalg.eigh((scaled + scaled.T) / 2)
+        return g, diagonal, *jnp.linalg.eigh((scaled + scaled.T) / 2)
 
-    def newton_step(g: Array, scale: Array, values: Array, vectors: Array) -> Array:
+    def newton_step(g: Array, diagonal: Array, values: Array, vectors: Array) -> Array:
+        scale = _scale(diagonal)
         along = (scale * g) @ vectors
         size = jnp.abs(values)
         # Along directions that do not count the gradient is rounding.
@@ -115,21 +115,14 @@ def minimise(
         # The verdict is carried: computed again, it may round to another one, and the loop not end.
         whole_step = jnp.ones((), z.dtype)
         share, _ = jax.lax.while_loop(lambda state: state[1], shorten, (whole_step, is_too_far(whole_step)))
-        new = z + share * step
         stuck = ~(share > 1e-10)
-        new = jnp.where(stuck, z, new)
-        return _State(new, loss(new, new), state.iteration + 1, longest, stuck)
+        new = jnp.where(stuck, z, z + share * step)
+        return _State(new, state.iteration + 1, longest, stuck)
 
     def going(state: _State) -> Array:
         return (state.iteration < _STEPS) & (state.step > 1e-13) & ~state.stuck
 
-    first = _State(
-        start,
-        loss(start, start),
-        jnp.zeros((), int),
-        jnp.full((), jnp.inf, start.dtype),
-        jnp.zeros((), bool),
-    )
+    first = _State(start, jnp.zeros((), int), jnp.full((), jnp.inf, start.dtype), jnp.zeros((), bool))
     z = jax.lax.while_loop(going, advance, first).z
 
     def whole(z: Array) -> Array:
@@ -137,15 +130,23 @@ def minimise(
 
     if moves:
         z = _root(whole, z)
-    g, scale, values, vectors = curvature(z)
-    step = -jnp.linalg.lstsq(jax.jacfwd(whole)(z), g)[0] if moves else newton_step(g, scale, values, vectors)
+    g, diagonal, values, vectors = curvature(z)
+    if moves:
+        step = -jnp.linalg.lstsq(jax.jacfwd(whole)(z), g)[0]
+    else:
+        step = newton_step(g, diagonal, values, vectors)
     size = jnp.abs(values)
     flat = jnp.sum(size <= _flat(z) * jnp.max(size)) - idle
     if mass is not None and len(z) > idle:
         # Scaled to a unit diagonal, what is left of a loss far out is rounding that looks like curvature.
-        curves = jnp.where(mass > 0, jnp.abs(jnp.diag(jax.jacfwd(gradient)(z, z))) / mass, jnp.inf)
+        curves = jnp.where(mass > 0, diagonal / mass, jnp.inf)
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
     return Found(z, loss(z, z), jnp.max(jnp.abs(g)), jnp.max(jnp.abs(step)), flat, jnp.min(values))
+
+
+def _scale(diagonal: Array) -> Array:
+    """What makes a matrix with this diagonal, multiplied into its rows and columns, one of unit diagonal."""
+    return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
 
 
 def _root(field: Callable[[Array], Array], start: Array, steps: int = 30) -> Array:

@@ -8,10 +8,7 @@ import jax.numpy as jnp
 from jax.nn import log_softmax
 from jaxtyping import Array
 
-from didsim._convexity import (
-    is_convex_in_log_probs,
-    is_convex_in_logits,
-)
+from didsim._convexity import is_convex_in_log_probs, is_convex_in_logits
 from didsim._lbfgs import minimise_large
 from didsim._newton import Found, minimise
 from didsim._smoothing import TEMPERATURES, has_kinks, smoothed

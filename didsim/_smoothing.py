@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from jax.nn import softplus
 from jaxtyping import Array
 
@@ -59,4 +58,4 @@ class _SoftGuarded(Reward):
 
 
 def _ramp(x: Array, temperature: Array) -> Array:
-    return temperature * softplus(x / jnp.asarray(temperature))
+    return temperature * softplus(x / temperature)

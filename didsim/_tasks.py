@@ -59,13 +59,13 @@ class Task(eqx.Module):
     def size(self) -> int:
         return self.reference.shape[1]
 
-    @property
-    def pair(self) -> Pair | None:
-        """The objective's one term, if it is a loss of differences of one reward that has an inverse."""
-        (term, *more) = self.objective.terms
-        if more or not isinstance(term, Pair) or term.chosen_reward is not None:
-            return None
-        return None if type(term.reward).policy is Reward.policy else term
+
+def only_pair(objective: Objective) -> Pair | None:
+    """An objective's one term, if it is a loss of differences of one reward that has an inverse."""
+    (term, *more) = objective.terms
+    if more or not isinstance(term, Pair) or term.chosen_reward is not None:
+        return None
+    return None if type(term.reward).policy is Reward.policy else term
 
 
 def solution_of(

@@ -9,16 +9,15 @@ from didsim._convexity import is_least_at_preferences, is_likelihood
 from didsim._differences import solve_differences
 from didsim._in_family import solve_in_family
 from didsim._on_logits import solve_bounded, solve_likelihood, solve_on_logits
-from didsim._tasks import Task, batched, gradient_rule
+from didsim._tasks import Task, batched, gradient_rule, only_pair
 from didsim.composition import KeepsChosen, Objective, check_lengths
 from didsim.information import LogProbs, LogProbsLike
 from didsim.kernels import Sigmoid
 from didsim.online import Online
 from didsim.policies import Policy
 from didsim.preferences import Contrastive, Labelled, Problem
-from didsim.rewards import Reward
 from didsim.solutions import NoMinimiserError, Solution
-from didsim.terms import Pair, Single
+from didsim.terms import Single
 
 
 def fixed_point(
@@ -139,15 +138,8 @@ def _solve(
     measured: bool,
 ) -> Solution:
     """`solve`; if not `measured`, without the gradient at closed forms, which they do not need."""
-    reference = _checks.distribution("reference", reference, full_support=True)
-    size = reference.shape[-1]
-    lengths = check_lengths(lengths, size)
-    _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
-    _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+    reference, lengths, batch = _checked(objective, reference, problem, lengths)
     starts = _checks.positive_int("starts", starts)
-    problem.check_size(size)
-    shapes = {"reference": reference.shape[:-1], "problem": problem.batch_shape}
-    batch = _checks.broadcast(**shapes, objective=objective.batch_shape)
     if not _checks.known((objective, reference, problem)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     task = Task.over_runs(objective, reference, problem, lengths, batch, measured)
@@ -157,11 +149,26 @@ def _solve(
     return batched(_free(task, starts), batch)
 
 
+def _checked(
+    objective: Objective, reference: LogProbsLike, problem: Problem, lengths: ArrayLike | None
+) -> tuple[Array, Array | None, _checks.Shape]:
+    """The reference, the lengths and the batch axes of all arguments."""
+    reference = _checks.distribution("reference", reference, full_support=True)
+    size = reference.shape[-1]
+    _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
+    _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+    problem.check_size(size)
+    batch = _checks.broadcast(
+        reference=reference.shape[:-1], problem=problem.batch_shape, objective=objective.batch_shape
+    )
+    return reference, check_lengths(lengths, size), batch
+
+
 def _free(task: Task, starts: int) -> Solution:
     """The minimiser among all distributions."""
     if isinstance(task.objective, KeepsChosen):
         return gradient_rule(task)
-    pair, online = task.pair, isinstance(task.problem, Online)
+    pair, online = only_pair(task.objective), isinstance(task.problem, Online)
     if pair is not None and (not online or is_least_at_preferences(pair)):
         return solve_differences(task, pair, starts)
     if len(task.objective.terms) == 1 and not online:
@@ -178,36 +185,26 @@ def _traced(
     objective: Objective, reference: LogProbsLike, problem: Problem, lengths: ArrayLike | None
 ) -> Array:
     """The closed form of a loss of differences, for values that are not known yet."""
-    reference = _checks.distribution("reference", reference)
-    size = reference.shape[-1]
-    lengths = check_lengths(lengths, size)
-    problem.check_size(size)
-    batch = _checks.broadcast(
-        reference=reference.shape[:-1], problem=problem.batch_shape, objective=objective.batch_shape
-    )
+    reference, lengths, batch = _checked(objective, reference, problem, lengths)
     limit = _closed_form(objective, reference, problem, lengths)
     if limit is None:
         raise ValueError(
             "`fixed_point` has no closed form for this objective and problem, and must be called outside "
             "jit, vmap and grad to solve for it"
         )
-    return jnp.broadcast_to(limit, (*batch, size))
+    return jnp.broadcast_to(limit, (*batch, reference.shape[-1]))
 
 
 def _closed_form(
     objective: Objective, reference: Array, problem: Problem, lengths: Array | None
 ) -> Array | None:
     """The closed form of a loss of differences, without a look at the values of anything."""
-    (term, *more) = objective.terms
-    if more or not isinstance(term, Pair) or term.chosen_reward is not None:
+    pair = only_pair(objective)
+    if pair is None:
         return None
-    if isinstance(problem, Online) and is_least_at_preferences(term):
+    if isinstance(problem, Online) and is_least_at_preferences(pair):
         problem = problem.uniform()
     if not isinstance(problem, Contrastive | Labelled):
         return None
-    if type(term.reward).policy is Reward.policy:
-        return None
-    h = best_reward(term.kernel, problem)
-    if h is None:
-        return None
-    return term.reward.policy(h, reference, lengths)
+    h = best_reward(pair.kernel, problem)
+    return None if h is None else pair.reward.policy(h, reference, lengths)

@@ -127,7 +127,7 @@ class PolicyMean(Baseline):
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
         """The mean over both sequences of all pairs, or zero if that is larger."""
-        return jnp.maximum(0, (jnp.mean(chosen) + jnp.mean(rejected)) / 2)
+        return jnp.maximum(0, _mean_of_both(chosen, rejected))
 
     def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
         """The expectation under the policy."""
@@ -139,12 +139,16 @@ class PairMean(Baseline):
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
         """The mean over both sequences of all pairs."""
-        return (jnp.mean(chosen) + jnp.mean(rejected)) / 2
+        return _mean_of_both(chosen, rejected)
 
     def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
         """The expectation under the marginals."""
         chosen, rejected = marginals
         return (expectation(chosen.astype(h.dtype), h) + expectation(rejected.astype(h.dtype), h)) / 2
+
+
+def _mean_of_both(chosen: Array, rejected: Array) -> Array:
+    return (jnp.mean(chosen) + jnp.mean(rejected)) / 2
 
 
 class Single(Term):
