@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -39,11 +39,13 @@ class Run(eqx.Module):
         policy: the trained policy, with the batch axes of the run.
         steps: the steps that were recorded, from 0.
         metrics: for each metric an array `[*batch, records, …]`.
+        diverged_at: the number of steps that each run took before it diverged, −1 for one that did not.
     """
 
     policy: Policy
     steps: Int[np.ndarray, " records"]
     metrics: dict[str, Array]
+    diverged_at: Int[np.ndarray, "*batch"]
 
     def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
         """The metrics as a labelled dataset, with dimensions `(*batch_dims, "step")`.
@@ -94,16 +96,17 @@ def train(
     lengths: Int[ArrayLike, " sequences"] | None = None,
     progress: bool | str = False,
     mesh: Mesh | None = None,
+    on_divergence: Literal["raise", "record"] = "raise",
 ) -> Run:
     """Minimise an objective over a policy's parameters.
 
     All batch axes of the arguments (seeds, prompts, values of beta) broadcast together, and each entry is a
     run of its own with its own optimiser state, which no other touches, except that all stop when one
-    diverges. A policy without batch axes starts every run. The whole of it, steps and records, is one
-    compiled program. New values of any array (another beta, seed, target) do not compile it again, unless
-    they change whether labelled pairs are summed in two parts (`Labelled.separable`); another shape or number
-    of records does, and so does another optimiser or metric, even one just like it: make them once. For
-    another learning rate, or a batch of them, give the optimiser with its settings apart:
+    diverges (`on_divergence`). A policy without batch axes starts every run. The whole of it, steps and
+    records, is one compiled program. New values of any array (another beta, seed, target) do not compile it
+    again, unless they change whether labelled pairs are summed in two parts (`Labelled.separable`); another
+    shape or number of records does, and so does another optimiser or metric, even one just like it: make
+    them once. For another learning rate, or a batch of them, give the optimiser with its settings apart:
     `jax.tree_util.Partial(optax.adam, 0.03)`.
 
     All numbers are in the dtype of the policy. In float32 a population's gradient is good to 3e-5 of its
@@ -130,6 +133,9 @@ def train(
         mesh: devices to spread the runs over, a mesh of one axis; the number of runs must be a multiple of
             theirs. Runs of one device then go on when one of another diverges. With several processes
             (`jax.distributed`), each calls `train` with the same arguments and gets the whole result.
+        on_divergence: "raise" stops all runs when one diverges, and raises; with "record" the others go on,
+            the one that diverged keeps its last finite parameters, its metrics are NaN from then on, and
+            `Run.diverged_at` says when. Metrics are then floating-point numbers.
 
     Returns:
         A `Run`. Each step costs one gradient of `Objective.loss`, O(N + pairs) with minibatches, per run. A
@@ -143,7 +149,7 @@ def train(
             is missing, or runs cannot be spread over the mesh.
         DivergenceError: the gradient became NaN or infinite in any run of the batch, or the loss, which is
             looked at in records, and with minibatches that of the minibatch at every step. The error holds
-            all records until then.
+            all records until then. Not raised with `on_divergence="record"`.
 
     >>> import didsim
     >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
@@ -164,6 +170,9 @@ def train(
         raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
         raise ValueError(f"`steps` must be an integer of at least 0; got {steps!r}")
+    if on_divergence not in ("raise", "record"):
+        raise ValueError(f"`on_divergence` must be 'raise' or 'record'; got {on_divergence!r}")
+    together = on_divergence == "raise"
     record = Record() if record is None else record
     _checks.instance("record", record, Record, "a Record")
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
@@ -217,25 +226,42 @@ def train(
             data, keys, trained, state = _put((data, keys, trained, state), over_runs)
         counts = jnp.diff(jnp.asarray(records), append=records[-1])
         given = (data, keys), (fixed, lengths, counts, meter)
-        result = _run(given, trained, state, metrics=metrics, batch_size=batch_size, mesh=mesh)
+        options = _Options(batch_size, together)
+        result = _run(given, trained, state, metrics=metrics, options=options, mesh=mesh)
         if mesh is not None and jax.process_count() > 1:
             result = process_allgather(result, tiled=True)
-        trained, taken, failed, broken, recorded = jax.block_until_ready(result)
-        # From each device, or from the one there is.
-        taken, broken = int(taken.min()), np.asarray(broken).any(axis=0)
+        trained, ended, failed, broken, recorded = jax.block_until_ready(result)
+        ended, failed, broken = np.asarray(ended), np.asarray(failed), np.asarray(broken)
 
     def batched(leaf: Array) -> Array:
         return leaf.reshape(*batch, *leaf.shape[1:])
 
-    kept = int(np.argmax(broken)) if broken.any() else len(records)
+    kept = len(records)
+    if together and broken.any():
+        kept = int(np.argmax(broken.any(axis=1)))
+    elif broken.any():
+        recorded = {name: _without(values, broken) for name, values in recorded.items()}
     run = Run(
         policy=eqx.combine(jax.tree.map(batched, trained), fixed),
         steps=np.asarray(records[:kept], dtype=int),
         metrics={name: batched(jnp.moveaxis(recorded[name][:kept], 0, 1)) for name in metrics},
+        diverged_at=np.where(failed, ended, -1).reshape(batch),
     )
-    if failed.any():
-        raise _divergence(run, taken, np.asarray(batched(failed)))
+    if together and failed.any():
+        raise _divergence(run, int(ended[failed].min()), failed.reshape(batch))
     return run
+
+
+class _Options(NamedTuple):
+    """What a run is compiled for: the number of pairs of a minibatch, and whether all runs stop together."""
+
+    batch_size: int | None
+    together: bool
+
+
+def _without(values: Array, broken: np.ndarray) -> Array:
+    """Records `[records, runs, …]` with NaN for those of runs that had diverged."""
+    return jnp.where(broken.reshape(*broken.shape, *(1,) * (values.ndim - 2)), jnp.nan, values)
 
 
 class _Data(eqx.Module):
@@ -274,23 +300,24 @@ def _run(
     state: PyTree,
     *,
     metrics: dict[str, Metric],
-    batch_size: int | None,
+    options: _Options,
     mesh: Mesh | None,
 ) -> _Result:
     """Train all runs, on one device or spread over those of a mesh."""
     spread, same = given
     if mesh is None:
-        return _loop(spread, same, trained, state, metrics, batch_size)
+        return _loop(spread, same, trained, state, metrics, options)
     (axis,) = mesh.axis_names
     arrays, rest = eqx.partition((spread, trained, state), eqx.is_array)
     shared, constant = eqx.partition(same, eqx.is_array)
 
     def on_device(arrays: PyTree, shared: PyTree) -> _Result:
         spread, trained, state = eqx.combine(arrays, rest)
-        return _loop(spread, eqx.combine(shared, constant), trained, state, metrics, batch_size)
+        return _loop(spread, eqx.combine(shared, constant), trained, state, metrics, options)
 
     runs, nothing = PartitionSpec(axis), PartitionSpec()
-    out_specs = (runs, runs, runs, runs, PartitionSpec(None, axis))
+    records = PartitionSpec(None, axis)
+    out_specs = (runs, runs, runs, records, records)
     specs: Any = {"in_specs": (runs, nothing), "out_specs": out_specs}
     return jax.shard_map(on_device, mesh=mesh, check_vma=False, **specs)(arrays, shared)
 
@@ -301,11 +328,12 @@ def _loop(
     trained: PyTree,
     state: PyTree,
     metrics: dict[str, Metric],
-    batch_size: int | None,
+    options: _Options,
 ) -> _Result:
     """Take all steps and records; the third of `same` holds the number of steps after each record."""
     (data, keys), (fixed, lengths, counts, meter) = spread, same
     size = data.reference.shape[-1]
+    batch_size, together = options
     exact = batch_size is None
     data = eqx.tree_at(lambda one: one.problem, data, jax.vmap(lambda p: p.prepared())(data.problem))
     axes = data.axes
@@ -421,15 +449,29 @@ def _loop(
         found = jax.vmap(step, (0, 0, axes, 0, 0, None))(
             carry.trained, carry.state, data, marginals, keys, carry.taken
         )
-        return _after(carry, *found)
+        return after(carry, *found)
+
+    def after(carry: _Carry, trained: PyTree, state: PyTree, failed: Array) -> _Carry:
+        """The carry after one step, which does not count for a run that failed in it."""
+        if not together:
+            failed = failed | carry.failed
+            keep = lambda new, old: jnp.where(_like(carry.failed, new), old, new)  # noqa: E731
+            trained = jax.tree.map(keep, trained, carry.trained)
+            state = jax.tree.map(keep, state, carry.state)
+        counts = failed.any() if together else failed
+        ended = jnp.where(counts, carry.ended, carry.ended + 1)
+        return _Carry(trained, state, carry.taken + 1, ended, failed)
+
+    def is_over(carry: _Carry) -> Array:
+        return carry.failed.any() if together else carry.failed.all()
 
     def chunk(carry: _Carry, count: Array) -> tuple[_Carry, tuple[Array, dict[str, Array]]]:
         """One record, and the steps that follow it; the first of them takes the record's own gradient."""
         values, loss, gradient, unmeasurable = jax.lax.cond(
-            carry.failed.any(), lambda _: blank, measure_all, carry.trained
+            is_over(carry), lambda _: blank, measure_all, carry.trained
         )
         carry = carry._replace(failed=carry.failed | unmeasurable)
-        broken = carry.failed.any()
+        broken = carry.failed
         end = carry.taken + count
         if exact:
 
@@ -437,31 +479,33 @@ def _loop(
                 found = jax.vmap(measured_update, (0, 0, axes, 0, 0, 0))(
                     carry.trained, carry.state, data, marginals, loss, gradient
                 )
-                return _after(carry, *found)
+                return after(carry, *found)
 
-            carry = jax.lax.cond((count > 0) & ~broken, first, lambda carry: carry, carry)
-        carry = jax.lax.while_loop(lambda c: (c.taken < end) & ~c.failed.any(), take, carry)
+            carry = jax.lax.cond((count > 0) & ~is_over(carry), first, lambda carry: carry, carry)
+        carry = jax.lax.while_loop(lambda c: (c.taken < end) & ~is_over(c), take, carry)
         if meter is not None:
             jax.debug.callback(tick, meter, carry.taken)
         return carry, (broken, values)
 
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure_all, trained))
     num_runs = data.reference.shape[0]
-    start = _Carry(trained, state, jnp.zeros((), counts.dtype), jnp.zeros(num_runs, bool))
+    nothing = jnp.zeros((), counts.dtype)
+    start = _Carry(trained, state, nothing, jnp.zeros(num_runs, counts.dtype), jnp.zeros(num_runs, bool))
     end, (broken, recorded) = jax.lax.scan(chunk, start, counts)
-    return end.trained, end.taken[None], end.failed, broken[None], recorded
+    return end.trained, end.ended, end.failed, broken, recorded
 
 
 class _Carry(NamedTuple):
     trained: PyTree
     state: PyTree
-    taken: Array
+    taken: Array  # steps of the loop
+    ended: Array  # steps that each run took before it failed
     failed: Array
 
 
-def _after(carry: _Carry, trained: PyTree, state: PyTree, failed: Array) -> _Carry:
-    """The carry after one step, which does not count if a run failed in it."""
-    return _Carry(trained, state, jnp.where(failed.any(), carry.taken, carry.taken + 1), failed)
+def _like(flags: Array, leaf: Array) -> Array:
+    """A flag for each run, with as many axes as an array that has one of runs first."""
+    return flags.reshape(-1, *(1,) * (leaf.ndim - 1))
 
 
 def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:

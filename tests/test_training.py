@@ -475,3 +475,60 @@ def test_wrong_meshes_and_optimisers_are_named() -> None:
         train(steps=3, optimizer=Partial(optax.adam, 0.1, nesterov=True))
     with pytest.raises(ValueError, match="must be called outside jit"):
         jax.vmap(lambda rate: train(steps=3, optimizer=Partial(optax.adam, rate)).policy)(jnp.ones(2))
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_runs_that_diverge_are_recorded_and_leave_the_others_alone(batch_size: int | None) -> None:
+    reference, target = didsim.normal_logits(jax.random.split(jax.random.key(3)), 6)
+    problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, 0.5))
+    arguments: Any = {
+        "policy": didsim.EnergyBased(reference),
+        "reference": reference,
+        "problem": problem,
+        "objective": didsim.exponential(1.0),
+        "steps": 25,
+        "record": didsim.Record(10),
+        "batch_size": batch_size,
+        "key": jax.random.split(jax.random.key(0), 3),
+        "target": target,
+        "on_divergence": "record",
+    }
+
+    def run_at(rates: Any, **changes: Any) -> didsim.Run:
+        return didsim.train(**arguments | {"optimizer": Partial(optax.sgd, rates), **changes})
+
+    fine = run_at(jnp.array([0.1, 0.3, 0.2]))
+    assert (fine.diverged_at == -1).all()
+    # The second run overflows at once; the first and the third do not.
+    mixed = run_at(jnp.array([0.1, 1e6, 0.2]))
+    assert mixed.diverged_at[0] == mixed.diverged_at[2] == -1
+    step = int(mixed.diverged_at[1])
+    assert 0 < step < 25
+    assert mixed.steps.tolist() == [0, 10, 20, 25]
+    for name, values in mixed.metrics.items():
+        for other in (0, 2):
+            np.testing.assert_array_equal(values[other], fine.metrics[name][other], err_msg=name)
+            assert np.isfinite(values[other]).all()
+        assert np.isfinite(values[1, 0])
+        assert np.isnan(values[1, 1:]).all()
+    assert np.isfinite(mixed.policy.log_probs()).all()
+    # Told to raise, the same runs stop at the same step.
+    with pytest.raises(didsim.DivergenceError) as caught:
+        run_at(jnp.array([0.1, 1e6, 0.2]), on_divergence="raise")
+    assert caught.value.step == step
+    assert caught.value.failed.tolist() == [False, True, False]
+    assert (caught.value.run.diverged_at == [-1, step, -1]).all()
+
+
+def test_a_wrong_way_to_diverge_is_named() -> None:
+    p = jnp.log(jnp.array([0.5, 0.5]))
+    with pytest.raises(ValueError, match="`on_divergence` must be 'raise' or 'record'; got 'ignore'"):
+        didsim.train(
+            didsim.EnergyBased(p),
+            p,
+            didsim.Contrastive(p, p),
+            didsim.dpo(),
+            optax.sgd(0.1),
+            1,
+            on_divergence="ignore",  # type: ignore[arg-type]
+        )
