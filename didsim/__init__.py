@@ -68,6 +68,7 @@ from didsim.recording import METRICS, Record, Snapshot
 from didsim.rejected import REJECTED, optimal_rejected
 from didsim.solutions import Certificate, NoMinimiserError, Solution
 from didsim.spaces import SequenceSpace
+from didsim.sweeps import Outcome, Range, StoreError, Study, Sweep, open_results, run_sweep
 from didsim.training import DivergenceError, Run, train
 
 __version__ = "0.1.0"
@@ -92,12 +93,14 @@ __all__ = [
     "OnPolicy",
     "Online",
     "OrderReport",
+    "Outcome",
     "Pairs",
     "PiecewiseLinear",
     "Policy",
     "Polynomial",
     "PowerLaw",
     "Problem",
+    "Range",
     "Record",
     "RewardDifference",
     "Run",
@@ -105,6 +108,9 @@ __all__ = [
     "SequenceSpace",
     "Snapshot",
     "Solution",
+    "StoreError",
+    "Study",
+    "Sweep",
     "Uniform",
     "apo_down",
     "apo_zero",
@@ -141,6 +147,7 @@ __all__ = [
     "mixture",
     "nca",
     "normal_logits",
+    "open_results",
     "optimal_rejected",
     "orpo",
     "pair_exponent",
@@ -148,6 +155,7 @@ __all__ = [
     "rdpo",
     "reference_free",
     "robust",
+    "run_sweep",
     "sft",
     "simpo",
     "slic",

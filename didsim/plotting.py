@@ -5,7 +5,8 @@ central 95% of the runs; a dashed line is an exact value that theory gives. Colo
 Ito, which colour-blind readers tell apart, and every curve has a label or a place besides.
 """
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from cycler import cycler
+from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -58,9 +60,24 @@ def style() -> AbstractContextManager[None]:
     return mpl.rc_context(_STYLE)
 
 
+def use_style() -> None:
+    """Make `style` that of the whole session, for notebooks: call it once."""
+    mpl.rcParams.update(_STYLE)
+
+
+class _ShownFigure(Figure):
+    """A figure that a notebook shows, at screen resolution, where a cell ends with it, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        image = io.BytesIO()
+        # Without matplotlib's version in it, the image is the same wherever the pixels are.
+        self.savefig(image, format="png", dpi="figure", metadata={"Software": None})
+        return image.getvalue()
+
+
 def new_figure(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
     """A figure of the common width and its axes, as `subplots` gives them, outside pyplot's global state."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = _ShownFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
 
@@ -209,6 +226,74 @@ def plot_convergence(dataset: xr.Dataset, hue: str) -> Figure:
     return figure
 
 
+def plot_study(
+    dataset: xr.Dataset,
+    y: str,
+    *,
+    x: str = "step",
+    hue: str | None = None,
+    col: str | None = None,
+    over: str = "seed",
+) -> Figure:
+    """A metric of a sweep's results: a panel for each value of a dimension, a line for each of another.
+
+    Args:
+        dataset: as `didsim.open_results` gives it.
+        y: the metric on the vertical axis.
+        x: the dimension of the horizontal axis. If it is another than `step`, runs are shown at their end.
+        hue: the dimension that colours tell apart.
+        col: the dimension of the panels.
+        over: the dimension that bands are over; without it there are lines alone.
+
+    Raises:
+        ValueError: there is no such metric or dimension, a dimension of more than one value is left over, no
+            run is done, or there are more lines than colours.
+    """
+    if y not in dataset.data_vars:
+        raise ValueError(f"`y` must be one of {', '.join(map(str, dataset.data_vars))}; got {y!r}")
+    values = dataset[y]
+    for name, dim in (("x", x), ("hue", hue), ("col", col)):
+        if dim is not None and dim not in values.dims:
+            raise ValueError(f"`{name}` must be one of {', '.join(map(str, values.dims))}; got {dim!r}")
+    if "step" in values.dims and x != "step":
+        values = values.ffill("step").isel(step=-1)
+    left = [str(dim) for dim in values.dims if dim not in (x, hue, col, over) and values.sizes[dim] > 1]
+    if left:
+        raise ValueError(f"`dataset` must be of one value of {', '.join(left)}, or these be given a place")
+    values = values.squeeze([dim for dim in values.dims if dim not in (x, hue, col, over)], drop=True)
+    if not values.notnull().any():
+        raise ValueError(f"`dataset` has no value of {y!r} yet")
+    hues = [None] if hue is None else list(values[hue].values)
+    colors = color_of(hues)
+    panels = [None] if col is None else list(values[col].values)
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with style():
+        height = 0.4 + 2.1 * rows
+        figure, axes = new_figure(rows, columns, height=height, sharex=True, sharey=True, squeeze=False)
+        for ax, panel in zip(axes.flat, panels, strict=False):
+            shown = values if panel is None else values.sel({col: panel})
+            for one in hues:
+                line = shown if one is None else shown.sel({hue: one})
+                label = None if one is None else str(one)
+                if over in line.dims:
+                    plot_band(ax, line, x, over, color=colors[one], label=label)
+                else:
+                    ax.plot(line[x], line, color=colors[one], label=label)
+            if panel is not None:
+                ax.set_title(f"{describe(values[col])}: {panel}")
+            ax.tick_params(labelbottom=True)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_visible(False)
+        figure.supxlabel(describe(values[x]), fontsize=8)
+        figure.supylabel(describe(values), fontsize=8)
+        if hue is not None:
+            handles, labels = axes[0, 0].get_legend_handles_labels()
+            title = describe(values[hue])
+            figure.legend(handles, labels, title=title, title_fontsize=7, loc="outside right center")
+    return figure
+
+
 def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy") -> None:
     """Log-margins of pairs across policies: a thin line for each pair, from one policy to the next.
 
@@ -233,7 +318,45 @@ def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy"
     ax.set_ylabel(describe(margins))
 
 
-def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str) -> None:
+def plot_distributions(
+    ax: Axes,
+    distributions: Mapping[str, Float[ArrayLike, " sequences"]],
+    sequences: Sequence[str] | None = None,
+    *,
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Probabilities of every sequence under several distributions, as bars side by side.
+
+    Args:
+        ax: where to draw.
+        distributions: log-probabilities by name, in the order of the bars.
+        sequences: how the sequences are called, by default by their numbers.
+        colors: by name, for those that should not have the style's next.
+
+    Raises:
+        ValueError: the distributions, or the names, are not over as many sequences.
+    """
+    own = color_of(list(distributions)) | dict(colors or {})
+    probabilities = {name: np.exp(np.asarray(one)) for name, one in distributions.items()}
+    shapes = {name: one.shape for name, one in probabilities.items()}
+    expected: tuple[int, ...] = next(iter(shapes.values()), ())
+    if sequences is not None:
+        expected = (len(sequences),)
+    if set(shapes.values()) != {expected} or len(expected) != 1:
+        raise ValueError(f"`distributions` must all be over the same sequences; got shapes {shapes}")
+    places = np.arange(expected[0])
+    width = 0.8 / len(probabilities)
+    for number, (name, heights) in enumerate(probabilities.items()):
+        shift = width * (number - (len(probabilities) - 1) / 2)
+        ax.bar(places + shift, heights, width, color=own[name], label=name)
+    ax.set_xticks(places, places if sequences is None else sequences)
+    ax.set_xlim(-0.6, len(places) - 0.4)
+    ax.grid(visible=False, axis="x")
+    ax.set_xlabel("Sequence")
+    ax.set_ylabel("Probability")
+
+
+def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str, **options: Any) -> None:
     """A scatter of two variables over many instances, coloured by family.
 
     Args:
@@ -242,20 +365,13 @@ def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str) -> No
         x: the variable on the horizontal axis.
         y: the variable on the vertical axis.
         hue: the dimension that colours tell apart.
+        options: of the dots, by default small and faint, as `markersize` and `alpha`.
     """
     colors = color_of(dataset[hue].values)
+    look: dict[str, Any] = {"markersize": 2.2, "alpha": 0.35, "markeredgewidth": 0, "rasterized": True}
     for name in dataset[hue].values:
         one = dataset.sel({hue: name})
-        ax.plot(
-            one[x],
-            one[y],
-            ".",
-            color=colors[name],
-            markersize=2.2,
-            alpha=0.35,
-            markeredgewidth=0,
-            rasterized=True,
-        )
+        ax.plot(one[x], one[y], ".", color=colors[name], label=name, **(look | options))
     ax.set_xlabel(describe(dataset[x]))
     ax.set_ylabel(describe(dataset[y]))
 

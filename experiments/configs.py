@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 import didsim
+from didsim.sweeps.grid import parse_value
 
 Names = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -58,16 +59,8 @@ def override(config: type[Config], settings: list[str]) -> Config:
             raise ValueError(f"--set must be key=value; got {setting!r}")
         if key not in known:
             raise ValueError(f"--set has an unknown key {key!r}; there are {', '.join(sorted(known))}")
-        changes[key] = _value(text.strip())
+        changes[key] = parse_value(text.strip())
     try:
         return msgspec.convert(changes, config)
     except msgspec.ValidationError as error:
         raise ValueError(f"--set has a wrong value: {error}") from None
-
-
-def _value(text: str) -> Any:
-    try:
-        decoded = msgspec.toml.decode(f"value = {text}")
-    except msgspec.DecodeError:
-        return text
-    return decoded["value"] if len(decoded) == 1 else text

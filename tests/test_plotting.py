@@ -1,4 +1,8 @@
+import io
+from itertools import pairwise
+
 import matplotlib as mpl
+import matplotlib.image
 import numpy as np
 import pytest
 import xarray as xr
@@ -23,6 +27,23 @@ def test_the_style_is_undone_after_use() -> None:
     with plotting.style():
         assert mpl.rcParams["font.size"] == 8
     assert mpl.rcParams["font.size"] == before
+
+
+def test_the_style_can_be_kept_for_a_session() -> None:
+    with mpl.rc_context():
+        plotting.use_style()
+        assert mpl.rcParams["font.size"] == 8
+    assert mpl.rcParams["font.size"] != 8
+
+
+def test_figures_show_themselves_at_screen_resolution() -> None:
+    with plotting.style():
+        figure, ax = plotting.new_figure(height=2)
+        ax.plot([0, 1], [0, 1])
+        shown = figure._repr_png_()
+    image = mpl.image.imread(io.BytesIO(shown), format="png")
+    assert image.shape[:2] == (200, 550)
+    assert b"Software" not in shown
 
 
 def test_a_band_is_the_median_and_the_central_95_percent(curves: xr.DataArray) -> None:
@@ -77,6 +98,53 @@ def test_pairs_out_of_order_have_another_colour() -> None:
     assert unordered.get_ydata().tolist() == [-1, 0, -2]
     assert ordered.get_color() != unordered.get_color()
     assert mean.get_ydata().tolist() == [-1, 0, -0.5]
+
+
+def test_distributions_are_bars_side_by_side() -> None:
+    _, ax = plotting.new_figure(height=2)
+    policies = {"reference": np.log([0.5, 0.3, 0.2]), "target": np.log([0.2, 0.3, 0.5])}
+    plotting.plot_distributions(ax, policies, ["aa", "ab", "b"], colors={"target": "black"})
+    bars = sorted(ax.patches, key=lambda bar: bar.get_x())
+    assert [bar.get_height() for bar in bars] == pytest.approx([0.5, 0.2, 0.3, 0.3, 0.2, 0.5])
+    assert [container.get_label() for container in ax.containers] == ["reference", "target"]
+    assert [bar.get_facecolor() for bar in bars[:2]] == [
+        mpl.colors.to_rgba(c) for c in (plotting.COLORS[0], "black")
+    ]
+    # Side by side, none over another, around the tick of their sequence.
+    assert all(left.get_x() + left.get_width() <= right.get_x() + 1e-9 for left, right in pairwise(bars))
+    assert bars[2].get_x() + bars[2].get_width() == pytest.approx(1)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["aa", "ab", "b"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Sequence", "Probability")
+
+
+@pytest.mark.parametrize(
+    ("distributions", "sequences"),
+    [
+        ({"a": np.zeros(1), "b": np.zeros(2)}, None),
+        ({"a": np.zeros(2)}, ["a"]),
+        ({"a": np.zeros((2, 2))}, None),
+        ({}, None),
+    ],
+)
+def test_distributions_over_other_sequences_are_refused(
+    distributions: dict[str, np.ndarray], sequences: list[str] | None
+) -> None:
+    _, ax = plotting.new_figure(height=2)
+    with pytest.raises(ValueError, match="`distributions` must all be over the same sequences; got shapes"):
+        plotting.plot_distributions(ax, distributions, sequences)
+
+
+def test_families_are_dots_whose_look_can_be_set() -> None:
+    _, ax = plotting.new_figure(height=2)
+    dataset = xr.Dataset(
+        {"x": (("rule", "pair"), [[0, 1], [2, 3]]), "y": (("rule", "pair"), [[4, 5], [6, 7]])},
+        coords={"rule": ["a", "b"]},
+    )
+    plotting.plot_families(ax, dataset, "x", "y", "rule", markersize=5)
+    first, second = ax.lines
+    assert (first.get_xdata().tolist(), first.get_ydata().tolist()) == ([0, 1], [4, 5])
+    assert (second.get_label(), second.get_markersize(), second.get_alpha()) == ("b", 5, 0.35)
+    assert first.get_color() != second.get_color()
 
 
 def test_more_names_than_colours_are_refused() -> None:

@@ -1,0 +1,196 @@
+"""The computation of a block: all its cells as runs of one compiled program."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from didsim.fixed_points import solve
+from didsim.information import js
+from didsim.online import Online
+from didsim.preferences import Contrastive, Labelled, Problem
+from didsim.recording import METRICS, Record
+from didsim.spaces import SequenceSpace
+from didsim.sweeps.catalogue import ROLES, make
+from didsim.sweeps.grid import program_of
+from didsim.sweeps.study import leaves, metrics_of
+from didsim.training import Run, train
+
+_USES = ("reference", "target", "chosen", "rejected", "first", "second", "pairs", "training")
+_STARTS = 2
+
+_COMPILED: set[tuple[str, int]] = set()
+_COMPILING: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
+
+
+def compute(cells: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarray]:
+    """Train all cells of a block.
+
+    Args:
+        cells: complete studies that one program computes.
+        size: the number of runs that the program is compiled for; if there are fewer cells, the last one is
+            computed again for the rest, so that a smaller block at the edge of a grid compiles nothing.
+
+    Returns:
+        Metrics `[cells, records]`, the steps of these, `diverged_at` and, if asked for, limits, `[cells]`.
+
+    Raises:
+        ValueError: the arrays of some cell are not what they must be.
+    """
+    padded = [*cells, *[cells[-1]] * (size - len(cells))]
+    program = program_of(cells[0]), size
+    with jax.enable_x64(cells[0]["dtype"] == "float64"):
+        if program in _COMPILED:
+            results = _results(padded)
+        else:
+            # Another thread that needs the same program waits for it.
+            with _COMPILING[program]:
+                results = _results(padded)
+                _COMPILED.add(program)
+    return {name: values if name == "steps" else values[: len(cells)] for name, values in results.items()}
+
+
+def _results(cells: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    config = cells[0]
+    numbers = [{place: one for place, one in leaves(cell) if isinstance(one, float)} for cell in cells]
+    stacked = {place: jnp.asarray([one[place] for one in numbers]) for place in numbers[0]}
+    seeds = jnp.asarray([cell["seed"] for cell in cells])
+    # What is compiled for has neither numbers nor a seed in it: these are given apart.
+    fixed = _with_numbers(config, {"seed": 0, **dict.fromkeys(stacked, 0.0)})
+    drawn = _drawn(msgspec.json.encode(fixed), stacked, seeds)
+    space = SequenceSpace(**config["space"])
+    reference, target, objective = drawn["reference"], drawn["target"], drawn["objective"]
+    problem = _problem(config, drawn)
+    run = train(
+        make(ROLES["policy"], config["policy"], reference=reference, space=space),
+        reference,
+        problem,
+        objective,
+        _optimizer(config, stacked),
+        config["steps"],
+        record=_record(config["record"]["every"], tuple(metrics_of(config))),
+        batch_size=config["batch_size"],
+        key=drawn["training"] if config["batch_size"] else None,
+        target=target,
+        lengths=space.lengths,
+        on_divergence="record",
+    )
+    found = {"steps": run.steps, "diverged_at": run.diverged_at}
+    for name, values in run.metrics.items():
+        if values.ndim != 2:
+            raise ValueError(f"`record.metrics`: {name!r} must be a number for each state; got an array")
+        found[name] = np.asarray(values)
+    if config["limit"]:
+        found |= _limits(run, objective, reference, problem, target, space)
+    return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _drawn(fixed: bytes, numbers: dict[str, Array], seeds: Array) -> dict[str, Any]:
+    """What each run draws and is given: one entry for each of `seeds` in every array."""
+    config = msgspec.json.decode(fixed)
+    space = SequenceSpace(**config["space"])
+
+    def one(numbers: dict[str, Array], seed: Array) -> dict[str, Any]:
+        tables = _with_numbers(config, numbers)
+        keys = dict(zip(_USES, jax.random.split(jax.random.key(seed), len(_USES)), strict=True))
+        at_hand = {"size": space.size, "space": space}
+        reference = make(ROLES["reference"], tables["reference"], key=keys["reference"], **at_hand)
+        at_hand["reference"] = reference
+        target = make(ROLES["target"], tables["target"], key=keys["target"], **at_hand)
+        drawn = {
+            "reference": reference,
+            "target": target,
+            "objective": make(ROLES["objective"], tables["objective"]),
+            "pairs": keys["pairs"],
+            "training": keys["training"],
+        }
+        at_hand |= {"target": target, "score": target - reference}
+        problem = tables["problem"]
+        for place in ("chosen", "rejected", "first", "second"):
+            if place in problem:
+                drawn[place] = make(ROLES[f"problem.{place}"], problem[place], key=keys[place], **at_hand)
+        if "sampler" in problem:
+            drawn["sampler"] = make(ROLES["problem.sampler"], problem["sampler"])
+        if "beta" in problem:
+            drawn["reward"] = problem["beta"] * (target - reference)
+        return drawn
+
+    return jax.vmap(one)(numbers, seeds)
+
+
+def _problem(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> Problem:
+    problem: Problem
+    match config["problem"]["name"]:
+        case "contrastive":
+            problem = Contrastive(drawn["chosen"], drawn["rejected"])
+        case "labelled":
+            problem = Labelled(drawn["reward"], drawn["first"], drawn["second"])
+        case _:
+            problem = Online(drawn["reward"], drawn["sampler"])
+    pairs = config["problem"].get("pairs")
+    if pairs is None:
+        return problem
+    return jax.vmap(lambda one, key: one.sample(key, pairs))(problem, drawn["pairs"])
+
+
+def _optimizer(config: Mapping[str, Any], numbers: Mapping[str, Array]) -> Partial:
+    """The optimiser as a function of its settings, the same one for equal tables: another one compiles."""
+    settings = {place.removeprefix("optimizer."): x for place, x in numbers.items() if "optimizer." in place}
+    fixed = {name: x for name, x in config["optimizer"].items() if name not in settings}
+    steps = config["steps"] if config["schedule"] == "cosine" else None
+    return Partial(_optimizer_maker(msgspec.json.encode(fixed), steps), **settings)
+
+
+@cache
+def _optimizer_maker(fixed: bytes, cosine_steps: int | None) -> Callable[..., optax.GradientTransformation]:
+    table = msgspec.json.decode(fixed)
+
+    def maker(learning_rate: Any, **settings: Any) -> optax.GradientTransformation:
+        if cosine_steps is not None:
+            learning_rate = optax.cosine_decay_schedule(learning_rate, max(1, cosine_steps))
+        return make(ROLES["optimizer"], {**table, "learning_rate": learning_rate, **settings})
+
+    return maker
+
+
+@cache
+def _record(every: int, names: tuple[str, ...]) -> Record:
+    return Record(every, {name: METRICS[name] for name in names})
+
+
+def _limits(
+    run: Run, objective: Any, reference: Array, problem: Problem, target: Array, space: SequenceSpace
+) -> dict[str, np.ndarray]:
+    """Where the objective ends among all distributions, or in the family of the policy."""
+    solution = solve(objective, reference, problem, space.lengths, starts=_STARTS)
+    known = solution.certificate
+    good = known.converged & known.finite & known.identified.all(axis=-1)
+    for flag in (known.unique, known.agreed):
+        good = good if flag is None else good & flag
+    limit = jnp.where(good[:, None], solution.log_probs, -jnp.log(space.size))
+    found = {"js_limit": js(limit, target), "js_to_limit": js(run.policy.log_probs(), limit)}
+    return {name: np.where(good, values, np.nan) for name, values in found.items()}
+
+
+def _with_numbers(config: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables with these values at their dotted places."""
+
+    def filled(tables: Mapping[str, Any], place: str) -> dict[str, Any]:
+        return {
+            key: filled(value, f"{place}{key}.")
+            if isinstance(value, Mapping)
+            else numbers.get(place + key, value)
+            for key, value in tables.items()
+        }
+
+    return filled(config, "")

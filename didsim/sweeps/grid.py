@@ -1,0 +1,383 @@
+"""A study and its axes: the cells of a sweep, and the blocks of cells that are computed together."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from didsim.recording import METRICS
+from didsim.spaces import SequenceSpace
+from didsim.sweeps.study import Seed, Study, complete, leaves, metrics_of
+
+MANY = 1_000_000
+"""Cells of a grid that is taken for a mistake, unless it is said to be none."""
+
+_BLOCK = 64  # more cells in a program are no faster, and more is lost when it is killed
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Evenly spaced values of an axis.
+
+    Without `stop` the integers from `start`, `count` of them; with it the numbers from `start` to `stop`,
+    both included, evenly spaced, or their logarithms with `scale = "log"`.
+    """
+
+    start: float
+    count: Annotated[int, msgspec.Meta(ge=1)]
+    stop: float | None = None
+    scale: Literal["linear", "log"] = "linear"
+
+    def values(self) -> list[Any]:
+        """The values.
+
+        Raises:
+            ValueError: an integer is asked for from a fraction, or a logarithm of a number that has none.
+        """
+        if self.stop is None:
+            if self.start != int(self.start) or self.scale == "log":
+                raise ValueError("a range of numbers other than integers needs `stop`")
+            return list(range(int(self.start), int(self.start) + self.count))
+        if self.scale == "linear":
+            return [float(x) for x in np.linspace(self.start, self.stop, self.count)]
+        if not (self.start > 0 and self.stop > 0):
+            raise ValueError("a range on a log scale needs `start` and `stop` above zero")
+        return [float(x) for x in np.geomspace(self.start, self.stop, self.count)]
+
+
+class Axis(NamedTuple):
+    """One axis of a sweep: the key of a study, its values, and how they are told apart."""
+
+    key: str
+    values: tuple[Any, ...]
+    dim: str
+    labels: np.ndarray
+
+
+class Block(NamedTuple):
+    """Cells that are computed together: a box of the grid."""
+
+    number: int
+    box: tuple[slice, ...]
+    program: str
+
+
+class Sweep:
+    """A grid of runs: a study, and axes over any of its keys.
+
+    Cells that differ in numbers or in the seed are runs of one compiled program. Its axes come to be the
+    dimensions of the result, under the last part of their keys: `objective.beta` is `beta`, and
+    `problem.rejected` (or `problem.rejected.name`) is `rejected`.
+
+    Args:
+        study: what all runs have in common: a `Study`, or tables as of TOML.
+        axes: values by the dotted key that they are of: a sequence, or a `Range` or a table that says one.
+            Values of a key that holds a table may be tables, or names alone.
+
+    Raises:
+        ValueError: as soon as the sweep is made, for any key or value of any cell that is wrong.
+
+    >>> sweep = Sweep(Study(steps=100), {"objective.beta": [0.1, 0.5], "seed": range(8)})
+    >>> sweep.dims, sweep.shape, sweep.size
+    (('beta', 'seed'), (2, 8), 16)
+    >>> sweep.cell((1, 3))["objective"]
+    {'name': 'dpo', 'beta': 0.5}
+    """
+
+    def __init__(
+        self, study: Study | Mapping[str, Any], axes: Mapping[str, Any], *, allow_many: bool = False
+    ):
+        tables = msgspec.to_builtins(study) if isinstance(study, Study) else dict(study)
+        if not isinstance(axes, Mapping):
+            raise ValueError(f"`sweep` must be a table of axes by key; got {axes!r}")
+        values = {key: _values(key, given) for key, given in _flat(axes).items()}
+        self.tables = tables
+        self.shape = tuple(map(len, values.values()))
+        self.size = math.prod(self.shape)
+        if self.size > MANY and not allow_many:
+            raise ValueError(
+                f"`sweep` has {self.size:,} cells, more than {MANY:,}: if that is meant, say so "
+                "(`allow_many`, or `--yes` on the command line)"
+            )
+        dims = _dims(list(values))
+        self.axes = tuple(
+            Axis(key, one, dim, _labels(one)) for (key, one), dim in zip(values.items(), dims, strict=True)
+        )
+        self._programs = self._checked()
+
+    @classmethod
+    def from_toml(
+        cls, path: str | Path, settings: Sequence[str] = (), *, allow_many: bool = False
+    ) -> "Sweep":
+        """The sweep of a file: a study's tables, and `[sweep]` with its axes.
+
+        Args:
+            path: a TOML file.
+            settings: `key=value` each, in place of what the file says; `sweep.KEY=…` is an axis.
+            allow_many: whether more than a million cells are meant.
+
+        Raises:
+            ValueError: the file is no TOML, or a key or value in it is wrong.
+            OSError: the file cannot be read.
+        """
+        try:
+            tables = msgspec.toml.decode(Path(path).read_bytes())
+        except msgspec.DecodeError as error:
+            raise ValueError(f"{path} is no TOML: {error}") from None
+        for setting in settings:
+            _put(tables, *_parsed(setting))
+        return cls(tables, tables.pop("sweep", {}), allow_many=allow_many)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of the axes."""
+        return tuple(axis.dim for axis in self.axes)
+
+    def cell(self, index: Sequence[int]) -> dict[str, Any]:
+        """The complete study of one cell."""
+        return complete(self._tables_of(index))
+
+    def describe(self, index: Sequence[int]) -> str:
+        """A cell by its place in the grid."""
+        places = (f"{axis.dim}={axis.labels[k]}" for axis, k in zip(self.axes, index, strict=True))
+        return ", ".join(places) or "the only cell"
+
+    def cells_of(self, block: Block) -> Iterator[tuple[int, ...]]:
+        """The indices of a block's cells, in order."""
+        return itertools.product(*(range(side.start, side.stop) for side in block.box))
+
+    def config(self) -> dict[str, Any]:
+        """The study and its axes as plain data: two sweeps of the same results have the same."""
+        first = self.cell((0,) * len(self.axes))
+        return {"study": first, "axes": {axis.key: list(axis.values) for axis in self.axes}}
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """All steps at which some cell has a record."""
+        found: set[int] = set()
+        for config in self._samples:
+            steps, every = config["steps"], config["record"]["every"]
+            found |= {0, *range(every, steps, every), steps}
+        return sorted(found)
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """All metrics that some cell records, in their usual order."""
+        names = [name for config in self._samples for name in metrics_of(config)]
+        return sorted(set(names), key=list(METRICS).index)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The numbers of sequences of the spaces."""
+        return sorted({SequenceSpace(**config["space"]).size for config in self._samples})
+
+    @cached_property
+    def has_limits(self) -> bool:
+        """Whether some cell asks for its exact limit."""
+        return any(config["limit"] for config in self._samples)
+
+    @cached_property
+    def dtype(self) -> str:
+        """The widest dtype of any cell."""
+        return max(config["dtype"] for config in self._samples)
+
+    @property
+    def programs(self) -> int:
+        """The number of programs that are compiled."""
+        return len(self._by_program)
+
+    def block_shape(self, cells: int) -> tuple[int, ...]:
+        """The largest box of at most `cells` cells: as much of the last axes as share one program."""
+        shape = [1] * len(self.axes)
+        room = max(1, cells)
+        for k in reversed(range(len(self.axes))):
+            length = self.shape[k]
+            if self._is_one_program(k) and room > 1:
+                parts = math.ceil(length / min(length, room))
+                shape[k] = math.ceil(length / parts)
+                room //= shape[k]
+        return tuple(shape)
+
+    def blocks(self, shape: Sequence[int]) -> list[Block]:
+        """All blocks of a shape, in the order of the grid."""
+        starts = [range(0, length, side) for length, side in zip(self.shape, shape, strict=True)]
+        blocks = []
+        for number, start in enumerate(itertools.product(*starts)):
+            ends = (min(k + side, length) for k, side, length in zip(start, shape, self.shape, strict=True))
+            box = tuple(slice(k, end) for k, end in zip(start, ends, strict=True))
+            blocks.append(Block(number, box, self._program_at(start)))
+        return blocks
+
+    def cell_bytes(self) -> int:
+        """About how much memory the most demanding cell takes while it is computed."""
+        return max(map(_bytes_of, self._samples))
+
+    def cells_within(self, memory: int) -> int:
+        """How many cells a block has, at most, within a budget of bytes."""
+        return max(1, min(_BLOCK, memory // self.cell_bytes()))
+
+    def _tables_of(self, index: Sequence[int]) -> dict[str, Any]:
+        tables = msgspec.to_builtins(self.tables)
+        # Tables before what is in them, so that an axis over a name does not undo one over a setting.
+        for axis, k in sorted(zip(self.axes, index, strict=True), key=lambda one: one[0].key.count(".")):
+            _put(tables, axis.key, axis.values[k])
+        return tables
+
+    def _checked(self) -> np.ndarray:
+        """The program of every cell, over all axes but the seed's, once all cells are looked at."""
+        seeds = next((axis for axis in self.axes if axis.key == "seed"), None)
+        shape = [1 if axis is seeds else len(axis.values) for axis in self.axes]
+        programs = np.empty(shape, object)
+        self._by_program: dict[str, dict[str, Any]] = {}
+        for index in np.ndindex(*shape):
+            try:
+                config = self.cell(index)
+            except ValueError as error:
+                where = f" (in the cell {self.describe(index)})" if self.axes else ""
+                raise ValueError(f"{error}{where}") from None
+            program = program_of(config)
+            self._by_program.setdefault(program, config)
+            programs[index] = program
+        if seeds is not None:
+            try:
+                msgspec.convert(seeds.values, tuple[Seed, ...])
+            except msgspec.ValidationError as error:
+                raise ValueError(f"`sweep.seed`: {error}") from None
+        return programs
+
+    @property
+    def _samples(self) -> list[dict[str, Any]]:
+        return list(self._by_program.values())
+
+    def _program_at(self, index: Sequence[int]) -> str:
+        place = (min(k, length - 1) for k, length in zip(index, self._programs.shape, strict=True))
+        return str(self._programs[tuple(place)])
+
+    def _is_one_program(self, axis: int) -> bool:
+        first = np.take(self._programs, [0], axis)
+        return bool((self._programs == first).all())
+
+
+def program_of(config: Mapping[str, Any]) -> str:
+    """All of a complete study that a program is compiled for: everything but the seed and real numbers."""
+    fixed = {
+        place: None if isinstance(value, float) else value
+        for place, value in leaves(config)
+        if place != "seed"
+    }
+    return msgspec.json.encode(fixed).decode()
+
+
+def _bytes_of(config: Mapping[str, Any]) -> int:
+    """About how much memory a cell takes: vectors over the space, pairs, and records."""
+    size = SequenceSpace(**config["space"]).size
+    records = config["steps"] // config["record"]["every"] + 2
+    pairs = max(config["problem"].get("pairs") or 0, config["batch_size"] or 0)
+    numbers = _VECTORS * size + 8 * pairs + records * len(metrics_of(config))
+    if config["limit"]:
+        numbers += 4 * min(size, 1024) ** 2
+    return numbers * jnp.dtype(config["dtype"]).itemsize
+
+
+# Vectors over the space that are alive at once in a step or a record.
+_VECTORS = 200
+
+
+def _flat(axes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Axes by dotted key, whether the key is quoted or made of tables."""
+    found: dict[str, Any] = {}
+    for key, value in axes.items():
+        if isinstance(value, Mapping) and not {"start", "count"} & set(value):
+            found |= _flat(value, f"{place}{key}.")
+        else:
+            found[place + key] = value
+    return found
+
+
+def _values(key: str, given: Any) -> tuple[Any, ...]:
+    place = f'sweep."{key}"'
+    if isinstance(given, Mapping):
+        try:
+            given = msgspec.convert(given, Range)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"`{place}` must be a list, or a range of start and count: {error}") from None
+    if isinstance(given, Range):
+        try:
+            given = given.values()
+        except ValueError as error:
+            raise ValueError(f"`{place}`: {error}") from None
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise ValueError(f"`{place}` must be a list of values, or a range; got {given!r}")
+    values = tuple(one.item() if isinstance(one, np.generic) else one for one in given)
+    if not values:
+        raise ValueError(f"`{place}` must have at least one value; got an empty list")
+    counts = Counter(str(float(one) if isinstance(one, int) else one) for one in values)
+    if repeated := [one for one, count in counts.items() if count > 1]:
+        raise ValueError(f"`{place}` must have each value once; got {repeated[0]} again")
+    return values
+
+
+def _dims(keys: list[str]) -> list[str]:
+    """The last parts of keys, or whole keys where these are taken."""
+    taken = {"step", "status", "diverged_at", "js_limit", "js_to_limit", *METRICS}
+
+    def short(key: str) -> str:
+        *parents, last = key.split(".")
+        return parents[-1] if last == "name" and parents else last
+
+    names = [short(key) for key in keys]
+    return [
+        key.replace(".", "_") if names.count(name) > 1 or name in taken else name
+        for key, name in zip(keys, names, strict=True)
+    ]
+
+
+def _labels(values: tuple[Any, ...]) -> np.ndarray:
+    """Values of an axis as a coordinate: numbers, or words."""
+    if all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+        return np.asarray(values)
+    names = [one["name"] if isinstance(one, Mapping) and "name" in one else one for one in values]
+    words = [str(one).lower() if isinstance(one, bool) else str(one) for one in names]
+    if len(set(words)) < len(words):
+        words = [_spelt(one) if isinstance(one, Mapping) else str(one) for one in values]
+    return np.asarray(words)
+
+
+def _spelt(table: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in table.items() if key != "name")
+    return f"{table.get('name', '')}({settings})"
+
+
+def _put(tables: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of nested tables, of which a name alone is a table, too."""
+    if key.startswith("sweep."):
+        tables.setdefault("sweep", {})[key.removeprefix("sweep.")] = value
+        return
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = tables.get(parent, {})
+        tables[parent] = {"name": inner} if isinstance(inner, str) else dict(inner)
+        tables = tables[parent]
+    tables[last] = value
+
+
+def _parsed(setting: str) -> tuple[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set must be key=value; got {setting!r}")
+    return key.strip().replace('"', ""), parse_value(text.strip())
+
+
+def parse_value(text: str) -> Any:
+    """A value of the command line: TOML, or a plain word."""
+    try:
+        decoded = msgspec.toml.decode(f"value = {text}")
+    except msgspec.DecodeError:
+        return text
+    return decoded["value"] if len(decoded) == 1 else text

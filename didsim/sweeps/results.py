@@ -1,0 +1,100 @@
+"""What can be read from a store, while it is written or after."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from rich.table import Table
+
+from didsim.sweeps.store import Status, failures_of, stored_attributes
+
+
+def open_results(path: str | Path) -> xr.Dataset:
+    """The results of a sweep, read from disk when they are asked for.
+
+    A dataset with the sweep's axes for dimensions, and `step`: the metrics, NaN where a cell is not done, has
+    diverged or has no record at a step; `status` of each cell, 0 pending, 1 done, 2 diverged, 3 failed; and
+    `diverged_at`, the steps before that, or −1. Attributes hold the study and the versions it was made by.
+
+    Raises:
+        StoreError: there is no store of a study at that path.
+    """
+    stored_attributes(Path(path))
+    dataset = xr.open_zarr(path, chunks=None, consolidated=True, mask_and_scale=False)
+    # Words of variable length, which few libraries read, as those of a fixed one, which NetCDF has.
+    words = {name: one for name, one in dataset.coords.items() if one.dtype.kind == "T"}
+    return dataset.assign_coords({name: one.astype(object).astype(str) for name, one in words.items()})
+
+
+def export(path: str | Path, out: str | Path) -> None:
+    """Write the results of a store to a file: NetCDF, or a table with a row for each record, CSV or Parquet.
+
+    The file's suffix says which, `.nc`, `.csv` or `.parquet`. Needs memory for all of it.
+
+    Raises:
+        StoreError: there is no store of a study at that path.
+        ValueError: the suffix is another one, or Parquet is asked for and pyarrow is not installed.
+        OSError: the file cannot be written.
+    """
+    out = Path(out)
+    if out.suffix not in (".nc", ".csv", ".parquet"):
+        raise ValueError(f"`out` must end in .nc, .csv or .parquet; got {str(out)!r}")
+    dataset = open_results(path).load()
+    draft = out.with_name(f".{out.name}.partial")
+    try:
+        match out.suffix:
+            case ".nc":
+                dataset.to_netcdf(draft, engine="scipy")
+            case ".csv":
+                dataset.to_dataframe().reset_index().to_csv(draft, index=False)
+            case _:
+                try:
+                    dataset.to_dataframe().reset_index().to_parquet(draft, index=False)
+                except ImportError:
+                    raise ValueError("`out`: Parquet needs pyarrow: pip install 'didsim[parquet]'") from None
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+class Summary(NamedTuple):
+    """What there is in a store.
+
+    Attributes:
+        counts: the number of cells of each status.
+        failures: why cells failed, by their places in the grid.
+        diverged: the step at which cells diverged, likewise.
+    """
+
+    counts: dict[Status, int]
+    failures: dict[str, str]
+    diverged: dict[str, int]
+
+    def table(self) -> Table:
+        """The counts as a table."""
+        table = Table("Cells", "Number")
+        for status, count in self.counts.items():
+            table.add_row(status.name.lower(), f"{count:,}")
+        return table
+
+
+def summarise(path: str | Path) -> Summary:
+    """What there is in a store.
+
+    Raises:
+        StoreError: there is no store of a study at that path.
+    """
+    dataset = open_results(path)
+    status = dataset["status"].values
+    counts = {one: int((status == one).sum()) for one in Status}
+    diverged = dict(_named(dataset["diverged_at"].load()))
+    return Summary(counts, failures_of(Path(path)), diverged)
+
+
+def _named(values: xr.DataArray) -> Iterator[tuple[str, int]]:
+    """Entries of an array that are not negative, by their places."""
+    for index in np.argwhere(values.values >= 0):
+        entry = values[tuple(index)]
+        yield ", ".join(f"{dim}={entry[dim].item()}" for dim in values.dims) or "the only cell", int(entry)

@@ -1,0 +1,240 @@
+"""From a grid to a full store: blocks go out to an executor, and are written as they come back."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+from didsim import _checks
+from didsim.sweeps.cells import compute
+from didsim.sweeps.grid import Block, Sweep
+from didsim.sweeps.store import Status, Store, locked, open_store
+
+MEMORY = 2**30
+_QUIET_SECONDS = 60.0
+
+
+class Outcome(NamedTuple):
+    """What `run_sweep` left in a store: numbers of cells.
+
+    Attributes:
+        done: whose results are complete.
+        diverged: whose training stopped at a number that is not finite.
+        failed: that could not be computed; `didsim show` says why.
+        pending: that are still to be computed, as the sweep was interrupted.
+    """
+
+    done: int
+    diverged: int
+    failed: int
+    pending: int
+
+
+def run_sweep(
+    sweep: Sweep,
+    store: str | Path,
+    executor: Executor | None = None,
+    *,
+    memory: int = MEMORY,
+    in_flight: int = 16,
+    progress: bool = False,
+    any_version: bool = False,
+) -> Outcome:
+    """Compute all cells of a sweep that a store does not have yet.
+
+    Cells that share a program are computed in blocks of at most 64. A block is written when it is done, its
+    status last; whatever kills the process, a block is either there or computed again by the next call,
+    which gives the same bits on the same machine. SIGINT (Ctrl-C) ends the call when the blocks in hand are
+    written; a second one, at once. Cells that cannot be computed are recorded as failed, and tried again by
+    the next call.
+
+    Args:
+        sweep: the grid.
+        store: the folder of its results, made if there is none.
+        executor: where blocks are computed; anything with `submit`. By default two threads of this process.
+            Other processes must know of whatever was added to the registries.
+        memory: bytes that a block may take. It decides on the size of the blocks of a new store.
+        in_flight: the number of blocks that an executor has at once, at most.
+        progress: whether to show how far it is: a bar on a terminal, else a line a minute.
+        any_version: whether to go on in a store that other versions of JAX, NumPy, … began.
+
+    Returns:
+        The numbers of cells by status.
+
+    Raises:
+        StoreError: the store is of another study or of other versions, or another process writes to it.
+        OSError: it cannot be written to.
+        RuntimeError: a worker of the executor died; the message names a cell. What was done is kept.
+    """
+    _checks.instance("sweep", sweep, Sweep, "a Sweep")
+    path = Path(store)
+    memory = _checks.positive_int("memory", memory)
+    in_flight = _checks.positive_int("in_flight", in_flight)
+    opened = open_store(sweep, path, sweep.cells_within(memory), any_version=any_version)
+    with locked(path), _stopping() as stop, ExitStack() as stack:
+        opened.tidy()
+        blocks, done = _to_do(sweep, opened)
+        advance = stack.enter_context(_shown(sweep.size, done, progress))
+        if executor is None:
+            in_flight = min(2, os.cpu_count() or 1)
+            executor = stack.enter_context(ThreadPoolExecutor(in_flight))
+        _compute_all(sweep, opened, blocks, executor, in_flight, stop, advance)
+        status = opened.status()
+    kinds = (Status.DONE, Status.DIVERGED, Status.FAILED, Status.PENDING)
+    return Outcome(*(int((status == one).sum()) for one in kinds))
+
+
+def _to_do(sweep: Sweep, store: Store) -> tuple[list[Block], int]:
+    """The blocks that are not done, and the number of cells that are."""
+    status = store.status()
+    done = (status == Status.DONE) | (status == Status.DIVERGED)
+    blocks = [block for block in sweep.blocks(store.block_shape) if not done[block.box].all()]
+    return blocks, sweep.size - sum(done[block.box].size for block in blocks)
+
+
+def _compute_all(
+    sweep: Sweep,
+    store: Store,
+    blocks: Sequence[Block],
+    executor: Executor,
+    in_flight: int,
+    stop: threading.Event,
+    advance: Callable[[int], None],
+) -> None:
+    size = int(np.prod(store.block_shape))
+    waiting = iter(blocks)
+    running: dict[Future[Any], Block] = {}
+    while True:
+        while len(running) < in_flight and not stop.is_set():
+            block = next(waiting, None)
+            if block is None:
+                break
+            cells = [sweep.cell(index) for index in sweep.cells_of(block)]
+            running[executor.submit(compute, cells, size)] = block
+        if not running:
+            return
+        # Now and then, so that a signal is seen.
+        finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+        for future in finished:
+            block = running.pop(future)
+            _write(sweep, store, block, future, executor)
+            advance(sum(1 for _ in sweep.cells_of(block)))
+
+
+def _write(sweep: Sweep, store: Store, block: Block, future: Future[Any], executor: Executor) -> None:
+    try:
+        store.write(block, future.result())
+    except ValueError:
+        store.write(block, *_one_by_one(sweep, block, executor))
+    except OSError:
+        raise
+    except Exception as error:
+        first = sweep.describe(next(sweep.cells_of(block)))
+        raise RuntimeError(
+            f"a worker failed at the block that begins with the cell {first}: {error or type(error).__name__}"
+        ) from error
+
+
+def _one_by_one(
+    sweep: Sweep, block: Block, executor: Executor
+) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """The cells of a block of which one, at least, cannot be computed: it must not stop the others."""
+    parts: dict[int, dict[str, np.ndarray]] = {}
+    failures: dict[int, str] = {}
+    indices = list(sweep.cells_of(block))
+    for number, index in enumerate(indices):
+        try:
+            parts[number] = executor.submit(compute, [sweep.cell(index)], 1).result()
+        except ValueError as error:
+            failures[number] = str(error)
+    if not parts:
+        return {}, failures
+    joined = dict(next(iter(parts.values())))
+    for name, one in joined.items():
+        if name != "steps":
+            joined[name] = np.full(
+                (len(indices), *one.shape[1:]), -1 if name == "diverged_at" else np.nan, one.dtype
+            )
+            for number, part in parts.items():
+                joined[name][number] = part[name][0]
+    return joined, failures
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that the first SIGINT sets, in place of interrupting; the second interrupts."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Progress:
+    """Counts cells, and shows how many are done, how fast, and how long the rest will take."""
+
+    def __init__(self, total: int, done: int, show: Callable[[int, float, float], None], seconds: float):
+        self._total, self._done, self._show, self._seconds = total, done, show, seconds
+        self._before = done
+        self._began = self._last = time.monotonic()
+
+    def advance(self, cells: int) -> None:
+        """Count cells; show the count if the last time was long ago, or it is complete."""
+        self._done += cells
+        now = time.monotonic()
+        if now - self._last >= self._seconds or self._done == self._total:
+            self._last = now
+            rate = (self._done - self._before) / max(now - self._began, 1e-9)
+            self._show(self._done, rate, (self._total - self._done) / rate if rate else 0.0)
+
+
+@contextmanager
+def _shown(total: int, done: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A function that is told of cells that are done: a bar on a terminal, elsewhere a line a minute."""
+    console = Console(stderr=True)
+    if not progress:
+        yield lambda cells: None
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        with ProgressBar(*columns, console=console) as bars:
+            task = bars.add_task("cells", total=total, completed=done, rate="")
+
+            def move(count: int, rate: float, left: float) -> None:
+                bars.update(task, completed=count, rate=f"{rate:.3g}/s")
+
+            yield _Progress(total, done, move, 0.0).advance
+    else:
+
+        def line(count: int, rate: float, left: float) -> None:
+            minutes = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+            console.print(
+                f"{count:,} of {total:,} cells, {rate:.3g} a second, {minutes} left", highlight=False
+            )
+
+        yield _Progress(total, done, line, _QUIET_SECONDS).advance

@@ -1,0 +1,307 @@
+"""Results on disk: one Zarr store for each study, written block by block."""
+
+import importlib.metadata
+import math
+import os
+import platform
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import numpy as np
+import xarray as xr
+import zarr
+from filelock import FileLock, Timeout
+
+from didsim.recording import metric_attributes
+from didsim.sweeps.grid import Block, Sweep
+from didsim.sweeps.study import leaves
+
+FORMAT = 1
+"""Of the layout below; another one is another format."""
+
+_PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "numpy", "optax")
+_FAILURES = "failures.json"
+_LOCK = ".lock"
+
+
+class Status(IntEnum):
+    """What is known of a cell."""
+
+    PENDING = 0
+    DONE = 1
+    DIVERGED = 2
+    FAILED = 3
+
+
+LIMITS = {"js_limit": "JS(exact limit, target)", "js_to_limit": "JS(learned at the end, exact limit)"}
+
+
+class StoreError(ValueError):
+    """A store is not what it should be: of another study, of other versions, or no store at all."""
+
+
+class Store:
+    """A store that this process writes to. No other may while `locked` holds.
+
+    Every array has the axes of the sweep, and chunks of one block each. A chunk is written under a temporary
+    name and then renamed; that of `status` comes last, so that a cell counts as done when all of it is there.
+
+    Attributes:
+        path: the folder.
+        block_shape: the cells of a block.
+    """
+
+    def __init__(self, sweep: Sweep, path: Path):
+        self._sweep = sweep
+        self.path = path
+        self._group = zarr.open_group(path, mode="r+", use_consolidated=False)
+        self.block_shape = tuple(int(side) for side in attributes(self._group)["block_shape"])
+
+    def status(self) -> np.ndarray:
+        """The status of every cell."""
+        return np.asarray(self._array("status")[...])
+
+    def write(
+        self,
+        block: Block,
+        results: Mapping[str, np.ndarray],
+        failures: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """Write the results of a block, and then that it is done.
+
+        Args:
+            block: where they belong.
+            results: as `didsim.sweeps.cells.compute` gives them; nothing if all cells failed.
+            failures: why cells failed, by their number in the block.
+
+        Raises:
+            OSError: the disk is full, or cannot be written to.
+        """
+        shape = tuple(side.stop - side.start for side in block.box)
+        steps = self._sweep.steps
+        for name, values in results.items():
+            if name != "steps":
+                array = self._array(name)
+                if values.ndim == 2:
+                    spread = np.full((len(values), len(steps)), np.nan, array.dtype)
+                    spread[:, np.searchsorted(steps, results["steps"])] = values
+                    values = spread
+                self._put(array, block, values.reshape(*shape, *values.shape[1:]))
+        status = np.full(math.prod(shape), Status.DONE, np.uint8)
+        if results:
+            status[results["diverged_at"] >= 0] = Status.DIVERGED
+        status[list(failures)] = Status.FAILED
+        if failures:
+            self._note_failures(block, failures)
+        self._put(self._array("status"), block, status.reshape(shape))
+
+    def _note_failures(self, block: Block, failures: Mapping[int, str]) -> None:
+        indices = list(self._sweep.cells_of(block))
+        named = {self._sweep.describe(indices[number]): reason for number, reason in failures.items()}
+        _write_whole(self.path / _FAILURES, msgspec.json.encode(failures_of(self.path) | named))
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half written, and why cells failed, which are tried again."""
+        for partial in self.path.rglob("*.partial"):
+            partial.unlink(missing_ok=True)
+        (self.path / _FAILURES).unlink(missing_ok=True)
+
+    def _array(self, name: str) -> Any:
+        return self._group[name]
+
+    def _put(self, array: Any, block: Block, values: np.ndarray) -> None:
+        try:
+            array[block.box] = values if values.ndim else values[()]
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot write to the store: {error.strerror}", str(self.path / array.basename)
+            ) from None
+
+
+def open_store(sweep: Sweep, path: Path, cells: int, *, any_version: bool = False) -> Store:
+    """The store of a sweep, made if there is none.
+
+    Args:
+        sweep: what it holds.
+        path: its folder.
+        cells: how many cells a block of a new store has, at most; an old one keeps its own.
+        any_version: whether to go on in a store that other versions of the packages began.
+
+    Raises:
+        StoreError: there is something else at that path, or a store of another study or of other versions.
+        OSError: it cannot be written to.
+    """
+    if not path.exists():
+        _create(sweep, path, sweep.block_shape(cells))
+    found = stored_attributes(path)
+    config = plain(sweep.config())
+    if found["config"] != config:
+        raise StoreError(
+            f"{path} holds another study:\n{difference(found['config'], config)}\n"
+            "Give another store, or the study that it was made by"
+        )
+    if found["versions"] != versions() and not any_version:
+        raise StoreError(
+            f"{path} was made by other versions, whose numbers may differ in the last bits:\n"
+            f"{difference(found['versions'], versions())}\n"
+            "Install those, give another store, or accept it (`any_version`, `--any-version`)"
+        )
+    return Store(sweep, path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a store for this process. The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        StoreError: another process holds it.
+        OSError: it cannot be written to.
+    """
+    lock = FileLock(path / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(f"{path} is being written to by another process; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def stored_attributes(path: Path) -> dict[str, Any]:
+    """What a store says of itself.
+
+    Raises:
+        StoreError: there is none at that path, or it has another format.
+    """
+    try:
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError, NotADirectoryError):
+        raise StoreError(f"{path} is no store of a study") from None
+    found = attributes(group)
+    if found.get("format") != FORMAT:
+        raise StoreError(
+            f"{path} is a store of format {found.get('format')}, of which this version, "
+            f"with format {FORMAT}, knows nothing"
+        )
+    return found
+
+
+def attributes(group: Any) -> dict[str, Any]:
+    """A store's attributes, decoded."""
+    found = dict(group.attrs)
+    return {
+        key: msgspec.json.decode(value) if key in ("config", "versions", "block_shape") else value
+        for key, value in found.items()
+    }
+
+
+def failures_of(path: Path) -> dict[str, str]:
+    """Why cells failed, by their names."""
+    try:
+        return msgspec.json.decode((path / _FAILURES).read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+
+
+def versions() -> dict[str, str]:
+    """Of all that numbers depend on."""
+    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The keys at which two nested tables differ, a line for each."""
+    before, after = dict(leaves(old)), dict(leaves(new))
+    keys = [*before, *(key for key in after if key not in before)]
+    nothing = "nothing"
+    return "\n".join(
+        f"  {key.removeprefix('study.')}: {before.get(key, nothing)} there, {after.get(key, nothing)} here"
+        for key in keys
+        if before.get(key, nothing) != after.get(key, nothing)
+    )
+
+
+def _create(sweep: Sweep, path: Path, block_shape: Sequence[int]) -> None:
+    """Make an empty store, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        _fill(sweep, draft, tuple(block_shape))
+        draft.chmod(0o755)
+        try:
+            os.rename(draft, path)
+        except OSError:
+            # Another process may have been first.
+            if not path.exists():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fill(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
+    coords: dict[str, Any] = {
+        axis.dim: (
+            axis.dim,
+            axis.labels.astype(object) if axis.labels.dtype.kind == "U" else axis.labels,
+            {"long_name": axis.dim.replace("_", " ").capitalize(), "key": axis.key},
+        )
+        for axis in sweep.axes
+    }
+    coords["step"] = ("step", np.asarray(sweep.steps), {"long_name": "Step"})
+    encoding = {name: {"_FillValue": None} for name in coords}
+    xr.Dataset(coords=coords).to_zarr(path, zarr_format=3, consolidated=False, encoding=encoding)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+
+    def make(name: str, dtype: str, fill: Any, about: Mapping[str, Any], steps: bool = False) -> None:
+        group.create_array(
+            name,
+            shape=(*sweep.shape, *((len(sweep.steps),) if steps else ())),
+            chunks=(*block_shape, *((len(sweep.steps),) if steps else ())),
+            dtype=dtype,
+            fill_value=fill,
+            dimension_names=(*sweep.dims, *(("step",) if steps else ())),
+            attributes=dict(about),
+        )
+
+    for name in sweep.metrics:
+        make(name, sweep.dtype, np.nan, metric_attributes(name), steps=True)
+    for name, text in LIMITS.items() if sweep.has_limits else ():
+        make(name, sweep.dtype, np.nan, {"long_name": text, "units": "nats"})
+    make("diverged_at", "int64", -1, {"long_name": "Steps taken before the run diverged; −1: it did not"})
+    flags = {
+        "flag_values": [int(one) for one in Status],
+        "flag_meanings": " ".join(one.name for one in Status),
+    }
+    make("status", "uint8", int(Status.PENDING), {"long_name": "Status", **flags})
+    config = sweep.config()
+    group.attrs.update(
+        format=FORMAT,
+        config=msgspec.json.encode(config).decode(),
+        seed=config["study"]["seed"],
+        versions=msgspec.json.encode(versions()).decode(),
+        block_shape=msgspec.json.encode(block_shape).decode(),
+    )
+    with warnings.catch_warnings():
+        # It is no part of Zarr's format yet; but readers that know it look at one file, not at all.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(path)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    draft = path.with_suffix(".partial")
+    draft.write_bytes(content)
+    os.replace(draft, path)

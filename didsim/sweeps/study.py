@@ -1,0 +1,310 @@
+"""One run, described by plain tables, strictly: what a study is before it has axes."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from inspect import Parameter
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import msgspec
+
+from didsim.recording import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT, Record
+from didsim.spaces import SequenceSpace
+from didsim.sweeps.catalogue import ROLES, make, settings_of
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Named = dict[str, Any] | str
+"""A table with a `name` and settings, or the name alone."""
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Space(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The space of sequences; see `didsim.SequenceSpace`."""
+
+    vocab_size: Count = 4
+    max_length: Count = 4
+    eos: bool = False
+
+
+class ContrastiveData(
+    _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="contrastive"
+):
+    """Chosen and rejected sequences, each from its own distribution of `REJECTED`.
+
+    With `pairs` they are a dataset of that many pairs, drawn once for each seed.
+    """
+
+    chosen: Named = "reference"
+    rejected: Named = "optimal"
+    pairs: Count | None = None
+
+
+class LabelledData(
+    _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="labelled"
+):
+    """Sequences from two samplers, labelled by the reward `beta · log(target/reference)`."""
+
+    first: Named = "reference"
+    second: Named = "reference"
+    beta: float | None = None
+    pairs: Count | None = None
+
+
+class OnlineData(
+    _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="online"
+):
+    """Pairs from a sampler that depends on the policy, of `SAMPLERS`, labelled likewise."""
+
+    sampler: Named = "on_policy"
+    beta: float | None = None
+
+
+class Recorded(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When and what is recorded; see `didsim.Record`. Without `metrics`, the standard ones."""
+
+    every: Count = 10
+    metrics: tuple[str, ...] | None = None
+    also: tuple[str, ...] = ()
+
+
+class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run of training, as plain data.
+
+    A table that names something (`reference`, `objective`, `problem.rejected`, …) has a `name` and the
+    settings of what it names, or is the name alone. `didsim.sweeps.catalogue.ROLES` says what there is:
+    families, targets, `OBJECTIVES`, `REJECTED`, and whatever is added to these registries.
+
+    Attributes:
+        space: the space of sequences.
+        policy: "energy_based", "autoregressive" or "log_linear".
+        reference: the family of the reference policy.
+        target: the family of the target, or an update of the reference, "drifted" or "tempered".
+        problem: where pairs come from: `name` is "contrastive", "labelled" or "online". A `beta` that is
+            needed there and not given is that of the objective.
+        objective: what is minimised.
+        optimizer: "adam", "sgd" or "rmsprop", with a learning rate.
+        schedule: of the learning rate: "constant", or "cosine", which falls to zero.
+        steps: number of steps.
+        record: when and what is recorded.
+        batch_size: pairs drawn for each step's gradient; None is the exact gradient.
+        limit: whether to solve for the exact limit, too: `js_limit` from it to the target, and `js_to_limit`
+            from the learned policy to it, NaN where there is none, or more than one.
+        seed: of all random draws.
+        dtype: of all numbers.
+    """
+
+    space: Space = Space()
+    policy: Named = "energy_based"
+    reference: Named = "normal_logits"
+    target: Named = "normal_logits"
+    problem: ContrastiveData | LabelledData | OnlineData = ContrastiveData()
+    objective: Named = "dpo"
+    optimizer: Named = msgspec.field(default_factory=lambda: {"name": "adam", "learning_rate": 0.1})
+    schedule: Literal["constant", "cosine"] = "constant"
+    steps: Annotated[int, msgspec.Meta(ge=0)] = 500
+    record: Recorded = Recorded()
+    batch_size: Count | None = None
+    limit: bool = False
+    seed: Seed = 0
+    dtype: Literal["float32", "float64"] = "float64"
+
+
+def _table(given: Named) -> dict[str, Any]:
+    return {"name": given} if isinstance(given, str) else dict(given)
+
+
+def _default(place: str) -> dict[str, Any]:
+    *problem, key = place.split(".")
+    tables = [kind() for kind in _PROBLEMS.values()] if problem else [Study()]
+    return next(_table(getattr(table, key)) for table in tables if hasattr(table, key))
+
+
+_PROBLEMS = {"contrastive": ContrastiveData, "labelled": LabelledData, "online": OnlineData}
+_DEFAULTS = {place: _default(place) for place in ROLES}
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "": Study.__struct_fields__,
+    "space": Space.__struct_fields__,
+    "record": Recorded.__struct_fields__,
+}
+
+
+def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A study with every setting filled in and every value looked at, as plain data.
+
+    Raises:
+        ValueError: a key is unknown, a value has a wrong type or is out of range. The message begins with
+            the key's place.
+    """
+    tables = _with_problem_named(tables)
+    _check_keys(tables)
+    try:
+        study = msgspec.convert(tables, Study)
+    except msgspec.ValidationError as error:
+        raise ValueError(_placed(str(error))) from None
+    config: dict[str, Any] = msgspec.to_builtins(study)
+    _check_finite(config)
+    config["objective"] = _completed("objective", config["objective"])
+    beta = config["objective"].get("beta")
+    for place in ROLES:
+        table, key = _parent(config, place)
+        if key in table and place != "objective":
+            table[key] = _completed(place, table[key], beta)
+    problem = config["problem"]
+    if "beta" in problem and problem["beta"] is None:
+        problem["beta"] = _beta_for("problem.beta", beta)
+    if "beta" in problem and not problem["beta"] > 0:
+        raise ValueError(f"`problem.beta` must be positive; got {problem['beta']}")
+    if not config["optimizer"]["learning_rate"] > 0:
+        rate = config["optimizer"]["learning_rate"]
+        raise ValueError(f"`optimizer.learning_rate` must be positive; got {rate}")
+    _check_recorded(config)
+    try:
+        SequenceSpace(**config["space"])
+    except ValueError as error:
+        raise ValueError(f"`space`: {error}") from None
+    return config
+
+
+def metrics_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of what a complete study records."""
+    recorded = config["record"]
+    metrics = recorded["metrics"] and {name: METRICS[name] for name in recorded["metrics"]}
+    record = Record(recorded["every"], metrics, recorded["also"])
+    has_support = config["problem"].get("pairs") is None
+    return list(record.resolve(has_target=True, has_support=has_support))
+
+
+def leaves(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of nested tables by their dotted places."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{place}{key}.")
+        else:
+            yield place + key, value
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """The end of a message on an unknown key: the one that was probably meant, or all."""
+    close = difflib.get_close_matches(key, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
+
+
+def _with_problem_named(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables whose problem is a table with a name."""
+    tables = dict(tables)
+    problem = tables.get("problem")
+    if isinstance(problem, str):
+        problem = {"name": problem}
+    if isinstance(problem, Mapping):
+        name = problem.get("name", "contrastive")
+        if name not in _PROBLEMS:
+            raise ValueError(f"`problem.name` is unknown: {name!r}; {nearest(str(name), list(_PROBLEMS))}")
+        tables["problem"] = {**problem, "name": name}
+    return tables
+
+
+def _check_keys(tables: Mapping[str, Any]) -> None:
+    problem = tables.get("problem")
+    known = dict(_KEYS)
+    if isinstance(problem, Mapping):
+        known["problem"] = ("name", *_PROBLEMS[problem["name"]].__struct_fields__)
+    for place, keys in known.items():
+        table = tables.get(place, {}) if place else tables
+        if isinstance(table, Mapping):
+            for key in table:
+                if key not in keys:
+                    full = f"{place}.{key}" if place else key
+                    raise ValueError(f"`{full}` is no key of a study; {nearest(str(key), list(keys))}")
+
+
+def _placed(message: str) -> str:
+    """A message of msgspec's, which ends with a path, with the path first."""
+    text, at, path = message.rpartition(" - at `$.")
+    return f"`{path.rstrip('`')}`: {text}" if at else message
+
+
+def _check_finite(config: Mapping[str, Any]) -> None:
+    for place, value in leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"`{place}` must be finite; got {value}")
+
+
+def _parent(config: dict[str, Any], place: str) -> tuple[dict[str, Any], str]:
+    *tables, key = place.split(".")
+    for table in tables:
+        config = config[table]
+    return config, key
+
+
+def _completed(place: str, given: Named, beta: float | None = None) -> dict[str, Any]:
+    """A table that names something, with all settings of what it names."""
+    table = _table(given)
+    if "name" not in table:
+        table = {**_DEFAULTS[place], **table}
+    role = ROLES[place]
+    name = table.pop("name")
+    if not isinstance(name, str) or name not in role.registry:
+        raise ValueError(f"`{place}.name` is unknown: {name!r}; {nearest(str(name), list(role.registry))}")
+    settings = settings_of(role, name)
+    for key in table:
+        if key not in settings:
+            what = nearest(key, list(settings)) if settings else "it has no settings"
+            raise ValueError(f"`{place}.{key}` is no setting of {name!r}; {what}")
+    complete: dict[str, Any] = {"name": name}
+    for key, (kind, default) in settings.items():
+        full = f"{place}.{key}"
+        if key in table:
+            try:
+                complete[key] = msgspec.convert(table[key], kind)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"`{full}`: {error}") from None
+        elif default is not Parameter.empty:
+            complete[key] = float(default) if kind is float else default
+        elif key == "beta":
+            complete[key] = _beta_for(full, beta)
+        else:
+            raise ValueError(f"`{full}` must be given to {name!r}")
+    _check_settings(place, msgspec.json.encode(complete))
+    return complete
+
+
+def _beta_for(place: str, beta: float | None) -> float:
+    if beta is None:
+        raise ValueError(f"`{place}` must be given: the objective has no beta to take it from")
+    return beta
+
+
+@cache
+def _check_settings(place: str, table: bytes) -> None:
+    """Make what a table names, on a space of two sequences, to hear what it has against its settings."""
+    space = SequenceSpace(2, 1)
+    p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.4, 0.6]))
+    at_hand = {"key": jax.random.key(0), "space": space, "size": 2}
+    decoded = msgspec.json.decode(table)
+    _check_finite({place: decoded})
+    try:
+        make(ROLES[place], decoded, reference=p, target=q, score=q, **at_hand)
+    except ValueError as error:
+        raise ValueError(f"`{place}`: {error}") from None
+
+
+def _check_recorded(config: Mapping[str, Any]) -> None:
+    recorded = config["record"]
+    for place, known in (("metrics", list(METRICS)), ("also", sorted(COUNTS_PAIRS))):
+        for name in recorded[place] or ():
+            if name not in known:
+                raise ValueError(f"`record.{place}` has an unknown metric {name!r}; {nearest(name, known)}")
+    if config["problem"].get("pairs") is not None:
+        for name in (*(recorded["metrics"] or ()), *recorded["also"]):
+            if name in NEEDS_SUPPORT:
+                raise ValueError(
+                    f"`record`: the metric {name!r} needs a rejected distribution without zeros, which "
+                    "finite pairs do not have"
+                )
