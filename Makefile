@@ -12,6 +12,10 @@ BIN := .venv/bin
 figures: .venv/installed
 	$(BIN)/python -m experiments all
 	$(BIN)/python -m experiments.readme
+	rm -rf figures/rejected_distributions.zarr
+	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr
+	$(BIN)/didsim plot figures/rejected_distributions.zarr --hue beta --col rejected \
+		--out figures/rejected_distributions.png
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -43,3 +43,120 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["check", "--out", str(tmp_path / "no" / "such.json")])
     assert result.exit_code == 2
     assert "--out" in result.output
+
+
+STUDY = """
+steps = 4
+record = { every = 2, metrics = ["js_to_target", "loss"] }
+space = { vocab_size = 2, max_length = 2 }
+
+[sweep]
+"problem.rejected" = ["optimal", "uniform"]
+"objective.beta" = [0.1, 0.5]
+seed = { start = 0, count = 3 }
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A study's file, in a folder of its own, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(STUDY)
+    return "tiny.toml"
+
+
+def output_of(*arguments: str, status: int = 0) -> str:
+    result = RUNNER.invoke(app, list(arguments))
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def test_a_dry_run_prints_the_grid_and_computes_nothing(study: str) -> None:
+    printed = output_of("run", study, "--dry-run", "--set", "sweep.seed={start=5, count=40}")
+    lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in printed.splitlines()[3:-1]}
+    assert lines["problem.rejected"] == "2: optimal, uniform"
+    assert lines["objective.beta"] == "2: 0.1, 0.5"
+    assert lines["seed"] == "40: 5 … 44"
+    assert lines["cells"] == "160"
+    assert lines["sequences"] == "4"
+    assert lines["records"] == "3 steps of 2 metrics"
+    assert lines["blocks"] == "4 of 1 × 1 × 40 cells"
+    assert lines["compiled programs"] == "2"
+    assert lines["memory of a block"].endswith("MiB")
+    assert not Path("tiny.zarr").exists()
+
+
+def test_a_study_from_its_file_to_its_picture(study: str) -> None:
+    assert output_of("run", study, "--quiet") == "tiny.zarr: 12 cells done, 0 diverged, 0 failed\n"
+    shown = output_of("show", "tiny.zarr")
+    assert "done" in shown
+    assert "Axes: rejected (2), beta (2), seed (3), step (3)" in shown
+    assert "Metrics: js_to_target, loss" in shown
+    assert "Failed" not in shown
+    assert output_of("plot", "tiny.zarr", "--hue", "beta", "--col", "rejected") == (
+        "Written to tiny-js_to_target.png\n"
+    )
+    assert Path("tiny-js_to_target.png").stat().st_size > 10_000
+    chosen = ["--select", "rejected=optimal", "--select", "beta=0.5"]
+    output_of("plot", "tiny.zarr", "--y", "loss", *chosen, "--out", "one.pdf")
+    assert Path("one.pdf").exists()
+    for name in ("out.nc", "out.csv", "out.parquet"):
+        assert output_of("export", "tiny.zarr", name) == f"Written to {name}\n"
+    assert len(Path("out.csv").read_text().splitlines()) == 1 + 2 * 2 * 3 * 3
+    # What is done is not done again, and another study does not overwrite it.
+    assert "12 cells done" in output_of("run", study)
+    refused = output_of("run", study, "--set", "steps=6", status=2)
+    assert "steps: 4 there, 6 here" in refused
+
+
+def test_diverged_and_failed_cells_are_told(study: str) -> None:
+    settings = ["--set", 'optimizer={name="sgd", learning_rate=1e6}', "--set", "objective=exponential"]
+    printed = output_of("run", study, *settings, "--store", "diverged.zarr")
+    assert "0 cells done, 12 diverged, 0 failed" in printed
+    shown = output_of("show", "diverged.zarr")
+    assert "rejected=optimal, beta=0.1, seed=0: after " in shown
+    sharp = 'problem.rejected={name="tempered", exponent=1e308}'
+    Path("failing.toml").write_text(STUDY.replace('"problem.rejected" = ["optimal", "uniform"]', ""))
+    printed = output_of("run", "failing.toml", "--set", sharp, status=1)
+    assert "0 cells done, 0 diverged, 6 failed" in printed
+    assert "why: didsim show failing.zarr" in printed
+    assert "beta=0.5, seed=2: `rejected` must be log-probabilities" in output_of("show", "failing.zarr")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "tiny.toml", "--set", "stepps=3"), "`stepps` is no key of a study; did you mean 'steps'?"),
+        (("run", "tiny.toml", "--set", "steps"), "--set must be key=value; got 'steps'"),
+        (("run", "tiny.toml", "--set", "steps=many"), "`steps`: Expected `int`, got `str`"),
+        (("run", "tiny.toml", "--set", "sweep.objective.beta=[0.1, -1]"), "`beta` must be positive"),
+        (("run", "tiny.toml", "--set", "sweep.seed=[]"), "must have at least one value"),
+        (("run", "tiny.toml", "--set", "sweep.seed={start=0, count=1_000_000}"), "4,000,000 cells"),
+        (("run", "tiny.toml", "--dask", "local:none"), "a local cluster is local:WORKERS"),
+        (("run", "missing.toml"), "missing.toml"),
+        (("run", "broken.toml"), "broken.toml is no TOML"),
+        (("run", "tiny.toml", "--store", "tiny.toml/results.zarr"), "tiny.toml"),
+        (("show", "missing.zarr"), "missing.zarr is no store of a study"),
+        (("plot", "missing.zarr"), "missing.zarr is no store of a study"),
+        (("export", "missing.zarr", "out.nc"), "missing.zarr is no store of a study"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(study: str, arguments: tuple[str, ...], message: str) -> None:
+    Path("broken.toml").write_text("steps = = 3")
+    printed = output_of(*arguments, status=2)
+    assert printed.startswith("Error: ")
+    assert message in printed
+    assert not Path("tiny.zarr").exists()
+
+
+def test_names_that_a_store_does_not_have(study: str) -> None:
+    output_of("run", study, "--quiet")
+    for arguments, message in [
+        (["--y", "js"], "`y` must be one of"),
+        (["--hue", "gamma"], "`hue` must be one of rejected, beta, seed, step; got 'gamma'"),
+        (["--select", "gamma=1"], "--select has an unknown dimension 'gamma'"),
+        (["--select", "beta=0.2"], "--select has no beta '0.2'; there are 0.1, 0.5"),
+        ([], "`dataset` must be of one value of rejected, beta"),
+    ]:
+        assert message in output_of("plot", "tiny.zarr", *arguments, status=2)
+    assert "must end in .nc, .csv or .parquet" in output_of("export", "tiny.zarr", "out.txt", status=2)

@@ -42,11 +42,21 @@ def test_the_share_of_the_claim_is_what_the_report_says() -> None:
 def test_every_figure_shown_is_there_and_comes_from_an_experiment() -> None:
     root = Path(__file__).parent.parent
     shown = re.findall(r"\(figures/(\w+)\.png\)", README)
-    assert len(shown) == 8
+    assert len(shown) == 9
     for name in shown:
         assert (root / "figures" / f"{name}.png").exists()
         if name == "benchmarks":
             assert "`make bench`" in README
             continue
+        if (root / "studies" / f"{name}.toml").exists():
+            assert f"didsim run studies/{name}.toml" in README
+            continue
         assert (root / "experiments" / f"{name}.py").exists()
         assert f"`python -m experiments {name}`" in README
+
+
+def test_the_study_shown_is_that_of_its_file() -> None:
+    (shown,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    study = (Path(__file__).parent.parent / "studies" / "rejected_distributions.toml").read_text()
+    for part in shown.strip().split("\n\n"):
+        assert part in study

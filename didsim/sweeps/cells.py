@@ -3,9 +3,10 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import msgspec
@@ -66,7 +67,10 @@ def _results(cells: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     seeds = jnp.asarray([cell["seed"] for cell in cells])
     # What is compiled for has neither numbers nor a seed in it: these are given apart.
     fixed = _with_numbers(config, {"seed": 0, **dict.fromkeys(stacked, 0.0)})
-    drawn = _drawn(msgspec.json.encode(fixed), stacked, seeds)
+    try:
+        drawn = _drawn(msgspec.json.encode(fixed), stacked, seeds)
+    except eqx.EquinoxRuntimeError as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
     space = SequenceSpace(**config["space"])
     reference, target, objective = drawn["reference"], drawn["target"], drawn["objective"]
     problem = _problem(config, drawn)
@@ -94,7 +98,7 @@ def _results(cells: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return found
 
 
-@partial(jax.jit, static_argnums=0)
+@eqx.filter_jit
 def _drawn(fixed: bytes, numbers: dict[str, Array], seeds: Array) -> dict[str, Any]:
     """What each run draws and is given: one entry for each of `seeds` in every array."""
     config = msgspec.json.decode(fixed)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -62,12 +62,13 @@ class Store:
     def __init__(self, sweep: Sweep, path: Path):
         self._sweep = sweep
         self.path = path
-        self._group = zarr.open_group(path, mode="r+", use_consolidated=False)
-        self.block_shape = tuple(int(side) for side in attributes(self._group)["block_shape"])
+        group = zarr.open_group(path, mode="r+", use_consolidated=False)
+        self.block_shape = tuple(int(side) for side in attributes(group)["block_shape"])
+        self._arrays: dict[str, Any] = {name: group[name] for name in _variables(sweep)}
 
     def status(self) -> np.ndarray:
         """The status of every cell."""
-        return np.asarray(self._array("status")[...])
+        return np.asarray(self._arrays["status"][...])
 
     def write(
         self,
@@ -89,7 +90,7 @@ class Store:
         steps = self._sweep.steps
         for name, values in results.items():
             if name != "steps":
-                array = self._array(name)
+                array = self._arrays[name]
                 if values.ndim == 2:
                     spread = np.full((len(values), len(steps)), np.nan, array.dtype)
                     spread[:, np.searchsorted(steps, results["steps"])] = values
@@ -101,7 +102,7 @@ class Store:
         status[list(failures)] = Status.FAILED
         if failures:
             self._note_failures(block, failures)
-        self._put(self._array("status"), block, status.reshape(shape))
+        self._put(self._arrays["status"], block, status.reshape(shape))
 
     def _note_failures(self, block: Block, failures: Mapping[int, str]) -> None:
         indices = list(self._sweep.cells_of(block))
@@ -113,9 +114,6 @@ class Store:
         for partial in self.path.rglob("*.partial"):
             partial.unlink(missing_ok=True)
         (self.path / _FAILURES).unlink(missing_ok=True)
-
-    def _array(self, name: str) -> Any:
-        return self._group[name]
 
     def _put(self, array: Any, block: Block, values: np.ndarray) -> None:
         try:
@@ -266,27 +264,17 @@ def _fill(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
     xr.Dataset(coords=coords).to_zarr(path, zarr_format=3, consolidated=False, encoding=encoding)
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
 
-    def make(name: str, dtype: str, fill: Any, about: Mapping[str, Any], steps: bool = False) -> None:
+    for name, variable in _variables(sweep).items():
+        steps = (len(sweep.steps),) if variable.has_steps else ()
         group.create_array(
             name,
-            shape=(*sweep.shape, *((len(sweep.steps),) if steps else ())),
-            chunks=(*block_shape, *((len(sweep.steps),) if steps else ())),
-            dtype=dtype,
-            fill_value=fill,
+            shape=(*sweep.shape, *steps),
+            chunks=(*block_shape, *steps),
+            dtype=variable.dtype,
+            fill_value=variable.fill,
             dimension_names=(*sweep.dims, *(("step",) if steps else ())),
-            attributes=dict(about),
+            attributes=dict(variable.about),
         )
-
-    for name in sweep.metrics:
-        make(name, sweep.dtype, np.nan, metric_attributes(name), steps=True)
-    for name, text in LIMITS.items() if sweep.has_limits else ():
-        make(name, sweep.dtype, np.nan, {"long_name": text, "units": "nats"})
-    make("diverged_at", "int64", -1, {"long_name": "Steps taken before the run diverged; −1: it did not"})
-    flags = {
-        "flag_values": [int(one) for one in Status],
-        "flag_meanings": " ".join(one.name for one in Status),
-    }
-    make("status", "uint8", int(Status.PENDING), {"long_name": "Status", **flags})
     config = sweep.config()
     group.attrs.update(
         format=FORMAT,
@@ -299,6 +287,32 @@ def _fill(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
         # It is no part of Zarr's format yet; but readers that know it look at one file, not at all.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(path)
+
+
+class _Variable(NamedTuple):
+    dtype: str
+    fill: Any
+    about: Mapping[str, Any]
+    has_steps: bool = False
+
+
+def _variables(sweep: Sweep) -> dict[str, _Variable]:
+    """All variables of a store, by name."""
+    found = {
+        name: _Variable(sweep.dtype, np.nan, metric_attributes(name), has_steps=True)
+        for name in sweep.metrics
+    }
+    if sweep.has_limits:
+        for name, text in LIMITS.items():
+            found[name] = _Variable(sweep.dtype, np.nan, {"long_name": text, "units": "nats"})
+    about = {"long_name": "Steps taken before the run diverged; −1: it did not"}
+    found["diverged_at"] = _Variable("int64", -1, about)
+    flags = {
+        "flag_values": [int(one) for one in Status],
+        "flag_meanings": " ".join(one.name.lower() for one in Status),
+    }
+    found["status"] = _Variable("uint8", int(Status.PENDING), {"long_name": "Status", **flags})
+    return found
 
 
 def _write_whole(path: Path, content: bytes) -> None:

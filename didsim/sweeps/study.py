@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import msgspec
 
+from didsim import _checks
+from didsim.composition import Objective
 from didsim.recording import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT, Record
 from didsim.spaces import SequenceSpace
 from didsim.sweeps.catalogue import ROLES, make, settings_of
@@ -150,12 +152,13 @@ def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(_placed(str(error))) from None
     config: dict[str, Any] = msgspec.to_builtins(study)
     _check_finite(config)
-    config["objective"] = _completed("objective", config["objective"])
+    dtype = config["dtype"]
+    config["objective"] = _completed("objective", config["objective"], dtype)
     beta = config["objective"].get("beta")
     for place in ROLES:
         table, key = _parent(config, place)
         if key in table and place != "objective":
-            table[key] = _completed(place, table[key], beta)
+            table[key] = _completed(place, table[key], dtype, beta)
     problem = config["problem"]
     if "beta" in problem and problem["beta"] is None:
         problem["beta"] = _beta_for("problem.beta", beta)
@@ -243,7 +246,7 @@ def _parent(config: dict[str, Any], place: str) -> tuple[dict[str, Any], str]:
     return config, key
 
 
-def _completed(place: str, given: Named, beta: float | None = None) -> dict[str, Any]:
+def _completed(place: str, given: Named, dtype: str, beta: float | None = None) -> dict[str, Any]:
     """A table that names something, with all settings of what it names."""
     table = _table(given)
     if "name" not in table:
@@ -271,7 +274,8 @@ def _completed(place: str, given: Named, beta: float | None = None) -> dict[str,
             complete[key] = _beta_for(full, beta)
         else:
             raise ValueError(f"`{full}` must be given to {name!r}")
-    _check_settings(place, msgspec.json.encode(complete))
+    _check_finite({place: complete})
+    _check_settings(place, msgspec.json.encode(complete), dtype)
     return complete
 
 
@@ -282,17 +286,17 @@ def _beta_for(place: str, beta: float | None) -> float:
 
 
 @cache
-def _check_settings(place: str, table: bytes) -> None:
+def _check_settings(place: str, table: bytes, dtype: str) -> None:
     """Make what a table names, on a space of two sequences, to hear what it has against its settings."""
-    space = SequenceSpace(2, 1)
-    p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.4, 0.6]))
-    at_hand = {"key": jax.random.key(0), "space": space, "size": 2}
-    decoded = msgspec.json.decode(table)
-    _check_finite({place: decoded})
-    try:
-        make(ROLES[place], decoded, reference=p, target=q, score=q, **at_hand)
-    except ValueError as error:
-        raise ValueError(f"`{place}`: {error}") from None
+    with jax.enable_x64(dtype == "float64"):
+        p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.4, 0.6]))
+        at_hand = {"key": jax.random.key(0), "space": SequenceSpace(2, 1), "size": 2}
+        try:
+            made = make(ROLES[place], msgspec.json.decode(table), reference=p, target=q, score=q, **at_hand)
+        except ValueError as error:
+            raise ValueError(f"`{place}`: {error}") from None
+    if place == "objective":
+        _checks.instance("objective", made, Objective, "a function that makes an Objective")
 
 
 def _check_recorded(config: Mapping[str, Any]) -> None:
