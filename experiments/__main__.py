@@ -11,7 +11,6 @@ from typing import Annotated
 import jax
 import typer
 
-import didsim
 from experiments.configs import override
 from experiments.results import label, save
 
@@ -60,7 +59,7 @@ def main(
         command = f"python -m experiments {shlex.join(arguments)}"
         try:
             dataset = label(module.run(configs[one], progress=not quiet), one, configs[one], command)
-        except didsim.DivergenceError as error:
+        except FloatingPointError as error:
             typer.echo(f"{one}: {error}", err=True)
             raise typer.Exit(1) from None
         paths = save(dataset, module.plot(dataset), one, out)

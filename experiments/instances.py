@@ -1,14 +1,18 @@
 """What the experiments that train share: the space, the keys, and how a run is made."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import optax
 import xarray as xr
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, Float, Key
 
 import didsim
 from didsim.recording import Metric
+from didsim.sweeps.study import ContrastiveData, Recorded, Space
 from experiments.configs import SpaceConfig, TrainingConfig
 
 
@@ -59,14 +63,36 @@ def train(
     )
 
 
-def with_limits(dataset: xr.Dataset, hue: str, js_limit: ArrayLike, js_to_limit: ArrayLike) -> xr.Dataset:
-    """A dataset of `js_to_target` with its exact limits beside it, and how far from them runs ended."""
-    dims = (hue, "seed")
-    return dataset.assign(
-        js_limit=(dims, js_limit, {"long_name": "JS(exact limit, target)", "units": "nats"}),
-        js_to_limit=(
-            dims,
-            js_to_limit,
-            {"long_name": "JS(learned at the end, exact limit)", "units": "nats"},
-        ),
+def run_study(config: TrainingConfig, axes: Mapping[str, Sequence[Any]], progress: bool) -> xr.Dataset:
+    """DPO, or what the axes say, on pairs that encode the target, or what they say, and the exact limits.
+
+    Args:
+        config: of the experiment.
+        axes: those of the sweep, beside the seeds.
+        progress: whether to show how far it is.
+
+    Returns:
+        `js_to_target` over the axes, seeds and steps; `js_limit` and `js_to_limit`, NaN where there is none.
+
+    Raises:
+        FloatingPointError: a run diverged.
+    """
+    first = config.seed * config.seeds % (2**31 - config.seeds)
+    study = didsim.Study(
+        space=Space(vocab_size=config.vocab_size, max_length=config.max_length, eos=config.eos),
+        policy=config.policy,
+        problem=ContrastiveData(rejected={"name": "optimal", "beta": config.beta}),
+        objective={"name": "dpo", "beta": config.beta},
+        optimizer={"name": "adam", "learning_rate": config.learning_rate, "b2": 0.95, "eps": 1e-16},
+        schedule="cosine",
+        steps=config.steps,
+        record=Recorded(every=config.every, metrics=("js_to_target",)),
+        limit=True,
     )
+    sweep = didsim.Sweep(study, {**axes, "seed": range(first, first + config.seeds)})
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = didsim.run_sweep(sweep, Path(folder) / "study.zarr", progress=progress)
+        dataset = didsim.open_results(Path(folder) / "study.zarr").load()
+    if outcome.done < sweep.size:
+        raise FloatingPointError(f"{sweep.size - outcome.done} of {sweep.size} runs diverged or failed")
+    return dataset.drop_vars(["status", "diverged_at"]).drop_attrs(deep=False)

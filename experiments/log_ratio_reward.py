@@ -1,19 +1,15 @@
 """Where each objective ends when preferences encode the target: DPO alone, at the target."""
 
-from collections.abc import Callable
 from typing import Annotated
 
-import jax.numpy as jnp
 import msgspec
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from didsim.recording import js_to_target
 from experiments.configs import Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import make_space, seed_keys, train, with_limits
+from experiments.instances import run_study
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,51 +42,19 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Train all runs of every objective and compare them with the limits that exist and are unique."""
-    beta, weight = config.beta, config.weight
-    # The entries of the registry that take more than the data's beta.
-    settings: dict[str, Callable[[], didsim.Objective]] = {
-        "cdpo": lambda: didsim.cdpo(beta, config.label_smoothing),
-        "ipo": lambda: didsim.ipo(beta),
+    beta = {"beta": config.beta}
+    # The entries of the registry that take other settings than the data's beta.
+    settings = {
+        "cdpo": beta | {"label_smoothing": config.label_smoothing},
+        "ipo": {"tau": config.beta},
         # It divides by lengths, so that this beta gives the reward the scale of the others'.
-        "simpo": lambda: didsim.simpo(beta * config.max_length, config.gamma),
-        "slic": lambda: didsim.slic(beta, config.delta),
-        "orpo": lambda: didsim.orpo(weight),
-        "cpo": lambda: didsim.cpo(beta, weight),
+        "simpo": {"beta": config.beta * config.max_length, "gamma": config.gamma},
+        "slic": beta | {"delta": config.delta},
+        "orpo": {"weight": config.weight},
+        "cpo": beta | {"weight": config.weight},
     }
-    objectives = {
-        name: settings[name]() if name in settings else didsim.OBJECTIVES[name](beta)
-        for name in config.objectives
-    }
-    space = make_space(config)
-    reference, target = didsim.normal_logits(seed_keys(config, 2), space.size)
-    problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, config.beta))
-    runs = {
-        name: train(
-            config,
-            space,
-            reference,
-            target,
-            problem,
-            objective,
-            {"js_to_target": js_to_target},
-            progress and f"log_ratio_reward: {name}",
-        )
-        for name, objective in objectives.items()
-    }
-    unknown = jnp.full(config.seeds, jnp.nan)
-    limits, gaps = [], []
-    for name, objective in objectives.items():
-        try:
-            limit = didsim.fixed_point(objective, reference, problem, space.lengths, starts=2)
-        except didsim.NoMinimiserError:
-            limits.append(unknown)
-            gaps.append(unknown)
-        else:
-            limits.append(didsim.js(limit, target))
-            gaps.append(didsim.js(runs[name].policy.log_probs(), limit))
-    dataset = xr.concat([one.to_dataset(("seed",)) for one in runs.values()], dim="objective")
-    dataset = with_limits(dataset, "objective", np.stack(limits), np.stack(gaps))
-    return dataset.assign_coords(objective=list(objectives), seed=np.arange(config.seeds))
+    objectives = [{"name": name, **settings.get(name, beta)} for name in config.objectives]
+    return run_study(config, {"objective": objectives}, progress)
 
 
 def plot(dataset: xr.Dataset) -> Figure:

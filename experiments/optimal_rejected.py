@@ -1,17 +1,12 @@
 """Where DPO ends under each rejected-sampling distribution: at the target under the optimal one alone."""
 
-from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from didsim.recording import js_to_target
 from experiments.configs import Count, Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import make_space, seed_keys, train, with_limits
+from experiments.instances import run_study
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,52 +32,14 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Train all runs and compare them with the exact limits."""
-    makers = {name: didsim.REJECTED[name] for name in config.rejected}
-    space = make_space(config)
-    keys = seed_keys(config, 3)
-    reference, target = didsim.normal_logits(keys[:2], space.size)
-    arguments: dict[str, dict[str, Any]] = {
-        "optimal": {"reference": reference, "target": target, "beta": config.beta},
-        "uniform": {"reference": reference},
-        "reference": {"reference": reference},
-        "target": {"target": target},
-        "tempered": {"reference": reference, "exponent": config.exponent},
-        "reversed": {"reference": reference, "target": target, "beta": config.beta},
-        "geodesic": {
-            "reference": reference,
-            "target": target,
-            "position": -config.position * config.beta,
-        },
-        "perturbed": {
-            "key": keys[2, 0],
-            "reference": reference,
-            "target": target,
-            "beta": config.beta,
-            "noise": config.noise,
-        },
-        "worst_of_n": {"reference": reference, "score": target - reference, "n": config.n},
+    settings: dict[str, dict[str, float]] = {
+        "tempered": {"exponent": config.exponent},
+        "geodesic": {"position": -config.position * config.beta},
+        "perturbed": {"noise": config.noise},
+        "worst_of_n": {"n": config.n},
     }
-    rejected = jnp.stack([maker(**arguments[name]) for name, maker in makers.items()])
-    problem = didsim.Contrastive(chosen=reference, rejected=rejected)
-    objective = didsim.dpo(config.beta)
-    trained = train(
-        config,
-        space,
-        reference,
-        target,
-        problem,
-        objective,
-        {"js_to_target": js_to_target},
-        progress and "optimal_rejected",
-    )
-    limit = didsim.fixed_point(objective, reference, problem)
-    dataset = with_limits(
-        trained.to_dataset(("rejected", "seed")),
-        "rejected",
-        didsim.js(limit, target),
-        didsim.js(trained.policy.log_probs(), limit),
-    )
-    return dataset.assign_coords(rejected=list(makers), seed=np.arange(config.seeds))
+    rejected = [{"name": name, **settings.get(name, {})} for name in config.rejected]
+    return run_study(config, {"problem.rejected": rejected}, progress)
 
 
 def plot(dataset: xr.Dataset) -> Figure:

@@ -1,7 +1,6 @@
 """The computation of a block: all its cells as runs of one compiled program."""
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -13,8 +12,9 @@ import msgspec
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
+from didsim.composition import Objective
 from didsim.fixed_points import solve
 from didsim.information import js
 from didsim.online import Online
@@ -22,19 +22,21 @@ from didsim.preferences import Contrastive, Labelled, Problem
 from didsim.recording import METRICS, Record
 from didsim.spaces import SequenceSpace
 from didsim.sweeps.catalogue import ROLES, make
-from didsim.sweeps.grid import program_of
 from didsim.sweeps.study import leaves, metrics_of
 from didsim.training import Run, train
 
 _USES = ("reference", "target", "chosen", "rejected", "first", "second", "pairs", "training")
 _STARTS = 2
 
-_COMPILED: set[tuple[str, int]] = set()
-_COMPILING: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
+# Numbers in the tables of Newton's method that are solved for at once.
+_SOLVED_AT_ONCE = 2**27
+
+# XLA's few threads wait for each other for ever if two programs with linear algebra share them.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def compute(cells: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarray]:
-    """Train all cells of a block.
+    """Train all cells of a block. One block at a time in a process.
 
     Args:
         cells: complete studies that one program computes.
@@ -48,15 +50,8 @@ def compute(cells: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarr
         ValueError: the arrays of some cell are not what they must be.
     """
     padded = [*cells, *[cells[-1]] * (size - len(cells))]
-    program = program_of(cells[0]), size
-    with jax.enable_x64(cells[0]["dtype"] == "float64"):
-        if program in _COMPILED:
-            results = _results(padded)
-        else:
-            # Another thread that needs the same program waits for it.
-            with _COMPILING[program]:
-                results = _results(padded)
-                _COMPILED.add(program)
+    with _ONE_AT_A_TIME, jax.enable_x64(cells[0]["dtype"] == "float64"):
+        results = _results(padded)
     return {name: values if name == "steps" else values[: len(cells)] for name, values in results.items()}
 
 
@@ -173,17 +168,39 @@ def _record(every: int, names: tuple[str, ...]) -> Record:
 
 
 def _limits(
-    run: Run, objective: Any, reference: Array, problem: Problem, target: Array, space: SequenceSpace
+    run: Run, objective: Objective, reference: Array, problem: Problem, target: Array, space: SequenceSpace
 ) -> dict[str, np.ndarray]:
-    """Where the objective ends among all distributions, or in the family of the policy."""
-    solution = solve(objective, reference, problem, space.lengths, starts=_STARTS)
+    """How far the exact limit is from the target, and the learned policy from it."""
+    runs = len(reference)
+    at_once = min(runs, max(1, _SOLVED_AT_ONCE // space.size**3))
+    limits = []
+    for start in range(0, runs, at_once):
+        # The last ones again, if need be, so that all solves are of one size.
+        part = np.minimum(np.arange(start, start + at_once), runs - 1)
+        some = jax.tree.map(lambda leaf, part=part: leaf[part], (objective, reference, problem))
+        limits.append(_limit(some, space.lengths))
+    limit = jnp.concatenate(limits)[:runs]
+    return {
+        "js_limit": np.asarray(_js_where_known(limit, target)),
+        "js_to_limit": np.asarray(_js_where_known(limit, run.policy.log_probs())),
+    }
+
+
+def _limit(given: tuple[Objective, Array, Problem], lengths: ArrayLike) -> Array:
+    """The minimisers, NaN for those that are not known to be the only one of full support."""
+    objective, reference, problem = given
+    solution = solve(objective, reference, problem, lengths, starts=_STARTS)
     known = solution.certificate
     good = known.converged & known.finite & known.identified.all(axis=-1)
     for flag in (known.unique, known.agreed):
         good = good if flag is None else good & flag
-    limit = jnp.where(good[:, None], solution.log_probs, -jnp.log(space.size))
-    found = {"js_limit": js(limit, target), "js_to_limit": js(run.policy.log_probs(), limit)}
-    return {name: np.where(good, values, np.nan) for name, values in found.items()}
+    return jnp.where(good[:, None], solution.log_probs, jnp.nan)
+
+
+def _js_where_known(limit: Array, other: Array) -> Array:
+    """The JS divergence from limits, NaN for those that are."""
+    known = ~jnp.isnan(limit).any(axis=-1)
+    return jnp.where(known, js(jnp.where(known[:, None], limit, other), other), jnp.nan)
 
 
 def _with_numbers(config: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -280,8 +280,6 @@ def _bytes_of(config: Mapping[str, Any]) -> int:
     records = config["steps"] // config["record"]["every"] + 2
     pairs = max(config["problem"].get("pairs") or 0, config["batch_size"] or 0)
     numbers = _VECTORS * size + 8 * pairs + records * len(metrics_of(config))
-    if config["limit"]:
-        numbers += 4 * min(size, 1024) ** 2
     return numbers * jnp.dtype(config["dtype"]).itemsize
 
 

@@ -1,6 +1,5 @@
 """From a grid to a full store: blocks go out to an executor, and are written as they come back."""
 
-import os
 import signal
 import threading
 import time
@@ -61,8 +60,9 @@ def run_sweep(
     Args:
         sweep: the grid.
         store: the folder of its results, made if there is none.
-        executor: where blocks are computed; anything with `submit`. By default two threads of this process.
-            Other processes must know of whatever was added to the registries.
+        executor: where blocks are computed; anything with `submit`. By default a thread of this process. A
+            process computes one block at a time, however many threads it has. Other processes must know of
+            whatever was added to the registries.
         memory: bytes that a block may take. It decides on the size of the blocks of a new store.
         in_flight: the number of blocks that an executor has at once, at most.
         progress: whether to show how far it is: a bar on a terminal, else a line a minute.
@@ -86,8 +86,8 @@ def run_sweep(
         blocks, done = _to_do(sweep, opened)
         advance = stack.enter_context(_shown(sweep.size, done, progress))
         if executor is None:
-            in_flight = min(2, os.cpu_count() or 1)
-            executor = stack.enter_context(ThreadPoolExecutor(in_flight))
+            # The second is ready when the first is done.
+            executor, in_flight = stack.enter_context(ThreadPoolExecutor(1)), 2
         _compute_all(sweep, opened, blocks, executor, in_flight, stop, advance)
         status = opened.status()
     kinds = (Status.DONE, Status.DIVERGED, Status.FAILED, Status.PENDING)
