@@ -92,6 +92,7 @@ POLICIES: Registry[Maker] = Registry(
     "policy",
     {"energy_based": energy_based, "autoregressive": autoregressive, "log_linear": log_linear},
 )
+"""Makers of the policies of all runs at once, from references `[runs, sequences]` and numbers `[runs, 1]`."""
 
 OPTIMIZERS: Registry[Maker] = Registry("optimiser", {"adam": adam, "sgd": sgd, "rmsprop": rmsprop})
 
@@ -130,7 +131,7 @@ class Setting(NamedTuple):
 def settings_of(role: Role, name: str) -> dict[str, Setting]:
     """The settings that an entry takes: its parameters, but for those that it is given."""
     found = {}
-    for parameter in inspect.signature(role.registry[name]).parameters.values():
+    for parameter in inspect.signature(role.registry[name], eval_str=True).parameters.values():
         if parameter.name not in role.given and parameter.name != "self":
             kind = parameter.annotation
             if kind not in (bool, int, str):
@@ -139,9 +140,14 @@ def settings_of(role: Role, name: str) -> dict[str, Setting]:
     return found
 
 
-def make(role: Role, table: Mapping[str, Any], **at_hand: Any) -> Any:
-    """Call the entry that a table names with its settings, and with what it asks for of what is at hand."""
-    maker = role.registry[table["name"]]
+def maker_of(place: str, table: Mapping[str, Any]) -> Maker:
+    """The function that a table at a place of a study names."""
+    maker: Maker = ROLES[place].registry[table["name"]]
+    return maker
+
+
+def make(maker: Maker, table: Mapping[str, Any], **at_hand: Any) -> Any:
+    """Call what a table names with its settings, and with what it asks for of what is at hand."""
     settings = {name: value for name, value in table.items() if name != "name"}
     asked = inspect.signature(maker).parameters
     given = {name: value for name, value in at_hand.items() if name in asked}

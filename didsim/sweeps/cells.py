@@ -21,7 +21,7 @@ from didsim.online import Online
 from didsim.preferences import Contrastive, Labelled, Problem
 from didsim.recording import METRICS, Record
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.catalogue import ROLES, make
+from didsim.sweeps.catalogue import ROLES, Maker, make, maker_of
 from didsim.sweeps.study import leaves, metrics_of
 from didsim.training import Run, train
 
@@ -35,7 +35,7 @@ _SOLVED_AT_ONCE = 2**27
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def compute(cells: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarray]:
+def compute(cells: Sequence[dict[str, Any]], size: int) -> dict[str, np.ndarray]:
     """Train all cells of a block. One block at a time in a process.
 
     Args:
@@ -55,7 +55,7 @@ def compute(cells: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarr
     return {name: values if name == "steps" else values[: len(cells)] for name, values in results.items()}
 
 
-def _results(cells: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def _results(cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     config = cells[0]
     numbers = [{place: one for place, one in leaves(cell) if isinstance(one, float)} for cell in cells]
     stacked = {place: jnp.asarray([one[place] for one in numbers]) for place in numbers[0]}
@@ -63,14 +63,17 @@ def _results(cells: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     # What is compiled for has neither numbers nor a seed in it: these are given apart.
     fixed = _with_numbers(config, {"seed": 0, **dict.fromkeys(stacked, 0.0)})
     try:
-        drawn = _drawn(msgspec.json.encode(fixed), stacked, seeds)
+        drawn = _drawn(msgspec.json.encode(fixed), _makers(config), stacked, seeds)
     except eqx.EquinoxRuntimeError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     space = SequenceSpace(**config["space"])
     reference, target, objective = drawn["reference"], drawn["target"], drawn["objective"]
+    # Numbers that a policy is made with lie along the runs, as its reference does.
+    along = {place: one[:, None] for place, one in stacked.items()}
+    policy = _with_numbers({"policy": config["policy"]}, along)["policy"]
     problem = _problem(config, drawn)
     run = train(
-        make(ROLES["policy"], config["policy"], reference=reference, space=space),
+        make(maker_of("policy", policy), policy, reference=reference, space=space),
         reference,
         problem,
         objective,
@@ -94,8 +97,11 @@ def _results(cells: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 @eqx.filter_jit
-def _drawn(fixed: bytes, numbers: dict[str, Array], seeds: Array) -> dict[str, Any]:
-    """What each run draws and is given: one entry for each of `seeds` in every array."""
+def _drawn(fixed: bytes, makers: dict[str, Maker], numbers: dict[str, Array], seeds: Array) -> dict[str, Any]:
+    """What each run draws and is given: one entry for each of `seeds` in every array.
+
+    The functions that tables name are compiled for, as another one may have taken a name.
+    """
     config = msgspec.json.decode(fixed)
     space = SequenceSpace(**config["space"])
 
@@ -103,13 +109,13 @@ def _drawn(fixed: bytes, numbers: dict[str, Array], seeds: Array) -> dict[str, A
         tables = _with_numbers(config, numbers)
         keys = dict(zip(_USES, jax.random.split(jax.random.key(seed), len(_USES)), strict=True))
         at_hand = {"size": space.size, "space": space}
-        reference = make(ROLES["reference"], tables["reference"], key=keys["reference"], **at_hand)
+        reference = make(makers["reference"], tables["reference"], key=keys["reference"], **at_hand)
         at_hand["reference"] = reference
-        target = make(ROLES["target"], tables["target"], key=keys["target"], **at_hand)
+        target = make(makers["target"], tables["target"], key=keys["target"], **at_hand)
         drawn = {
             "reference": reference,
             "target": target,
-            "objective": make(ROLES["objective"], tables["objective"]),
+            "objective": make(makers["objective"], tables["objective"]),
             "pairs": keys["pairs"],
             "training": keys["training"],
         }
@@ -117,14 +123,21 @@ def _drawn(fixed: bytes, numbers: dict[str, Array], seeds: Array) -> dict[str, A
         problem = tables["problem"]
         for place in ("chosen", "rejected", "first", "second"):
             if place in problem:
-                drawn[place] = make(ROLES[f"problem.{place}"], problem[place], key=keys[place], **at_hand)
+                maker = makers[f"problem.{place}"]
+                drawn[place] = make(maker, problem[place], key=keys[place], **at_hand)
         if "sampler" in problem:
-            drawn["sampler"] = make(ROLES["problem.sampler"], problem["sampler"])
+            drawn["sampler"] = make(makers["problem.sampler"], problem["sampler"])
         if "beta" in problem:
             drawn["reward"] = problem["beta"] * (target - reference)
         return drawn
 
     return jax.vmap(one)(numbers, seeds)
+
+
+def _makers(config: dict[str, Any]) -> dict[str, Maker]:
+    """The functions that the tables of a study name, by the places of these."""
+    tables = config | {f"problem.{key}": table for key, table in config["problem"].items()}
+    return {place: maker_of(place, tables[place]) for place in ROLES if place in tables}
 
 
 def _problem(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> Problem:
@@ -147,17 +160,20 @@ def _optimizer(config: Mapping[str, Any], numbers: Mapping[str, Array]) -> Parti
     settings = {place.removeprefix("optimizer."): x for place, x in numbers.items() if "optimizer." in place}
     fixed = {name: x for name, x in config["optimizer"].items() if name not in settings}
     steps = config["steps"] if config["schedule"] == "cosine" else None
-    return Partial(_optimizer_maker(msgspec.json.encode(fixed), steps), **settings)
+    made_by = maker_of("optimizer", fixed)
+    return Partial(_optimizer_maker(made_by, msgspec.json.encode(fixed), steps), **settings)
 
 
 @cache
-def _optimizer_maker(fixed: bytes, cosine_steps: int | None) -> Callable[..., optax.GradientTransformation]:
+def _optimizer_maker(
+    made_by: Maker, fixed: bytes, cosine_steps: int | None
+) -> Callable[..., optax.GradientTransformation]:
     table = msgspec.json.decode(fixed)
 
     def maker(learning_rate: Any, **settings: Any) -> optax.GradientTransformation:
         if cosine_steps is not None:
             learning_rate = optax.cosine_decay_schedule(learning_rate, max(1, cosine_steps))
-        return make(ROLES["optimizer"], {**table, "learning_rate": learning_rate, **settings})
+        return make(made_by, {**table, "learning_rate": learning_rate, **settings})
 
     return maker
 

@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -30,7 +30,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     start: float
-    count: Annotated[int, msgspec.Meta(ge=1)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
     stop: float | None = None
     scale: Literal["linear", "log"] = "linear"
 
@@ -41,7 +41,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: an integer is asked for from a fraction, or a logarithm of a number that has none.
         """
         if self.stop is None:
-            if self.start != int(self.start) or self.scale == "log":
+            if not math.isfinite(self.start) or self.start != int(self.start) or self.scale == "log":
                 raise ValueError("a range of numbers other than integers needs `stop`")
             return list(range(int(self.start), int(self.start) + self.count))
         if self.scale == "linear":
@@ -94,10 +94,8 @@ class Sweep:
         self, study: Study | Mapping[str, Any], axes: Mapping[str, Any], *, allow_many: bool = False
     ):
         tables = msgspec.to_builtins(study) if isinstance(study, Study) else dict(study)
-        if not isinstance(axes, Mapping):
-            raise ValueError(f"`sweep` must be a table of axes by key; got {axes!r}")
+        self.tables = _plain(tables, "study")
         values = {key: _values(key, given) for key, given in _flat(axes).items()}
-        self.tables = tables
         self.shape = tuple(map(len, values.values()))
         self.size = math.prod(self.shape)
         if self.size > MANY and not allow_many:
@@ -128,11 +126,12 @@ class Sweep:
         """
         try:
             tables = msgspec.toml.decode(Path(path).read_bytes())
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no TOML: {error}") from None
+        tables["sweep"] = _flat(tables.get("sweep", {}))
         for setting in settings:
             _put(tables, *_parsed(setting))
-        return cls(tables, tables.pop("sweep", {}), allow_many=allow_many)
+        return cls(tables, tables.pop("sweep"), allow_many=allow_many)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -153,9 +152,13 @@ class Sweep:
         return itertools.product(*(range(side.start, side.stop) for side in block.box))
 
     def config(self) -> dict[str, Any]:
-        """The study and its axes as plain data: two sweeps of the same results have the same."""
+        """The study and its axes as plain data: two sweeps of the same results have the same.
+
+        It holds the first cell, and a digest of all.
+        """
         first = self.cell((0,) * len(self.axes))
-        return {"study": first, "axes": {axis.key: list(axis.values) for axis in self.axes}}
+        axes = {axis.key: list(axis.values) for axis in self.axes}
+        return {"study": first, "axes": axes, "digest": self._digest}
 
     @cached_property
     def steps(self) -> list[int]:
@@ -235,15 +238,24 @@ class Sweep:
         shape = [1 if axis is seeds else len(axis.values) for axis in self.axes]
         programs = np.empty(shape, object)
         self._by_program: dict[str, dict[str, Any]] = {}
+        digests: dict[bytes, tuple[int, ...]] = {}
         for index in np.ndindex(*shape):
             try:
                 config = self.cell(index)
             except ValueError as error:
                 where = f" (in the cell {self.describe(index)})" if self.axes else ""
                 raise ValueError(f"{error}{where}") from None
+            digest = sha256(msgspec.json.encode(config)).digest()
+            if digest in digests:
+                raise ValueError(
+                    "`sweep` must have each value once; the same run is at "
+                    f"{self.describe(digests[digest])} and at {self.describe(index)}"
+                )
+            digests[digest] = index
             program = program_of(config)
             self._by_program.setdefault(program, config)
             programs[index] = program
+        self._digest = sha256(b"".join(digests)).hexdigest()
         if seeds is not None:
             try:
                 msgspec.convert(seeds.values, tuple[Seed, ...])
@@ -289,12 +301,15 @@ _VECTORS = 200
 
 def _flat(axes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     """Axes by dotted key, whether the key is quoted or made of tables."""
+    if not isinstance(axes, Mapping) or not all(isinstance(key, str) for key in axes):
+        raise ValueError(f"`sweep` must be a table of axes by key; got {axes!r}")
     found: dict[str, Any] = {}
     for key, value in axes.items():
-        if isinstance(value, Mapping) and not {"start", "count"} & set(value):
-            found |= _flat(value, f"{place}{key}.")
-        else:
-            found[place + key] = value
+        nested = isinstance(value, Mapping) and not {"start", "count"} & set(value)
+        for full, one in _flat(value, f"{place}{key}.").items() if nested else [(place + key, value)]:
+            if full in found:
+                raise ValueError(f'`sweep."{full}"` is there twice, quoted and as a table')
+            found[full] = one
     return found
 
 
@@ -310,14 +325,17 @@ def _values(key: str, given: Any) -> tuple[Any, ...]:
             given = given.values()
         except ValueError as error:
             raise ValueError(f"`{place}`: {error}") from None
-    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or np.ndim(given) == 0:
         raise ValueError(f"`{place}` must be a list of values, or a range; got {given!r}")
-    values = tuple(one.item() if isinstance(one, np.generic) else one for one in given)
+    values = tuple(_plain(one, place) for one in given)
     if not values:
         raise ValueError(f"`{place}` must have at least one value; got an empty list")
-    counts = Counter(str(float(one) if isinstance(one, int) else one) for one in values)
-    if repeated := [one for one, count in counts.items() if count > 1]:
-        raise ValueError(f"`{place}` must have each value once; got {repeated[0]} again")
+    seen = set()
+    for one in values:
+        meant = str(int(one)) if isinstance(one, float) and one.is_integer() else str(one)
+        if meant in seen:
+            raise ValueError(f"`{place}` must have each value once; got {one} again")
+        seen.add(meant)
     return values
 
 
@@ -360,9 +378,25 @@ def _put(tables: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         inner = tables.get(parent, {})
+        if not isinstance(inner, str | Mapping):
+            raise ValueError(f"`{parent}` has no settings of its own, as {key!r} would be; it is {inner!r}")
         tables[parent] = {"name": inner} if isinstance(inner, str) else dict(inner)
         tables = tables[parent]
     tables[last] = value
+
+
+def _plain(value: Any, place: str) -> Any:
+    """A value as it could stand in TOML."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(one, f"{place}.{key}") for key, one in value.items()}
+        case list() | tuple():
+            return [_plain(one, place) for one in value]
+        case np.generic():
+            return value.item()
+        case None | bool() | int() | float() | str():
+            return value
+    raise ValueError(f"`{place}` must be a table, a list, a word or a number; got {value!r}")
 
 
 def _parsed(setting: str) -> tuple[str, Any]:

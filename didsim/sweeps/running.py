@@ -62,7 +62,7 @@ def run_sweep(
         store: the folder of its results, made if there is none.
         executor: where blocks are computed; anything with `submit`. By default a thread of this process. A
             process computes one block at a time, however many threads it has. Other processes must know of
-            whatever was added to the registries.
+            whatever was added to the registries, which a store knows by name alone.
         memory: bytes that a block may take. It decides on the size of the blocks of a new store.
         in_flight: the number of blocks that an executor has at once, at most.
         progress: whether to show how far it is: a bar on a terminal, else a line a minute.

@@ -95,7 +95,7 @@ class Store:
                     spread = np.full((len(values), len(steps)), np.nan, array.dtype)
                     spread[:, np.searchsorted(steps, results["steps"])] = values
                     values = spread
-                self._put(array, block, values.reshape(*shape, *values.shape[1:]))
+                self._put(array, block, values.reshape((*shape, *values.shape[1:])))
         status = np.full(math.prod(shape), Status.DONE, np.uint8)
         if results:
             status[results["diverged_at"] >= 0] = Status.DIVERGED

@@ -15,7 +15,7 @@ from didsim import _checks
 from didsim.composition import Objective
 from didsim.recording import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT, Record
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.catalogue import ROLES, make, settings_of
+from didsim.sweeps.catalogue import ROLES, Maker, make, maker_of, settings_of
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -128,6 +128,7 @@ def _default(place: str) -> dict[str, Any]:
     return next(_table(getattr(table, key)) for table in tables if hasattr(table, key))
 
 
+SCHEDULES, DTYPES = ("constant", "cosine"), ("float32", "float64")
 _PROBLEMS = {"contrastive": ContrastiveData, "labelled": LabelledData, "online": OnlineData}
 _DEFAULTS = {place: _default(place) for place in ROLES}
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -146,10 +147,15 @@ def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
     """
     tables = _with_problem_named(tables)
     _check_keys(tables)
+    for key, words in (("schedule", SCHEDULES), ("dtype", DTYPES)):
+        if key in tables and tables[key] not in words:
+            raise ValueError(f"`{key}` must be one of {', '.join(words)}; got {tables[key]!r}")
     try:
         study = msgspec.convert(tables, Study)
     except msgspec.ValidationError as error:
         raise ValueError(_placed(str(error))) from None
+    if study.record.metrics == ():
+        raise ValueError("`record.metrics` must name at least one metric; without the key, all standard ones")
     config: dict[str, Any] = msgspec.to_builtins(study)
     _check_finite(config)
     dtype = config["dtype"]
@@ -164,6 +170,8 @@ def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
         problem["beta"] = _beta_for("problem.beta", beta)
     if "beta" in problem and not problem["beta"] > 0:
         raise ValueError(f"`problem.beta` must be positive; got {problem['beta']}")
+    if "learning_rate" not in config["optimizer"]:
+        raise ValueError(f"`optimizer` must have a learning_rate; {config['optimizer']['name']!r} has none")
     if not config["optimizer"]["learning_rate"] > 0:
         rate = config["optimizer"]["learning_rate"]
         raise ValueError(f"`optimizer.learning_rate` must be positive; got {rate}")
@@ -207,7 +215,7 @@ def _with_problem_named(tables: Mapping[str, Any]) -> dict[str, Any]:
         problem = {"name": problem}
     if isinstance(problem, Mapping):
         name = problem.get("name", "contrastive")
-        if name not in _PROBLEMS:
+        if not isinstance(name, str) or name not in _PROBLEMS:
             raise ValueError(f"`problem.name` is unknown: {name!r}; {nearest(str(name), list(_PROBLEMS))}")
         tables["problem"] = {**problem, "name": name}
     return tables
@@ -269,13 +277,16 @@ def _completed(place: str, given: Named, dtype: str, beta: float | None = None) 
             except msgspec.ValidationError as error:
                 raise ValueError(f"`{full}`: {error}") from None
         elif default is not Parameter.empty:
-            complete[key] = float(default) if kind is float else default
+            try:
+                complete[key] = msgspec.convert(default, kind)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"`{full}` must be given, as its default is no value: {error}") from None
         elif key == "beta":
             complete[key] = _beta_for(full, beta)
         else:
             raise ValueError(f"`{full}` must be given to {name!r}")
     _check_finite({place: complete})
-    _check_settings(place, msgspec.json.encode(complete), dtype)
+    _check_settings(place, maker_of(place, complete), msgspec.json.encode(complete), dtype)
     return complete
 
 
@@ -286,13 +297,13 @@ def _beta_for(place: str, beta: float | None) -> float:
 
 
 @cache
-def _check_settings(place: str, table: bytes, dtype: str) -> None:
+def _check_settings(place: str, maker: Maker, table: bytes, dtype: str) -> None:
     """Make what a table names, on a space of two sequences, to hear what it has against its settings."""
     with jax.enable_x64(dtype == "float64"):
         p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.4, 0.6]))
         at_hand = {"key": jax.random.key(0), "space": SequenceSpace(2, 1), "size": 2}
         try:
-            made = make(ROLES[place], msgspec.json.decode(table), reference=p, target=q, score=q, **at_hand)
+            made = make(maker, msgspec.json.decode(table), reference=p, target=q, score=q, **at_hand)
         except ValueError as error:
             raise ValueError(f"`{place}`: {error}") from None
     if place == "objective":

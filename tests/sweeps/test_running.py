@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 import optax
@@ -348,3 +349,17 @@ def test_a_line_a_minute_and_one_at_the_end(tmp_path: Path, capsys: pytest.Captu
     assert count == 40
     assert 20 / 0.2 < rate < 20 / 0.06
     assert left == pytest.approx(60 / rate)
+
+
+def test_a_name_that_another_function_took_is_that_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losses(number: int, shift: int) -> np.ndarray:
+        monkeypatch.setitem(didsim.REJECTED, "shifted", lambda reference: jnp.roll(reference, shift))
+        path = tmp_path / f"{number}.zarr"
+        didsim.run_sweep(sweep_of({"seed": range(2)}, problem={"rejected": "shifted"}), path)
+        return np.asarray(didsim.open_results(path)["loss"])
+
+    first, second = losses(1, shift=1), losses(2, shift=2)
+    assert (first[:, -1] != second[:, -1]).all()
+    np.testing.assert_array_equal(losses(3, shift=1), first)
