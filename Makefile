@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: figures test bench clean
+.PHONY: figures test notebooks bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile
+
+notebooks: .venv/installed
+	$(BIN)/jupyter lab notebooks
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks

@@ -255,8 +255,17 @@ def plot_study(
     for name, dim in (("x", x), ("hue", hue), ("col", col)):
         if dim is not None and dim not in values.dims:
             raise ValueError(f"`{name}` must be one of {', '.join(map(str, values.dims))}; got {dim!r}")
+    places = [dim for dim in (x, hue, col, over) if dim is not None]
+    for name, dim in (("x", x), ("hue", hue), ("col", col)):
+        if dim is not None and places.count(dim) > 1:
+            raise ValueError(f"`{name}` must be a dimension of its own; {dim!r} has another place, too")
+    if hue is not None and values.sizes[hue] > len(COLORS):
+        raise ValueError(
+            f"`hue` must be of at most {len(COLORS)}, one for each colour; got {values.sizes[hue]}"
+        )
     if "step" in values.dims and x != "step":
-        values = values.ffill("step").isel(step=-1)
+        count = values.notnull() * np.arange(1, values.sizes["step"] + 1)
+        values = values.isel(step=count.argmax("step"))  # the last record that there is
     left = [str(dim) for dim in values.dims if dim not in (x, hue, col, over) and values.sizes[dim] > 1]
     if left:
         raise ValueError(f"`dataset` must be of one value of {', '.join(left)}, or these be given a place")
@@ -298,7 +307,8 @@ def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy"
     """Log-margins of pairs across policies: a thin line for each pair, from one policy to the next.
 
     Where policies are log-margin ordered, lines turned so that the first step rises never fall. Those
-    that do, by more than a thousandth of the largest margin, have another colour. The mean is in black.
+    that do, by more than a thousandth of the largest margin, have another colour. The mean is in black. The
+    fewer the pairs, up to 200, the stronger their lines.
 
     Args:
         ax: where to draw.
@@ -309,9 +319,10 @@ def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy"
     values = margins.transpose(policy, "pair").values
     falls = np.any(np.diff(values, axis=0) < -1e-3 * np.abs(values).max(), axis=0)
     places = np.arange(len(names))
+    alpha = float(np.clip(50 / max(values.shape[1], 1), 0.25, 0.6))
     for chosen, color in ((~falls, COLORS[0]), (falls, COLORS[1])):
         if chosen.any():
-            ax.plot(places, values[:, chosen], color=color, alpha=0.25, linewidth=0.6)
+            ax.plot(places, values[:, chosen], color=color, alpha=alpha, linewidth=0.6)
     ax.plot(places, values.mean(axis=1), color="black", marker="o", markersize=3, linewidth=1.2)
     ax.set_xticks(places, names)
     ax.set_xlim(-0.2, len(names) - 0.8)

@@ -1,10 +1,18 @@
 """Settings of the whole suite: float64 on, so that float32 is what a test asks for by dtype."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
-import jax
-import pytest
-from hypothesis import HealthCheck, settings
+# What one module, worker or subprocess compiled, no other has to: most of the time goes there. JAX reads this
+# when it is imported.
+_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 

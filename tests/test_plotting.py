@@ -98,6 +98,8 @@ def test_pairs_out_of_order_have_another_colour() -> None:
     assert unordered.get_ydata().tolist() == [-1, 0, -2]
     assert ordered.get_color() != unordered.get_color()
     assert mean.get_ydata().tolist() == [-1, 0, -0.5]
+    plotting.plot_pair_margins(ax, margins.isel(pair=[0] * 300))
+    assert (ordered.get_alpha(), ax.lines[-2].get_alpha()) == (0.6, 0.25)
 
 
 def test_distributions_are_bars_side_by_side() -> None:

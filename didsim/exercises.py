@@ -1,0 +1,103 @@
+"""Checks of a reader's answers, for the notebooks: right or wrong, and why."""
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+_WIDTH = 100
+
+
+def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: float = 1e-3) -> None:
+    """Print whether an answer is right, and why.
+
+    Words are compared without regard to case, spaces at their ends and full stop; numbers and arrays entry
+    by entry, where an error of `tolerance · max(1, |expected|)` is allowed. An infinite entry is right if it
+    is the same infinity. A wrong number is called too large or too small, of an array the entry that is
+    furthest off.
+
+    Args:
+        answer: the reader's; `...` is none yet.
+        expected: a word, `True` or `False`, a number or an array of numbers.
+        because: why the right answer is right, in full sentences. It is shown with a right answer only.
+        hint: what a wrong answer overlooks, without giving the right one away.
+        tolerance: how far off a number may be, zero or more.
+
+    Raises:
+        ValueError: `tolerance` is negative or NaN, or `expected` is no answer or has a NaN.
+
+    >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
+    Right: Half of two is one.
+    >>> check(0.7, 1 / 2, because="Half of two is one.", hint="Divide.")
+    Wrong: 0.7 is too large. Divide.
+    >>> check(..., 1 / 2, because="Half of two is one.", hint="Divide.")
+    Not answered yet: put your answer in place of the dots and run both cells again.
+    """
+    if not tolerance >= 0:
+        raise ValueError(f"`tolerance` must be zero or more; got {tolerance!r}")
+    if not isinstance(expected, str) and (not _is_numeric(expected) or np.isnan(np.asarray(expected)).any()):
+        raise ValueError(f"`expected` must be a word, a truth value, a number or an array; got {expected!r}")
+    if answer is ...:
+        text = "Not answered yet: put your answer in place of the dots and run both cells again."
+    elif (fault := _fault(answer, expected, tolerance)) is None:
+        text = f"Right: {because}"
+    else:
+        text = f"Wrong: {fault} {hint}"
+    print(textwrap.fill(text, _WIDTH))
+
+
+def _fault(answer: Any, expected: Any, tolerance: float) -> str | None:
+    """What is wrong with an answer, as a sentence, or None."""
+    if isinstance(expected, str):
+        if not isinstance(answer, str):
+            return f"a word in quotes is asked for, and {_shown(answer)} is none."
+        return None if _plain(answer) == _plain(expected) else f"it is not {_shown(answer)}."
+    if not _is_numeric(answer):
+        return f"{_kind(expected)} is asked for, and {_shown(answer)} is none."
+    given, right = np.asarray(answer), np.asarray(expected)
+    if (given.dtype == bool) != (right.dtype == bool):
+        return f"{_kind(expected)} is asked for, and {_shown(answer)} is none."
+    if given.shape != right.shape:
+        return f"{_kind(expected)} is asked for, and yours has shape {given.shape}."
+    if right.dtype == bool:
+        return None if (given == right).all() else f"it is not {_shown(answer)}."
+    return _misfit(given.astype(float), right.astype(float), tolerance)
+
+
+def _misfit(given: np.ndarray, right: np.ndarray, tolerance: float) -> str | None:
+    """The entry that is furthest off, by the error that is allowed there, or None."""
+    if np.isnan(given).any():
+        return f"{'an entry' if given.ndim else 'it'} is not a number (NaN)."
+    with np.errstate(invalid="ignore"):
+        error = np.where(given == right, 0, np.abs(given - right))
+    # An infinite answer is right, or further off than any other.
+    excess = error / np.maximum(1, np.abs(np.where(np.isfinite(right), right, 1)))
+    if (excess <= tolerance).all():
+        return None
+    worst = np.unravel_index(np.argmax(excess), excess.shape)
+    side = "large" if given[worst] > right[worst] else "small"
+    place = f"entry [{', '.join(str(k) for k in worst)}], " if given.ndim else ""
+    return f"{place}{given[worst]:.4g}{',' * bool(place)} is too {side}."
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether it is a truth value, a number or an array of them."""
+    try:
+        return bool(np.asarray(value).dtype.kind in "biuf")
+    except (TypeError, ValueError):
+        return False
+
+
+def _kind(expected: Any) -> str:
+    array = np.asarray(expected)
+    if array.ndim:
+        return f"an array of shape {array.shape}"
+    return "True or False" if array.dtype == bool else "a number"
+
+
+def _shown(answer: Any) -> str:
+    return textwrap.shorten(repr(answer), 40)
+
+
+def _plain(word: str) -> str:
+    return word.strip().rstrip(".").strip().casefold()

@@ -1,0 +1,193 @@
+"""The notebooks: the rules that they keep, and that their cells and the checks of their exercises work."""
+
+import ast
+import base64
+import contextlib
+import io
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import matplotlib as mpl
+import nbformat
+import numpy as np
+import pytest
+
+import didsim
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+# For each exercise, expressions for a right answer and for a wrong one that lies near.
+ANSWERS: dict[str, list[tuple[str, str]]] = {
+    "01_differential_information": [
+        ("[3 / 77, 8 / 77, 18 / 77, 48 / 77]", "jnp.exp(after)"),
+        ("0", "-1"),
+        ("False", "True"),
+    ],
+    "02_what_dpo_learns": [
+        ("2", "0.5"),
+        (
+            "jax.nn.log_softmax(2 * reference - wanted)",
+            "didsim.optimal_rejected(reference, wanted, beta=0.5)",
+        ),
+        ("'uniform'", "'reference'"),
+    ],
+    "03_log_margin_order": [("0.25", "4"), ("0.2", "0.8"), ("1 / 2", "0")],
+    "04_why_chosen_logps_fall": [
+        ("0.8 * jnp.log(0.2) + 0.2 * jnp.log(0.6)", "-1.03 + didsim.kl(old, new)"),
+        ("didsim.kl(new, old)", "didsim.kl(old, new)"),
+        ("False", "True"),
+    ],
+    "05_build_your_own": [("0.6", "jnp.log(0.8 / 0.2)"), ("25", "5"), ("0.7", "0.3")],
+}
+# Where functions and classes of one's own are the subject.
+DEFINES = {"05_build_your_own"}
+DOTS = "answer = ..."
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+class Executed(NamedTuple):
+    """A notebook whose cells but those of the exercises have run, in one namespace."""
+
+    name: str
+    exercises: list[tuple[str, str]]
+    namespace: dict[str, Any]
+    printed: list[tuple[str, str]]
+    shown: list[tuple[bytes, bytes]]
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_answer(cell: Any) -> bool:
+    return DOTS in cell.source.splitlines()
+
+
+def text_of(cell: Any) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def image_of(cell: Any) -> bytes:
+    images = [output.data.get("image/png", "") for output in cell.outputs if "data" in output]
+    return base64.b64decode("".join(images))
+
+
+def size_of(image: bytes) -> tuple[int, ...]:
+    return struct.unpack(">II", image[16:24]) if image else ()
+
+
+def execute(source: str, namespace: dict[str, Any]) -> tuple[str, bytes]:
+    """Run a cell; what it prints, and the picture that it ends with."""
+    body = ast.parse(source).body
+    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(ast.Module(body, []), "<cell>", "exec"), namespace)
+        value = None
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
+        show = getattr(value, "_repr_png_", bytes)
+        return out.getvalue(), show()
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def executed(request: pytest.FixtureRequest) -> Iterator[Executed]:
+    cells = code_cells(nbformat.read(request.param, as_version=4))
+    namespace: dict[str, Any] = {}
+    exercises, printed, shown = [], [], []
+    checked = False
+    # What a notebook adds to the registries is not there for other tests.
+    added = patch.dict(didsim.OBJECTIVES), patch.dict(didsim.REJECTED)
+    with mpl.rc_context({"backend": "agg"}), added[0], added[1]:
+        for cell, following in zip(cells, [*cells[1:], None], strict=True):
+            if is_answer(cell):
+                exercises.append((cell.source, following.source))
+            elif not checked:
+                text, image = execute(cell.source, namespace)
+                printed.append((text, text_of(cell)))
+                shown.append((image, image_of(cell)))
+            checked = is_answer(cell)
+        yield Executed(request.param.stem, exercises, namespace, printed, shown)
+
+
+def test_there_are_notebooks_with_answers_to_all_exercises() -> None:
+    assert [path.stem for path in NOTEBOOKS] == sorted(ANSWERS)
+
+
+def test_the_file_is_small_and_holds_nothing_of_a_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 300_000
+    assert dict(notebook.metadata) == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+    }
+    assert all(not cell.metadata for cell in notebook.cells)
+    assert not re.search(r"/(home|root|tmp|work|Users|usr)/", path.read_text())
+
+
+def test_it_begins_with_a_goal_and_ends_with_two_or_three_exercises(path: Path) -> None:
+    first, *_ = cells = nbformat.read(path, as_version=4).cells
+    assert first.cell_type == "markdown"
+    assert re.match(r"# \d · .+\n\n\*\*Goal\.\*\* ", first.source)
+    assert "after this notebook you can" in " ".join(first.source.lower().split())
+    headings = [k for k, cell in enumerate(cells) if re.search(r"^## ", cell.source, flags=re.MULTILINE)]
+    exercises = cells[headings[-1] :]
+    assert "## Exercises\n" in exercises[0].source
+    assert len(exercises) in (6, 9)
+    for number, (question, answer, verdict) in enumerate(zip(*[iter(exercises)] * 3, strict=True), start=1):
+        assert (question.cell_type, answer.cell_type, verdict.cell_type) == ("markdown", "code", "code")
+        assert f"**{number}.**" in question.source
+        assert is_answer(answer)
+        assert re.search(r"^check\(", verdict.source, flags=re.MULTILINE)
+        assert text_of(verdict).startswith("Not answered yet")
+
+
+def test_cells_have_at_most_ten_lines_of_code(path: Path) -> None:
+    imports, *others = code_cells(nbformat.read(path, as_version=4))
+    for cell in (imports, *others):
+        lines = [line for line in cell.source.splitlines() if re.match(r"\s*[^\s#]", line)]
+        assert len(lines) <= 10, cell.source
+    forbidden = r"^\s*(import|from) " if path.stem in DEFINES else r"^\s*(def|class|import|from) "
+    for cell in others:
+        assert not re.search(forbidden, cell.source, flags=re.MULTILINE), cell.source
+
+
+def test_outputs_are_there_in_order_and_clean(path: Path) -> None:
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert {output.name for output in outputs if output.output_type == "stream"} == {"stdout"}
+    images = [image_of(cell) for cell in cells if image_of(cell)]
+    assert len(images) >= 2
+    assert all(size_of(image)[0] <= 600 for image in images)
+
+
+@pytest.mark.slow
+def test_cells_print_and_show_what_is_committed(executed: Executed) -> None:
+    for now, committed in executed.printed:
+        assert NUMBER.sub("#", now).split() == NUMBER.sub("#", committed).split()
+        numbers = np.array([[float(one) for one in NUMBER.findall(text)] for text in (now, committed)])
+        np.testing.assert_allclose(numbers[0], numbers[1], rtol=0.02, atol=2e-3, err_msg=committed)
+    for image, committed_image in executed.shown:
+        assert size_of(image) == size_of(committed_image)
+
+
+@pytest.mark.slow
+def test_exercises_tell_right_from_wrong(executed: Executed) -> None:
+    answers = ANSWERS[executed.name]
+    for (answer, verdict), (right, wrong) in zip(executed.exercises, answers, strict=True):
+        for given, expected in ((right, "Right: "), (wrong, "Wrong: "), ("...", "Not answered yet: ")):
+            source = answer.replace(DOTS, f"answer = {given}")
+            text, _ = execute(f"{source}\n{verdict}", executed.namespace)
+            assert text.startswith(expected), f"{given}: {text}"
+            assert len(text) > len(expected) + 40
