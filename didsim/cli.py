@@ -139,7 +139,9 @@ def plot(
     x: Annotated[str, typer.Option(help="Dimension of the horizontal axis.")] = "step",
     hue: Annotated[str | None, typer.Option(help="Dimension that colours tell apart.")] = None,
     col: Annotated[str | None, typer.Option(help="Dimension with a panel for each value.")] = None,
-    over: Annotated[str, typer.Option(help="Dimension that bands are over.")] = "seed",
+    over: Annotated[
+        str | None, typer.Option(help="Dimension that bands are over. By default the seeds.")
+    ] = None,
     select: Annotated[
         list[str] | None, typer.Option(help="dimension=value, to keep. May be given again.")
     ] = None,

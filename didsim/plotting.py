@@ -233,7 +233,7 @@ def plot_study(
     x: str = "step",
     hue: str | None = None,
     col: str | None = None,
-    over: str = "seed",
+    over: str | None = None,
 ) -> Figure:
     """A metric of a sweep's results: a panel for each value of a dimension, a line for each of another.
 
@@ -243,7 +243,8 @@ def plot_study(
         x: the dimension of the horizontal axis. If it is another than `step`, runs are shown at their end.
         hue: the dimension that colours tell apart.
         col: the dimension of the panels.
-        over: the dimension that bands are over; without it there are lines alone.
+        over: the dimension that bands are over; by default `seed`, unless it has another place. Without it
+            there are lines alone.
 
     Raises:
         ValueError: there is no such metric or dimension, a dimension of more than one value is left over, no
@@ -255,6 +256,8 @@ def plot_study(
     for name, dim in (("x", x), ("hue", hue), ("col", col)):
         if dim is not None and dim not in values.dims:
             raise ValueError(f"`{name}` must be one of {', '.join(map(str, values.dims))}; got {dim!r}")
+    if over is None and "seed" in values.dims and "seed" not in (x, hue, col):
+        over = "seed"
     places = [dim for dim in (x, hue, col, over) if dim is not None]
     for name, dim in (("x", x), ("hue", hue), ("col", col)):
         if dim is not None and places.count(dim) > 1:
@@ -285,7 +288,7 @@ def plot_study(
             for one in hues:
                 line = shown if one is None else shown.sel({hue: one})
                 label = None if one is None else str(one)
-                if over in line.dims:
+                if over is not None and over in line.dims:
                     plot_band(ax, line, x, over, color=colors[one], label=label)
                 else:
                     ax.plot(line[x], line, color=colors[one], label=label)

@@ -93,6 +93,7 @@ def _results(cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         found[name] = np.asarray(values)
     if config["limit"]:
         found |= _limits(run, objective, reference, problem, target, space)
+        found["js_to_limit"] = np.where(run.diverged_at >= 0, np.nan, found["js_to_limit"])
     return found
 
 

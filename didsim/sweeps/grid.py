@@ -30,7 +30,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     start: float
-    count: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+    count: Annotated[int, msgspec.Meta(ge=1)]
     stop: float | None = None
     scale: Literal["linear", "log"] = "linear"
 
@@ -51,6 +51,10 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [float(x) for x in np.geomspace(self.start, self.stop, self.count)]
 
 
+Block = tuple[slice, ...]
+"""Cells that are computed together: a box of the grid."""
+
+
 class Axis(NamedTuple):
     """One axis of a sweep: the key of a study, its values, and how they are told apart."""
 
@@ -58,14 +62,6 @@ class Axis(NamedTuple):
     values: tuple[Any, ...]
     dim: str
     labels: np.ndarray
-
-
-class Block(NamedTuple):
-    """Cells that are computed together: a box of the grid."""
-
-    number: int
-    box: tuple[slice, ...]
-    program: str
 
 
 class Sweep:
@@ -93,16 +89,18 @@ class Sweep:
     def __init__(
         self, study: Study | Mapping[str, Any], axes: Mapping[str, Any], *, allow_many: bool = False
     ):
-        tables = msgspec.to_builtins(study) if isinstance(study, Study) else dict(study)
-        self.tables = _plain(tables, "study")
-        values = {key: _values(key, given) for key, given in _flat(axes).items()}
-        self.shape = tuple(map(len, values.values()))
+        if not isinstance(study, Study | Mapping):
+            raise ValueError(f"`study` must be a Study, or tables as of TOML; got {study!r}")
+        self.tables = _plain(msgspec.structs.asdict(study) if isinstance(study, Study) else study, "study")
+        given = {key: _listed(key, one) for key, one in _flat(axes).items()}
+        self.shape = tuple(one.count if isinstance(one, Range) else len(one) for one in given.values())
         self.size = math.prod(self.shape)
         if self.size > MANY and not allow_many:
             raise ValueError(
                 f"`sweep` has {self.size:,} cells, more than {MANY:,}: if that is meant, say so "
                 "(`allow_many`, or `--yes` on the command line)"
             )
+        values = {key: _values(key, one) for key, one in given.items()}
         dims = _dims(list(values))
         self.axes = tuple(
             Axis(key, one, dim, _labels(one)) for (key, one), dim in zip(values.items(), dims, strict=True)
@@ -149,7 +147,7 @@ class Sweep:
 
     def cells_of(self, block: Block) -> Iterator[tuple[int, ...]]:
         """The indices of a block's cells, in order."""
-        return itertools.product(*(range(side.start, side.stop) for side in block.box))
+        return itertools.product(*(range(side.start, side.stop) for side in block))
 
     def config(self) -> dict[str, Any]:
         """The study and its axes as plain data: two sweeps of the same results have the same.
@@ -209,13 +207,11 @@ class Sweep:
 
     def blocks(self, shape: Sequence[int]) -> list[Block]:
         """All blocks of a shape, in the order of the grid."""
-        starts = [range(0, length, side) for length, side in zip(self.shape, shape, strict=True)]
-        blocks = []
-        for number, start in enumerate(itertools.product(*starts)):
-            ends = (min(k + side, length) for k, side, length in zip(start, shape, self.shape, strict=True))
-            box = tuple(slice(k, end) for k, end in zip(start, ends, strict=True))
-            blocks.append(Block(number, box, self._program_at(start)))
-        return blocks
+        sides = [
+            [slice(start, min(start + side, length)) for start in range(0, length, side)]
+            for length, side in zip(self.shape, shape, strict=True)
+        ]
+        return list(itertools.product(*sides))
 
     def cell_bytes(self) -> int:
         """About how much memory the most demanding cell takes while it is computed."""
@@ -267,10 +263,6 @@ class Sweep:
     def _samples(self) -> list[dict[str, Any]]:
         return list(self._by_program.values())
 
-    def _program_at(self, index: Sequence[int]) -> str:
-        place = (min(k, length - 1) for k, length in zip(index, self._programs.shape, strict=True))
-        return str(self._programs[tuple(place)])
-
     def _is_one_program(self, axis: int) -> bool:
         first = np.take(self._programs, [0], axis)
         return bool((self._programs == first).all())
@@ -313,7 +305,8 @@ def _flat(axes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     return found
 
 
-def _values(key: str, given: Any) -> tuple[Any, ...]:
+def _listed(key: str, given: Any) -> Sequence[Any] | Range:
+    """What an axis is given by, before its values are made: there may be many."""
     place = f'sweep."{key}"'
     if isinstance(given, Mapping):
         try:
@@ -321,15 +314,24 @@ def _values(key: str, given: Any) -> tuple[Any, ...]:
         except msgspec.ValidationError as error:
             raise ValueError(f"`{place}` must be a list, or a range of start and count: {error}") from None
     if isinstance(given, Range):
+        return given
+    if isinstance(given, np.ndarray) and given.ndim:
+        given = list(given)
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ValueError(f"`{place}` must be a list of values, or a range; got {given!r}")
+    if not given:
+        raise ValueError(f"`{place}` must have at least one value; got an empty list")
+    return given
+
+
+def _values(key: str, given: Sequence[Any] | Range) -> tuple[Any, ...]:
+    place = f'sweep."{key}"'
+    if isinstance(given, Range):
         try:
             given = given.values()
         except ValueError as error:
             raise ValueError(f"`{place}`: {error}") from None
-    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or np.ndim(given) == 0:
-        raise ValueError(f"`{place}` must be a list of values, or a range; got {given!r}")
     values = tuple(_plain(one, place) for one in given)
-    if not values:
-        raise ValueError(f"`{place}` must have at least one value; got an empty list")
     seen = set()
     for one in values:
         meant = str(int(one)) if isinstance(one, float) and one.is_integer() else str(one)
@@ -373,7 +375,10 @@ def _spelt(table: Mapping[str, Any]) -> str:
 def _put(tables: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of nested tables, of which a name alone is a table, too."""
     if key.startswith("sweep."):
-        tables.setdefault("sweep", {})[key.removeprefix("sweep.")] = value
+        axes = tables["sweep"]
+        if not isinstance(axes, dict):
+            raise ValueError(f"`sweep` must be a table of axes by key; got {axes!r}")
+        axes[key.removeprefix("sweep.")] = value
         return
     *parents, last = key.split(".")
     for parent in parents:
@@ -388,6 +393,9 @@ def _put(tables: dict[str, Any], key: str, value: Any) -> None:
 def _plain(value: Any, place: str) -> Any:
     """A value as it could stand in TOML."""
     match value:
+        case msgspec.Struct():
+            named = {"name": value.__struct_config__.tag} if value.__struct_config__.tag else {}
+            return _plain(named | msgspec.structs.asdict(value), place)
         case Mapping():
             return {str(key): _plain(one, f"{place}.{key}") for key, one in value.items()}
         case list() | tuple():

@@ -98,8 +98,8 @@ def _to_do(sweep: Sweep, store: Store) -> tuple[list[Block], int]:
     """The blocks that are not done, and the number of cells that are."""
     status = store.status()
     done = (status == Status.DONE) | (status == Status.DIVERGED)
-    blocks = [block for block in sweep.blocks(store.block_shape) if not done[block.box].all()]
-    return blocks, sweep.size - sum(done[block.box].size for block in blocks)
+    blocks = [block for block in sweep.blocks(store.block_shape) if not done[block].all()]
+    return blocks, sweep.size - sum(done[block].size for block in blocks)
 
 
 def _compute_all(

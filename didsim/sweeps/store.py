@@ -86,7 +86,7 @@ class Store:
         Raises:
             OSError: the disk is full, or cannot be written to.
         """
-        shape = tuple(side.stop - side.start for side in block.box)
+        shape = tuple(side.stop - side.start for side in block)
         steps = self._sweep.steps
         for name, values in results.items():
             if name != "steps":
@@ -117,7 +117,7 @@ class Store:
 
     def _put(self, array: Any, block: Block, values: np.ndarray) -> None:
         try:
-            array[block.box] = values if values.ndim else values[()]
+            array[block] = values if values.ndim else values[()]
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot write to the store: {error.strerror}", str(self.path / array.basename)
@@ -224,6 +224,9 @@ def plain(value: Any) -> Any:
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The keys at which two nested tables differ, a line for each."""
     before, after = dict(leaves(old)), dict(leaves(new))
+    for one in (before, after):
+        if (digest := one.pop("digest", None)) is not None:
+            one["some cells beyond the first"] = digest[:8]
     keys = [*before, *(key for key in after if key not in before)]
     nothing = "nothing"
     return "\n".join(

@@ -96,8 +96,9 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         steps: number of steps.
         record: when and what is recorded.
         batch_size: pairs drawn for each step's gradient; None is the exact gradient.
-        limit: whether to solve for the exact limit, too: `js_limit` from it to the target, and `js_to_limit`
-            from the learned policy to it, NaN where there is none, or more than one.
+        limit: whether to solve for the exact limit among all distributions, too: `js_limit` from it to the
+            target, and `js_to_limit` from the learned policy to it, NaN where there is none, or more than
+            one. Takes up to 1 GiB of memory beside that of the runs.
         seed: of all random draws.
         dtype: of all numbers.
     """

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import didsim
 from didsim import Range, Study, Sweep
-from didsim.sweeps.grid import MANY, Axis, Block, parse_value, program_of
+from didsim.sweeps.grid import MANY, Axis, parse_value, program_of
 from didsim.sweeps.study import complete
 
 SMALL: dict[str, Any] = {"space": {"vocab_size": 2, "max_length": 2}}
@@ -46,7 +46,7 @@ def test_a_grid_without_axes_is_one_cell() -> None:
     assert sweep.describe(()) == "the only cell"
     assert sweep.block_shape(64) == ()
     (block,) = sweep.blocks(())
-    assert block.box == ()
+    assert block == ()
     assert list(sweep.cells_of(block)) == [()]
     config = sweep.config()
     assert (config["study"], config["axes"]) == (complete(SMALL), {})
@@ -492,7 +492,7 @@ def test_many_cells_are_refused_before_anything_else_is_looked_at() -> None:
 
 @pytest.mark.parametrize("stop", [None, 1.0])
 def test_a_range_of_a_quadrillion_is_refused(stop: float | None) -> None:
-    with pytest.raises(ValueError, match=r"`sweep.*Expected `int` <= 100000000"):
+    with pytest.raises(ValueError, match="1,000,000,000,000,000 cells"):
         Sweep(SMALL, {"seed": {"start": 0, "count": 10**15, "stop": stop}})
 
 
@@ -547,15 +547,14 @@ def test_blocks_cover_every_cell_once_with_one_program_each(sweep: Sweep, room: 
     shape = sweep.block_shape(room)
     blocks = sweep.blocks(shape)
     assert math.prod(shape) <= max(1, room)
-    assert [block.number for block in blocks] == list(range(len(blocks)))
     count = Counter(index for block in blocks for index in sweep.cells_of(block))
     assert count == Counter(np.ndindex(*sweep.shape))
     for block in blocks:
         cells = [sweep.cell(index) for index in sweep.cells_of(block)]
         assert len(cells) <= math.prod(shape)
         assert all(the_same_program(cells[0], one) for one in cells)
-        assert {program_of(one) for one in cells} == {block.program}
-        for side, length, full in zip(block.box, shape, sweep.shape, strict=True):
+        assert len({program_of(one) for one in cells}) == 1
+        for side, length, full in zip(block, shape, sweep.shape, strict=True):
             assert side.stop - side.start == min(length, full - side.start)
 
 
@@ -967,11 +966,10 @@ def test_every_plain_value_can_be_given_on_the_command_line(value: Any) -> None:
 def test_blocks_are_plain_tuples() -> None:
     sweep = Sweep(SMALL, {"seed": range(3)})
     first, second = sweep.blocks((2,))
-    assert first == Block(0, (slice(0, 2),), program_of(complete(SMALL)))
-    assert second.box == (slice(2, 3),)
+    assert first == (slice(0, 2),)
+    assert second == (slice(2, 3),)
 
 
-@pytest.mark.xfail(strict=True, reason="np.ndim of lists of several lengths is a ValueError of NumPy's")
 def test_values_may_be_lists_of_several_lengths() -> None:
     sweep = Sweep(SMALL, {"record.metrics": [["loss"], ["loss", "js_to_target"]]})
     assert sweep.shape == (2,)
@@ -980,23 +978,16 @@ def test_values_may_be_lists_of_several_lengths() -> None:
     assert sweep.programs == 2
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the limit on counts is one of tables, not of Range itself", raises=MemoryError
-)
 def test_a_range_of_ones_own_may_be_too_long() -> None:
-    with pytest.raises(ValueError, match="count"):
+    with pytest.raises(ValueError, match="1,000,000,000,000,000 cells"):
         Sweep(SMALL, {"seed": Range(0, 10**15)})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what is in a Study is not looked at before it is encoded", raises=TypeError
-)
 def test_a_study_of_things_that_are_no_tables_is_refused() -> None:
     with pytest.raises(ValueError, match="objective"):
         Sweep(Study(objective=didsim.dpo()), {})  # type: ignore[arg-type]
 
 
-@pytest.mark.xfail(strict=True, reason="a setting after another that is no table", raises=TypeError)
 def test_a_setting_below_a_number_of_the_command_line_is_refused(file: Path) -> None:
     with pytest.raises(ValueError, match=r"`sweep`"):
         from_text(file, "", "sweep=3", "sweep.seed=[1]")

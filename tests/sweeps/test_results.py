@@ -442,7 +442,6 @@ def test_bands_may_be_over_another_dimension(curves: xr.Dataset) -> None:
     np.testing.assert_allclose(panel.lines[3].get_ydata(), np.median(values[:, 3], axis=0))
 
 
-@pytest.mark.xfail(strict=True, reason="`over` is 'seed' unless another is given, and cannot be nothing")
 def test_a_line_for_each_seed(curves: xr.Dataset) -> None:
     (panel,) = panels_of(plot_study(curves.isel(rejected=0, beta=0), "js_to_target", hue="seed"))
     assert [line.get_label() for line in panel.lines] == ["0", "1", "2", "3", "4"]

@@ -57,7 +57,7 @@ def test_a_block_goes_to_its_place(tmp_path: Path) -> None:
     sweep = sweep_of()
     store = open_store(sweep, tmp_path / "r.zarr", 4)
     block = sweep.blocks(store.block_shape)[3]
-    assert block.box == (slice(1, 2), slice(3, 6))
+    assert block == (slice(1, 2), slice(3, 6))
     results = results_of(3, 7.0, steps=(0, 4))
     results["diverged_at"] = np.array([-1, 3, -1])
     store.write(block, results, {2: "no reason"})
