@@ -20,7 +20,7 @@ jax.config.update("jax_enable_x64", True)
 settings.register_profile(
     "didsim",
     deadline=None,
-    max_examples=35,
+    max_examples=25,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
