@@ -69,7 +69,9 @@ def moment_sums(
 
 def _centre(weights: Array, x: Array) -> Array:
     total = jnp.sum(jnp.abs(weights))
-    return jnp.where(total > 0, jnp.sum(jnp.abs(weights) * x) / jnp.where(total > 0, total, 1), x[0])
+    mean = jnp.where(total > 0, jnp.sum(jnp.abs(weights) * x) / jnp.where(total > 0, total, 1), x[0])
+    # Rounding may take a mean out of the range of what it averages; equal `x` then had differences from it.
+    return jnp.clip(mean, jnp.min(x), jnp.max(x))
 
 
 def _horner(coefficients: list[float], x: Array) -> Array:

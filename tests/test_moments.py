@@ -98,6 +98,17 @@ def test_weights_of_zero_give_zero() -> None:
     assert not result.sums.columns[0].any()
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_points_have_no_differences(seed: int) -> None:
+    # A weighted mean of 65 fives, left as it is, rounds to 5 ± 1e-15 for most of these weights.
+    first, second = np.random.default_rng(seed).random((2, 65))
+    result = ESTIMATES[0.0, 1.0](first, second, np.full(65, 5.0), np.zeros(()))
+    for sums in (result.sums, result.sizes, result.errors):
+        assert sums.totals[0] == 0
+        assert not sums.rows[0].any()
+        assert not sums.columns[0].any()
+
+
 def test_a_square_of_points_far_from_zero_does_not_cancel() -> None:
     # 1e8 ± 1: moments about zero would leave no digit of the variance.
     x = 1e8 + np.linspace(-1, 1, SIZE)
