@@ -7,8 +7,7 @@ from pathlib import Path
 # Most of the time goes into compiling thousands of small programs that run for a millisecond. Without XLA's
 # optimiser a program computes the same formulas, and compiles in a quarter of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
-# What one module, worker or subprocess compiled, no other has to. JAX reads this when it is
-# imported.
+# What one module, worker or subprocess compiled, no other has to. JAX reads this when it is imported.
 _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -23,7 +22,7 @@ jax.config.update("jax_enable_x64", True)
 settings.register_profile(
     "didsim",
     deadline=None,
-    max_examples=15,
+    max_examples=25,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -115,12 +115,12 @@ def test_diverged_and_failed_cells_are_told(study: str) -> None:
     assert "0 cells done, 12 diverged, 0 failed" in printed
     shown = output_of("show", "diverged.zarr")
     assert "rejected=optimal, beta=0.1, seed=0: after " in shown
-    sharp = 'problem.rejected={name="tempered", exponent=1e308}'
-    Path("failing.toml").write_text(STUDY.replace('"problem.rejected" = ["optimal", "uniform"]', ""))
-    printed = output_of("run", "failing.toml", "--set", sharp, status=1)
-    assert "0 cells done, 0 diverged, 6 failed" in printed
+    steep = 'reference={name="zipf", exponent=1.7e308}'
+    printed = output_of("run", study, "--set", steep, "--store", "failing.zarr", status=1)
+    assert "0 cells done, 0 diverged, 12 failed" in printed
     assert "why: didsim show failing.zarr" in printed
-    assert "beta=0.5, seed=2: `rejected` must be log-probabilities" in output_of("show", "failing.zarr")
+    failures = output_of("show", "failing.zarr")
+    assert "beta=0.5, seed=2: `reference` must give every sequence a positive probability" in failures
 
 
 @pytest.mark.parametrize(

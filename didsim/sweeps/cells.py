@@ -14,6 +14,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike
 
+from didsim import _checks
 from didsim.composition import Objective
 from didsim.fixed_points import solve
 from didsim.information import js
@@ -67,7 +68,11 @@ def _results(cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     except eqx.EquinoxRuntimeError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     space = SequenceSpace(**config["space"])
-    reference, target, objective = drawn["reference"], drawn["target"], drawn["objective"]
+    # Named as the study names them, before others name what they make of them.
+    reference, target = (
+        _checks.distribution(name, drawn[name], full_support=True) for name in ("reference", "target")
+    )
+    objective = drawn["objective"]
     # Numbers that a policy is made with lie along the runs, as its reference does.
     along = {place: one[:, None] for place, one in stacked.items()}
     policy = _with_numbers({"policy": config["policy"]}, along)["policy"]

@@ -260,14 +260,13 @@ def test_a_cell_that_diverges_is_recorded_and_stops_no_other(tmp_path: Path) -> 
 
 
 def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path: Path) -> None:
-    # So sharp that all but one sequence are rejected with probability zero.
-    sharp = 1e308
-    record = {"every": 500, "metrics": ["loss", "margin_rejected"]}
-    rejected = {"name": "tempered", "exponent": sharp}
+    # So steep that the last of Zipf's probabilities is zero, which no reference may be.
+    steep = 1.7e308
+    reference = {"name": "zipf", "exponent": steep}
     sweep = sweep_of(
-        {"problem.rejected.exponent": [0.5, sharp, 2.0], "seed": range(2)},
-        record=record,
-        problem={"rejected": rejected},
+        {"reference.exponent": [0.5, steep, 2.0], "seed": range(2)},
+        record={"every": 500},
+        reference=reference,
     )
     path = tmp_path / "results.zarr"
     assert didsim.run_sweep(sweep, path) == (4, 0, 2, 0)
@@ -276,11 +275,11 @@ def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path: Path) -> None:
     assert np.isfinite(results["loss"].isel(exponent=[0, 2])).all()
     assert np.isnan(results["loss"].isel(exponent=1)).all()
     failures = summarise(path).failures
-    assert set(failures) == {"exponent=1e+308, seed=0", "exponent=1e+308, seed=1"}
-    assert all(reason.startswith("`rejected` must be log-probabilities") for reason in failures.values())
+    assert set(failures) == {"exponent=1.7e+308, seed=0", "exponent=1.7e+308, seed=1"}
+    assert all("must give every sequence a positive probability" in reason for reason in failures.values())
     # Where all of a block fail, too; and they are tried again.
     other = tmp_path / "other.zarr"
-    failing = sweep_of({"seed": range(2)}, record=record, problem={"rejected": rejected})
+    failing = sweep_of({"seed": range(2)}, reference=reference)
     assert didsim.run_sweep(failing, other) == (0, 0, 2, 0)
     assert didsim.run_sweep(failing, other) == (0, 0, 2, 0)
     assert set(summarise(other).failures) == {"seed=0", "seed=1"}
