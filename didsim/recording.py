@@ -191,11 +191,11 @@ class Record:
             than the training between two records does. Those that need a target, or a rejected
             distribution without zeros, are left out where there is none. To record one of one's own and
             all others: `Record(metrics={**METRICS, "peak": lambda s: s.log_probs.max()})`.
-        also: which of those two to record beside the default ones.
+        also: which of those two to record beside the default ones. With `metrics` they stand there.
 
     Raises:
-        ValueError: `also` names another metric, `every` is below 1, a metric is not a function, or one is
-            named "step".
+        ValueError: `also` names another metric or comes with `metrics`, `every` is below 1, a metric is not a
+            function, or one is named "step".
     """
 
     every: int
@@ -211,6 +211,11 @@ class Record:
             raise ValueError(f"`also` must be some of {', '.join(sorted(COUNTS_PAIRS))}; got {unknown}")
         if metrics is not None:
             _checks.instance("metrics", metrics, Mapping, "functions of a Snapshot by name")
+            if self.also:
+                raise ValueError(
+                    "`also` adds to the default metrics, and must be empty beside `metrics`; got "
+                    f"{sorted(self.also)}"
+                )
         for name, metric in (metrics or {}).items():
             if name == "step":
                 raise ValueError("`metrics` must not use the name 'step', which is that of their axis")

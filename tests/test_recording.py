@@ -134,6 +134,13 @@ def test_metrics_must_be_a_mapping_without_the_name_of_their_axis() -> None:
         Record(metrics={"step": METRICS["loss"]})
 
 
+def test_also_adds_to_the_default_metrics_alone() -> None:
+    with pytest.raises(ValueError, match=r"`also` adds to the default metrics.*got \['reward_accuracy'\]"):
+        Record(metrics={}, also=("reward_accuracy",))
+    with pytest.raises(ValueError, match=r"`also` must be some of .*; got \['loss'\]"):
+        Record(also=("loss",))
+
+
 def test_every_standard_metric_has_a_long_name_and_units() -> None:
     for name in METRICS:
         attributes = metric_attributes(name)

@@ -69,7 +69,7 @@ class OnlineData(
 
 
 class Recorded(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When and what is recorded; see `didsim.Record`. Without `metrics`, the standard ones."""
+    """When and what is recorded; see `didsim.Record`. Without `metrics`, the standard ones and `also`."""
 
     every: Count = 10
     metrics: tuple[str, ...] | None = None
@@ -313,6 +313,11 @@ def _check_settings(place: str, maker: Maker, table: bytes, dtype: str) -> None:
 
 def _check_recorded(config: Mapping[str, Any]) -> None:
     recorded = config["record"]
+    if recorded["metrics"] is not None and recorded["also"]:
+        raise ValueError(
+            "`record.also` adds to the standard metrics, and must be empty beside `record.metrics`; got "
+            f"{list(recorded['also'])}"
+        )
     for place, known in (("metrics", list(METRICS)), ("also", sorted(COUNTS_PAIRS))):
         for name in recorded[place] or ():
             if name not in known:

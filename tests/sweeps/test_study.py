@@ -296,6 +296,11 @@ WRONG_NAMES: list[tuple[dict[str, Any], str]] = [
         {"record": {"also": ["loss"]}},
         "`record.also` has an unknown metric 'loss'; there are fraction_ordered, reward_accuracy",
     ),
+    (
+        {"record": {"metrics": ["loss"], "also": ["fraction_ordered"]}},
+        "`record.also` adds to the standard metrics, and must be empty beside `record.metrics`; got "
+        "['fraction_ordered']",
+    ),
     ({"schedule": "linear"}, "`schedule` must be one of constant, cosine; got 'linear'"),
     ({"dtype": "float16"}, "`dtype` must be one of float32, float64; got 'float16'"),
 ]
