@@ -1,5 +1,7 @@
 """The command line: `didsim …`."""
 
+import math
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -98,24 +100,32 @@ def run(
             _console().print(_plan(sweep, memory * 2**20))
             return
         executor = None if dask is None else stack.enter_context(dask_executor(dask))
-        outcome = run_sweep(
-            sweep,
-            store,
-            executor,
-            memory=memory * 2**20,
-            progress=not quiet,
-            any_version=any_version,
-        )
+        try:
+            outcome = run_sweep(
+                sweep,
+                store,
+                executor,
+                memory=memory * 2**20,
+                progress=not quiet,
+                any_version=any_version,
+            )
+        except KeyboardInterrupt:
+            # The block in hand cannot be stopped but with its process, and a store bears that.
+            typer.echo(f"{store}: stopped; the same command computes the rest", err=True)
+            os._exit(_INTERRUPTED)
     counts = f"{outcome.done:,} cells done, {outcome.diverged:,} diverged, {outcome.failed:,} failed"
     typer.echo(f"{store}: {counts}")
     if outcome.failed:
         typer.echo(f"why: didsim show {shlex.quote(str(store))}")
-        raise typer.Exit(1)
     if outcome.pending:
         arguments = [str(study), "--store", str(store)]
         arguments += [word for setting in settings or () for word in ("--set", setting)]
+        arguments += [] if dask is None else ["--dask", dask]
+        arguments += [flag for flag, on in (("--yes", yes), ("--any-version", any_version)) if on]
         typer.echo(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}")
         raise typer.Exit(_INTERRUPTED)
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -156,8 +166,9 @@ def plot(
             if dim not in dataset.dims:
                 known = ", ".join(map(str, dataset.dims))
                 raise ValueError(f"--select has an unknown dimension {dim!r}; there are {known}")
+            words = dataset[dim].dtype.kind == "U"
             try:
-                dataset = dataset.sel({dim: parse_value(value)})
+                dataset = dataset.sel({dim: value.strip('"') if words else parse_value(value)})
             except KeyError:
                 known = ", ".join(map(str, dataset[dim].values))
                 raise ValueError(f"--select has no {dim} {value!r}; there are {known}") from None
@@ -195,8 +206,7 @@ def _console() -> Console:
 
 def _plan(sweep: Sweep, memory: int) -> Table:
     """What a run of a sweep would compute."""
-    cells = sweep.cells_within(memory)
-    shape = sweep.block_shape(cells)
+    shape = sweep.block_shape(sweep.cells_within(memory))
     blocks = sweep.blocks(shape)
     table = Table("", "")
     for axis in sweep.axes:
@@ -210,7 +220,8 @@ def _plan(sweep: Sweep, memory: int) -> Table:
         "records": f"{len(sweep.steps):,} steps of {len(sweep.metrics)} metrics",
         "blocks": f"{len(blocks):,} of {' × '.join(map(str, shape)) or '1'} cells",
         "compiled programs": f"{sweep.programs:,}",
-        "memory of a block": _size(sweep.cell_bytes() * min(cells, sweep.size)),
+        "memory of a block": _size(sweep.cell_bytes() * math.prod(shape))
+        + (", and up to 1 GiB for limits" if sweep.has_limits else ""),
         "on disk, at most": _size(8 * numbers),
     }
     for name, value in rows.items():

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from didsim.cli import app
+from didsim.sweeps.running import Outcome
 from didsim.theory import CHECKS
 from didsim.theory.checks import Check
 
@@ -123,9 +124,31 @@ def test_diverged_and_failed_cells_are_told(study: str) -> None:
     assert "beta=0.5, seed=2: `reference` must give every sequence a positive probability" in failures
 
 
+def test_what_is_left_to_do_is_told_beside_what_failed(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = Outcome(done=4, diverged=0, failed=3, pending=5)
+    monkeypatch.setattr("didsim.cli.run_sweep", lambda *arguments, **options: outcome)
+    settings = ["--set", "steps=5", "--any-version", "--yes"]
+    assert output_of("run", study, *settings, status=130).splitlines() == [
+        "tiny.zarr: 4 cells done, 0 diverged, 3 failed",
+        "why: didsim show tiny.zarr",
+        "5 to go: didsim run tiny.toml --store tiny.zarr --set steps=5 --yes --any-version",
+    ]
+
+
+def test_words_and_truths_can_be_selected(study: str) -> None:
+    axes = "sweep={space.eos=[true, false], problem.rejected=['optimal', 'uniform']}"
+    output_of("run", study, "--set", axes, "--quiet")
+    for rejected, eos in [("optimal", "true"), ('"uniform"', '"false"')]:
+        output_of("plot", "tiny.zarr", "--select", f"eos={eos}", "--select", f"rejected={rejected}")
+    assert "has no eos 'no'; there are true, false" in output_of(
+        "plot", "tiny.zarr", "--select", "eos=no", status=2
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("run", "tiny.toml", "--set", "objective.beta=0.2"), "`objective.beta` is an axis"),
         (("run", "tiny.toml", "--set", "stepps=3"), "`stepps` is no key of a study; did you mean 'steps'?"),
         (("run", "tiny.toml", "--set", "steps"), "--set must be key=value; got 'steps'"),
         (("run", "tiny.toml", "--set", "steps=many"), "`steps`: Expected `int`, got `str`"),

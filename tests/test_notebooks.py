@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ class Executed(NamedTuple):
     namespace: dict[str, Any]
     printed: list[tuple[str, str]]
     shown: list[tuple[bytes, bytes]]
+    seconds: float
 
 
 def code_cells(notebook: Any) -> list[Any]:
@@ -105,6 +107,7 @@ def executed(request: pytest.FixtureRequest) -> Iterator[Executed]:
     namespace: dict[str, Any] = {}
     exercises, printed, shown = [], [], []
     checked = False
+    began = time.monotonic()
     # What a notebook adds to the registries is not there for other tests.
     added = patch.dict(didsim.OBJECTIVES), patch.dict(didsim.REJECTED)
     with mpl.rc_context({"backend": "agg"}), added[0], added[1]:
@@ -116,7 +119,7 @@ def executed(request: pytest.FixtureRequest) -> Iterator[Executed]:
                 printed.append((text, text_of(cell)))
                 shown.append((image, image_of(cell)))
             checked = is_answer(cell)
-        yield Executed(request.param.stem, exercises, namespace, printed, shown)
+        yield Executed(request.param.stem, exercises, namespace, printed, shown, time.monotonic() - began)
 
 
 def test_there_are_notebooks_with_answers_to_all_exercises() -> None:
@@ -180,6 +183,11 @@ def test_cells_print_and_show_what_is_committed(executed: Executed) -> None:
         np.testing.assert_allclose(numbers[0], numbers[1], rtol=0.02, atol=2e-3, err_msg=committed)
     for image, committed_image in executed.shown:
         assert size_of(image) == size_of(committed_image)
+
+
+@pytest.mark.slow
+def test_it_takes_less_than_a_minute(executed: Executed) -> None:
+    assert executed.seconds < 60
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """What the tables of a study may name, beside `OBJECTIVES`, `REJECTED` and `SAMPLERS`.
 
 Every entry is a function. What a study has at hand (a random key, the space, the reference, …) is passed to
-those that have a parameter of that name; all other parameters are settings of the table.
+those that have a parameter of that name; all other parameters are settings of the table. A setting is a real
+number, unless it is annotated as `int`, `bool` or `str`, or its default is one of the latter two.
 """
 
 import inspect

@@ -48,11 +48,16 @@ def compute(cells: Sequence[dict[str, Any]], size: int) -> dict[str, np.ndarray]
         Metrics `[cells, records]`, the steps of these, `diverged_at` and, if asked for, limits, `[cells]`.
 
     Raises:
-        ValueError: the arrays of some cell are not what they must be.
+        ValueError: some cell cannot be computed, whatever its own functions raise.
     """
     padded = [*cells, *[cells[-1]] * (size - len(cells))]
     with _ONE_AT_A_TIME, jax.enable_x64(cells[0]["dtype"] == "float64"):
-        results = _results(padded)
+        try:
+            results = _results(padded)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
     return {name: values if name == "steps" else values[: len(cells)] for name, values in results.items()}
 
 

@@ -1,5 +1,6 @@
 """Executors on a Dask cluster."""
 
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -32,4 +33,10 @@ def dask_executor(address: str) -> Iterator[Executor]:
         LocalCluster(n_workers=int(number), threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
+        # A terminal sends Ctrl-C to all of its processes, and these still have blocks in hand.
+        client.register_worker_callbacks(_ignore_interrupts)
         yield client.get_executor()
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -119,17 +119,33 @@ class Sweep:
             allow_many: whether more than a million cells are meant.
 
         Raises:
-            ValueError: the file is no TOML, or a key or value in it is wrong.
+            ValueError: the file is no TOML, a key or value in it is wrong, or has no effect beside an axis.
             OSError: the file cannot be read.
         """
         try:
             tables = msgspec.toml.decode(Path(path).read_bytes())
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no TOML: {error}") from None
-        tables["sweep"] = _flat(tables.get("sweep", {}))
-        for setting in settings:
-            _put(tables, *_parsed(setting))
-        return cls(tables, tables.pop("sweep"), allow_many=allow_many)
+        axes = _flat(tables.pop("sweep", {}))
+        for key, _ in leaves(tables):
+            axis = _in_place_of(key, axes)
+            if axis not in (None, key):
+                raise ValueError(f"`{key}` has no effect: the values of the axis `{axis}` are whole tables")
+        changed = dict(map(_parsed, settings))
+        for key, value in changed.items():
+            if key == "sweep":
+                axes = _flat(value)
+            elif key.startswith("sweep."):
+                axes[key.removeprefix("sweep.")] = value
+            else:
+                _put(tables, key, value)
+        axes = _flat(axes)
+        for key in changed:
+            if axis := _in_place_of(key, axes):
+                raise ValueError(
+                    f"--set {key}: `{axis}` is an axis; --set 'sweep.{axis}=[…]' changes its values"
+                )
+        return cls(tables, axes, allow_many=allow_many)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -152,11 +168,11 @@ class Sweep:
     def config(self) -> dict[str, Any]:
         """The study and its axes as plain data: two sweeps of the same results have the same.
 
-        It holds the first cell, and a digest of all.
+        It holds the first cell, the dimensions in their order, and a digest of all cells.
         """
         first = self.cell((0,) * len(self.axes))
         axes = {axis.key: list(axis.values) for axis in self.axes}
-        return {"study": first, "axes": axes, "digest": self._digest}
+        return {"study": first, "axes": axes, "dimensions": list(self.dims), "digest": self._digest}
 
     @cached_property
     def steps(self) -> list[int]:
@@ -374,12 +390,6 @@ def _spelt(table: Mapping[str, Any]) -> str:
 
 def _put(tables: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of nested tables, of which a name alone is a table, too."""
-    if key.startswith("sweep."):
-        axes = tables["sweep"]
-        if not isinstance(axes, dict):
-            raise ValueError(f"`sweep` must be a table of axes by key; got {axes!r}")
-        axes[key.removeprefix("sweep.")] = value
-        return
     *parents, last = key.split(".")
     for parent in parents:
         inner = tables.get(parent, {})
@@ -388,6 +398,11 @@ def _put(tables: dict[str, Any], key: str, value: Any) -> None:
         tables[parent] = {"name": inner} if isinstance(inner, str) else dict(inner)
         tables = tables[parent]
     tables[last] = value
+
+
+def _in_place_of(key: str, axes: Mapping[str, Any]) -> str | None:
+    """The axis whose values take the place of a key's, if there is one."""
+    return next((axis for axis in axes if key == axis or key.startswith(f"{axis}.")), None)
 
 
 def _plain(value: Any, place: str) -> Any:

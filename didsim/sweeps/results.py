@@ -1,6 +1,6 @@
 """What can be read from a store, while it is written or after."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,14 +87,19 @@ def summarise(path: str | Path) -> Summary:
         StoreError: there is no store of a study at that path.
     """
     dataset = open_results(path)
-    status = dataset["status"].values
+    status, diverged_at = dataset["status"].values, dataset["diverged_at"].values
     counts = {one: int((status == one).sum()) for one in Status}
-    diverged = dict(_named(dataset["diverged_at"].load()))
-    return Summary(counts, failures_of(Path(path)), diverged)
+    axes = [(str(dim), dataset[dim].values) for dim in dataset["status"].dims]
+    reasons = failures_of(Path(path))
+    failures = {name: reasons[name] for name, _ in _named(axes, status == Status.FAILED)}
+    diverged = {name: int(diverged_at[index]) for name, index in _named(axes, status == Status.DIVERGED)}
+    return Summary(counts, failures, diverged)
 
 
-def _named(values: xr.DataArray) -> Iterator[tuple[str, int]]:
-    """Entries of an array that are not negative, by their places."""
-    for index in np.argwhere(values.values >= 0):
-        entry = values[tuple(index)]
-        yield ", ".join(f"{dim}={entry[dim].item()}" for dim in values.dims) or "the only cell", int(entry)
+def _named(
+    axes: Sequence[tuple[str, np.ndarray]], cells: np.ndarray
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The names and indices of cells."""
+    for index in map(tuple, np.argwhere(cells)):
+        places = (f"{dim}={labels[k]}" for (dim, labels), k in zip(axes, index, strict=True))
+        yield ", ".join(places) or "the only cell", index

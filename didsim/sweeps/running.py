@@ -54,8 +54,9 @@ def run_sweep(
     Cells that share a program are computed in blocks of at most 64. A block is written when it is done, its
     status last; whatever kills the process, a block is either there or computed again by the next call,
     which gives the same bits on the same machine. SIGINT (Ctrl-C) ends the call when the blocks in hand are
-    written; a second one, at once. Cells that cannot be computed are recorded as failed, and tried again by
-    the next call.
+    written; a second one, at once, with KeyboardInterrupt, though a thread goes on with the block that it
+    computes, for nothing, and the process ends after it. Cells that cannot be computed are recorded as
+    failed, and tried again by the next call.
 
     Args:
         sweep: the grid.
@@ -87,7 +88,8 @@ def run_sweep(
         advance = stack.enter_context(_shown(sweep.size, done, progress))
         if executor is None:
             # The second is ready when the first is done.
-            executor, in_flight = stack.enter_context(ThreadPoolExecutor(1)), 2
+            executor, in_flight = ThreadPoolExecutor(1), 2
+            stack.callback(executor.shutdown, wait=False, cancel_futures=True)
         _compute_all(sweep, opened, blocks, executor, in_flight, stop, advance)
         status = opened.status()
     kinds = (Status.DONE, Status.DIVERGED, Status.FAILED, Status.PENDING)
@@ -132,17 +134,24 @@ def _compute_all(
 
 
 def _write(sweep: Sweep, store: Store, block: Block, future: Future[Any], executor: Executor) -> None:
+    first = sweep.describe(next(sweep.cells_of(block)))
+    failures: dict[int, str] = {}
     try:
-        store.write(block, future.result())
+        results = _result(future, f"the block that begins with the cell {first}")
     except ValueError:
-        store.write(block, *_one_by_one(sweep, block, executor))
-    except OSError:
+        results, failures = _one_by_one(sweep, block, executor)
+    store.write(block, results, failures)
+
+
+def _result(future: Future[Any], what: str) -> dict[str, np.ndarray]:
+    """What `compute` returned; a ValueError is its own, all else is the worker's."""
+    try:
+        found: dict[str, np.ndarray] = future.result()
+    except ValueError:
         raise
     except Exception as error:
-        first = sweep.describe(next(sweep.cells_of(block)))
-        raise RuntimeError(
-            f"a worker failed at the block that begins with the cell {first}: {error or type(error).__name__}"
-        ) from error
+        raise RuntimeError(f"a worker failed at {what}: {error or type(error).__name__}") from error
+    return found
 
 
 def _one_by_one(
@@ -154,7 +163,8 @@ def _one_by_one(
     indices = list(sweep.cells_of(block))
     for number, index in enumerate(indices):
         try:
-            parts[number] = executor.submit(compute, [sweep.cell(index)], 1).result()
+            future = executor.submit(compute, [sweep.cell(index)], 1)
+            parts[number] = _result(future, f"the cell {sweep.describe(index)}")
         except ValueError as error:
             failures[number] = str(error)
     if not parts:

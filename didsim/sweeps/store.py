@@ -27,7 +27,7 @@ from didsim.sweeps.study import leaves
 FORMAT = 1
 """Of the layout below; another one is another format."""
 
-_PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "numpy", "optax")
+_PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "numpy", "optax", "scipy")
 _FAILURES = "failures.json"
 _LOCK = ".lock"
 
@@ -110,10 +110,9 @@ class Store:
         _write_whole(self.path / _FAILURES, msgspec.json.encode(failures_of(self.path) | named))
 
     def tidy(self) -> None:
-        """Remove what a killed process left half written, and why cells failed, which are tried again."""
+        """Remove what a killed process left half written."""
         for partial in self.path.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-        (self.path / _FAILURES).unlink(missing_ok=True)
 
     def _put(self, array: Any, block: Block, values: np.ndarray) -> None:
         try:
@@ -203,7 +202,7 @@ def attributes(group: Any) -> dict[str, Any]:
 
 
 def failures_of(path: Path) -> dict[str, str]:
-    """Why cells failed, by their names."""
+    """Why cells failed when they were last tried, by their names. Some may have been computed since."""
     try:
         return msgspec.json.decode((path / _FAILURES).read_bytes(), type=dict[str, str])
     except FileNotFoundError:

@@ -305,7 +305,7 @@ def _check_settings(place: str, maker: Maker, table: bytes, dtype: str) -> None:
         at_hand = {"key": jax.random.key(0), "space": SequenceSpace(2, 1), "size": 2}
         try:
             made = make(maker, msgspec.json.decode(table), reference=p, target=q, score=q, **at_hand)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"`{place}`: {error}") from None
     if place == "objective":
         _checks.instance("objective", made, Objective, "a function that makes an Objective")

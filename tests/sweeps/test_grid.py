@@ -854,6 +854,43 @@ def test_settings_may_be_axes(file: Path, settings: list[str], axes: dict[str, A
     assert list(found) == list(axes)
 
 
+@pytest.mark.parametrize(
+    ("sweep", "setting", "axis"),
+    [
+        ("objective.beta = [1, 2]", "objective.beta=3", "objective.beta"),
+        ('objective = ["dpo", "ipo"]', "objective.beta=3", "objective"),
+        ('"problem.rejected" = ["uniform"]', "problem.rejected=optimal", "problem.rejected"),
+    ],
+)
+def test_a_setting_that_an_axis_would_undo_is_refused(
+    file: Path, sweep: str, setting: str, axis: str
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"--set {setting.split('=')[0]}: `{axis}` is an axis; --set 'sweep.{axis}="
+    ):
+        from_text(file, f"[sweep]\n{sweep}", setting)
+
+
+def test_a_setting_above_an_axis_is_kept(file: Path) -> None:
+    sweep = from_text(file, "[sweep]\nobjective.beta = [1, 2]", "objective=cdpo")
+    assert [sweep.cell((k,))["objective"]["beta"] for k in range(2)] == [1, 2]
+    assert sweep.cell((0,))["objective"]["name"] == "cdpo"
+
+
+def test_a_value_that_an_axis_of_tables_would_undo_is_refused(file: Path) -> None:
+    text = 'objective = { name = "dpo", beta = 0.7 }\n[sweep]\nobjective = ["dpo", "exponential"]'
+    with pytest.raises(
+        ValueError, match=r"`objective\.name` has no effect: .* axis `objective` are whole tables"
+    ):
+        from_text(file, text)
+
+
+@pytest.mark.parametrize("key", ["sweep.seed", "sweep", "sweep.objective.beta"])
+def test_an_axis_over_axes_is_refused(file: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="`sweep` is no key of a study"):
+        from_text(file, f'[sweep]\n"{key}" = [1]')
+
+
 def test_a_nested_axis_of_the_file_is_replaced_by_a_setting(file: Path) -> None:
     sweep = from_text(file, "[sweep.objective]\nbeta = [1, 2]", "sweep.objective.beta=[3, 4, 5]")
     assert sweep.config()["axes"] == {"objective.beta": [3, 4, 5]}

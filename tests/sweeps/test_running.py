@@ -6,7 +6,9 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,75 @@ def test_an_interrupt_finishes_the_blocks_in_hand(whole: Path, tmp_path: Path) -
     assert_same_bits(path, whole)
 
 
+LONG = """
+steps = {steps}
+space = {{ vocab_size = 4, max_length = 2 }}
+record = {{ every = 1_000, metrics = ["loss"] }}
+sweep.seed = {{ start = 0, count = 6_400 }}
+"""
+
+
+@pytest.fixture
+def start_command(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `didsim run` of many blocks, in a process group of its own, as a terminal would."""
+    started = []
+
+    def start(steps: int, *options: str) -> subprocess.Popen[str]:
+        (tmp_path / "long.toml").write_text(LONG.format(steps=steps))
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("didsim"), "run", "long.toml", *options],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_an_interrupt_from_a_terminal_reaches_a_local_cluster_and_loses_nothing(
+    tmp_path: Path, start_command: Callable[..., subprocess.Popen[str]]
+) -> None:
+    path = tmp_path / "long.zarr"
+    process = start_command(2_000, "--dask", "local:2")
+    while chunks_in(path) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "to go: didsim run long.toml --store long.zarr --dask local:2" in output
+    assert "Traceback" not in errors
+    status = didsim.open_results(path)["status"].values
+    assert 64 * 3 <= (status == Status.DONE).sum() < 6400
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_it_at_once(
+    tmp_path: Path, start_command: Callable[..., subprocess.Popen[str]]
+) -> None:
+    path = tmp_path / "long.zarr"
+    process = start_command(10**8)
+    while not (path / ".lock").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(1)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert errors.endswith("long.zarr: stopped; the same command computes the rest\n")
+    assert not chunks_in(path)
+
+
 @pytest.mark.slow
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     path, cache = tmp_path / "results.zarr", tmp_path / "cache"
@@ -283,6 +354,22 @@ def test_a_cell_that_fails_says_why_and_stops_no_other(tmp_path: Path) -> None:
     assert didsim.run_sweep(failing, other) == (0, 0, 2, 0)
     assert didsim.run_sweep(failing, other) == (0, 0, 2, 0)
     assert set(summarise(other).failures) == {"seed=0", "seed=1"}
+
+
+def test_whatever_a_function_of_a_study_raises_is_its_cells_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(reference: jax.Array) -> jax.Array:
+        # Good on the two sequences that settings are checked on.
+        if reference.shape[-1] > 2:
+            raise TypeError("not today")
+        return reference
+
+    monkeypatch.setitem(didsim.REJECTED, "odd", odd)
+    path = tmp_path / "results.zarr"
+    sweep = sweep_of({"problem.rejected": ["uniform", "odd", "optimal"], "seed": range(2)})
+    assert didsim.run_sweep(sweep, path) == (4, 0, 2, 0)
+    assert set(summarise(path).failures.values()) == {"TypeError: not today"}
 
 
 class Counting(ThreadPoolExecutor):

@@ -74,8 +74,12 @@ def test_a_block_goes_to_its_place(tmp_path: Path) -> None:
     summary = summarise(store.path)
     assert summary.failures == {"beta=0.5, seed=5": "no reason"}
     assert summary.diverged == {"beta=0.5, seed=4": 3}
-    store.tidy()
+    # It is tried again by the next process, which may be killed before that.
+    open_store(sweep, store.path, 4).tidy()
+    assert summarise(store.path) == summary
+    store.write(block, results_of(3, 7.0))
     assert summarise(store.path).failures == {}
+    assert summarise(store.path).diverged == {}
 
 
 def test_a_block_is_not_done_until_all_of_it_is_there(
@@ -123,6 +127,18 @@ def test_a_store_of_another_study_is_refused_with_the_difference(tmp_path: Path)
     assert "objective" not in str(caught.value)
     # What is the same but for its spelling is the same.
     open_store(sweep_of(objective={"name": "dpo"}, policy={"name": "energy_based"}), path, 4)
+
+
+@pytest.mark.parametrize(
+    "axes", [{"objective.beta": [0.1, 0.5], "seed": range(2)}, {"steps": [4], "seed": [1]}]
+)
+def test_a_store_of_the_same_axes_in_another_order_is_refused(axes: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "r.zarr"
+    open_store(didsim.Sweep(TABLES, axes), path, 4)
+    open_store(didsim.Sweep(TABLES, dict(axes)), path, 4)
+    other = didsim.Sweep(TABLES, dict(reversed(axes.items())))
+    with pytest.raises(StoreError, match=r"dimensions: \['\w+', 'seed'\] there, \['seed', '\w+'\] here"):
+        open_store(other, path, 4)
 
 
 def test_a_store_of_other_versions_is_refused_unless_told(
