@@ -8,7 +8,9 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import NegativeCycleError, shortest_path
 
-_SAME = 1e-8  # of a pair's weight: flows are found to 1e-10 of the largest weight
+_SAME = 1e-8  # of a pair's weight, or of the largest flow
+_NOISE = 1e-14  # of the largest flow
+_PROVEN = 1e-6  # of the loss
 
 
 class HingeSolution(NamedTuple):
@@ -16,9 +18,9 @@ class HingeSolution(NamedTuple):
 
     Attributes:
         h: the rewards, whole numbers, the first of them 0.
-        gap: the loss less the lower bound that the dual program proves.
+        gap: the loss less a lower bound that the flows prove, however well they are balanced.
         spread: by how much differences of rewards can vary among minimisers, at most: 0 if there is one.
-        solved: whether the linear program ended well, and its solution is consistent.
+        solved: whether the linear program ended well, and the gap is next to nothing of the loss.
     """
 
     h: Float[np.ndarray, " sequences"]
@@ -39,13 +41,22 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
     These are bounds on differences, whole numbers all, so that shortest paths over them are a minimiser on
     a grid of unit spacing, and the longest and shortest differences that they allow tell whether it
     is the only one. (Derived here.) O(N²) variables; N³ for the paths.
+
+    Tolerances of the program are of the largest capacity; what is beyond all that can flow is cut first.
+    For flows within their bounds with surpluses `b_i`, what flows out of `i` less what flows in, the loss
+    of any `h` is at least `Σ_ij f_ij (1 − h_i + h_j) = Σ f − Σ_i b_i h_i`, and some minimiser has all `h`
+    within `N − 1` of each other. (Derived here.)
     """
     size = len(weights)
-    weights = weights / weights.max()
-    winners, losers = np.nonzero((weights > 0) & ~np.eye(size, dtype=bool))
-    if not len(winners):
+    weights = np.where(np.eye(size, dtype=bool), 0, weights)
+    if not weights.any():
         return HingeSolution(np.zeros(size), 0.0, np.inf if size > 1 else 0.0, True)
+    largest = weights.max()
+    weights = weights / largest
+    within = _what_can_flow(weights)
+    winners, losers = np.nonzero(weights)
     capacity = weights[winners, losers]
+    unit = within.max() or 1.0
     pairs = np.arange(len(winners))
     balance = coo_array(
         (
@@ -55,7 +66,7 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
         shape=(size, len(pairs)),
     ).tocsr()
     tolerances = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-    bounds = np.stack([np.zeros(len(pairs)), capacity], axis=1)
+    bounds = np.stack([np.zeros(len(pairs)), within[winners, losers] / unit], axis=1)
     result = linprog(
         -np.ones(len(pairs)),
         A_eq=balance,
@@ -66,10 +77,11 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
     )
     if result.status != 0:
         return HingeSolution(np.full(size, np.nan), np.nan, np.nan, False)
-    flow = result.x
+    flow = np.clip(unit * result.x, 0, capacity)
     # An edge i → j of length c says h_j − h_i ≤ c.
     bound = np.full((size, size), np.inf)
-    at_least, at_most = flow < (1 - _SAME) * capacity, flow > _SAME * capacity
+    least = np.maximum(_SAME * np.minimum(capacity, flow.max()), _NOISE * flow.max())
+    at_least, at_most = flow < (1 - _SAME) * capacity, flow > least
     np.minimum.at(bound, (winners[at_least], losers[at_least]), -1.0)
     np.minimum.at(bound, (losers[at_most], winners[at_most]), 1.0)
     np.fill_diagonal(bound, 0)
@@ -80,9 +92,22 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
         return HingeSolution(np.full(size, np.nan), np.nan, np.nan, False)
     h = _feasible(reach)
     differences = h[:, None] - h[None, :]
-    loss = np.sum(weights * np.maximum(0, 1 - differences)) - np.trace(weights)
+    loss = np.sum(weights * np.maximum(0, 1 - differences))
+    gap = loss - flow.sum() + (size - 1) * np.abs(balance @ flow).sum()
     spread = float((reach + reach.T).max())
-    return HingeSolution(h, float(loss - flow.sum()), spread, True)
+    return HingeSolution(h, float(gap * largest), spread, bool(gap <= _PROVEN * loss + np.finfo(float).tiny))
+
+
+def _what_can_flow(
+    weights: Float[np.ndarray, "sequences sequences"],
+) -> Float[np.ndarray, "sequences sequences"]:
+    """Capacities, none larger than what can come to its start, or go on from its end."""
+    for _ in range(len(weights)):
+        smaller = np.minimum(weights, np.minimum(weights.sum(axis=0)[:, None], weights.sum(axis=1)[None, :]))
+        if np.array_equal(smaller, weights):
+            break
+        weights = smaller
+    return weights
 
 
 def _feasible(reach: Float[np.ndarray, "sequences sequences"]) -> Float[np.ndarray, " sequences"]:

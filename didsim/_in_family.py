@@ -10,7 +10,16 @@ from didsim._checks import Shape
 from didsim._convexity import is_convex_in_logits
 from didsim._newton import Found, minimise
 from didsim._on_logits import rounding_kinks
-from didsim._tasks import DENSE, Task, batched, best_of, gradient_rule, over_starts, solution_of
+from didsim._tasks import (
+    DENSE,
+    Task,
+    batched,
+    best_of,
+    compared_by,
+    gradient_rule,
+    over_starts,
+    solution_of,
+)
 from didsim.composition import KeepsChosen, Objective
 from didsim.policies import EnergyBased, LogLinear, Policy
 from didsim.preferences import Problem
@@ -43,6 +52,9 @@ def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> So
     noise = jax.random.normal(jax.random.key(0), (task.runs, starts, flat.size), flat.dtype)
     guesses = flat + noise.at[:, 0].set(0)
 
+    # Free logits reach all distributions, and what pairs identify of these.
+    compared = compared_by(task) if isinstance(policy, EnergyBased) else None
+
     @eqx.filter_jit
     def newton(task: Task, guesses: Array) -> Found:
         def one(given: tuple[Objective, Array, Problem], _: None, start: Array) -> Found:
@@ -53,8 +65,10 @@ def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> So
                     log_probs_of(z), reference, problem, task.lengths, held=log_probs_of(held)
                 )
 
+            # How much it curves at the policy as given.
+            curves = jnp.abs(jnp.diag(jax.jacfwd(jax.grad(loss))(flat, flat)))
             moves = objective.has_baseline or problem.online
-            return minimise(loss, start, idle, moves=moves)
+            return minimise(loss, start, idle, moves=moves, mass=curves)
 
         return over_starts(one)((task.objective, task.reference, task.problem), None, guesses)
 
@@ -69,6 +83,7 @@ def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> So
         unique=best.converged if convex else None,
         starts=starts,
         agreed=agreed,
+        compared=compared,
     )
     solution, parameters = batched((solution, jax.vmap(unravel)(best.z)), batch)
     return Solution(solution.log_probs, solution.certificate, eqx.combine(parameters, fixed))

@@ -17,6 +17,7 @@ from didsim._tasks import (
     Task,
     best_of,
     check_dense,
+    compared_by,
     mass,
     over_starts,
     random_starts,
@@ -117,6 +118,7 @@ def solve_on_logits(
         unique=None if unique is None else unique & best.converged,
         starts=guesses.shape[1],
         agreed=agreed,
+        compared=compared_by(task),
         note=note,
     )
 

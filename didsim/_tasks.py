@@ -6,17 +6,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array, Float, PyTree
 
 from didsim._checks import Shape
+from didsim._convexity import is_one_sided
 from didsim._newton import Found
 from didsim._smoothing import has_kinks
-from didsim._win_graph import Comparisons
+from didsim._win_graph import Comparisons, compare
 from didsim.composition import Objective
 from didsim.information import js
 from didsim.online import Online
-from didsim.preferences import Problem
+from didsim.preferences import Contrastive, Labelled, Problem
 from didsim.rewards import Reward
 from didsim.solutions import Certificate, Solution
 from didsim.terms import Pair
@@ -66,6 +68,21 @@ def only_pair(objective: Objective) -> Pair | None:
     if more or not isinstance(term, Pair) or term.chosen_reward is not None:
         return None
     return None if type(term.reward).policy is Reward.policy else term
+
+
+def compared_by(task: Task) -> Comparisons | None:
+    """What the pairs of a task identify; None where its loss is not of differences of rewards alone."""
+    terms, problem = task.objective.terms, task.problem
+    if isinstance(problem, Online) or (
+        isinstance(problem, Contrastive | Labelled) and problem.has_full_support
+    ):
+        return None
+    pairs = [term for term in terms if isinstance(term, Pair) and term.chosen_reward is None]
+    if len(pairs) < len(terms) or any(type(pair.reward).policy is Reward.policy for pair in pairs):
+        return None
+    # One term that rises on both sides is enough to hold two sequences together.
+    one_sided = np.logical_and.reduce([np.broadcast_to(is_one_sided(pair), task.runs) for pair in pairs])
+    return compare(problem, task.size, task.runs, both_ways=one_sided)
 
 
 def solution_of(

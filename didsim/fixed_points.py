@@ -1,5 +1,6 @@
 """Where an objective converges, with a certificate."""
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
@@ -40,7 +41,8 @@ def fixed_point(
         NoMinimiserError: the certificate does not bear out that these are the one minimiser of full support:
             there is none, or more than one, the pairs do not identify it, the solver did not converge, or its
             starts disagree. The error says which, and has the `Solution`. It is a `ValueError`.
-        ValueError: an argument is wrong.
+        ValueError: an argument is wrong. Under `jit`, `vmap` and `grad` there are closed forms alone.
+        EquinoxRuntimeError: under these, and there is no minimiser of full support.
 
     >>> from didsim import Contrastive, dpo, optimal_rejected
     >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -106,8 +108,10 @@ def solve(
         problem: where pairs come from.
         lengths: number of tokens of every sequence; by default they count as equal, of one token.
         policy: a policy whose family is searched, in its own parameters; by default all distributions.
+            Newton's method rests where it would change no parameter by more than 1e-13: where a unit of one
+            is worth 10¹³ nats, that is anywhere.
         starts: of Newton's method, where the loss is not known to be convex: the reference (or the policy
-            as given), and random ones by a fixed key.
+            as given), and random ones by a fixed key. With one there is none to disagree with it.
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as `didsim.pair_sum`; Newton's method O(N³) for each of its
@@ -192,6 +196,15 @@ def _traced(
             "`fixed_point` has no closed form for this objective and problem, and must be called outside "
             "jit, vmap and grad to solve for it"
         )
+    is_there = jnp.isfinite(limit).all()
+    if isinstance(problem, Labelled):
+        # The reward says what is right of sequences that no pair has, too.
+        is_there &= jnp.isfinite(jnp.maximum(problem.first, problem.second)).all()
+    limit = eqx.error_if(
+        limit,
+        ~is_there,
+        "`objective` has no minimiser to return here: none of full support is identified",
+    )
     return jnp.broadcast_to(limit, (*batch, reference.shape[-1]))
 
 
@@ -200,7 +213,7 @@ def _closed_form(
 ) -> Array | None:
     """The closed form of a loss of differences, without a look at the values of anything."""
     pair = only_pair(objective)
-    if pair is None:
+    if pair is None or isinstance(objective, KeepsChosen):
         return None
     if isinstance(problem, Online) and is_least_at_preferences(pair):
         problem = problem.uniform()

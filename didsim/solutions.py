@@ -23,14 +23,16 @@ class Certificate(eqx.Module):
         finite: whether the minimiser gives every sequence a positive probability. Where it does not, the
             log-probabilities have `−inf`, or are those of a policy on its way there, or NaN. False also
             where the solver did not converge.
-        unique: True where there is proof that the minimiser is the only one, False where there is that it
-            is not; None if neither is known.
-        converged: whether the solver ended at a stationary point. It tells nothing of others.
+        unique: True where there is proof that the minimiser is the only one, False where this way of solving
+            gives none, be it because there are others; None if it never does.
+        converged: whether the solver ended at a stationary point, or needed not to look for one, as pairs
+            do not identify any. It tells nothing of others.
         starts: the number of starts.
         agreed: whether all starts ended at one policy; None if there was but one.
         component: a number for every sequence; differences of rewards are identified between sequences of
             the same one.
-        identified: whether a sequence is in the largest component.
+        identified: whether a sequence is in the largest component. Where the loss is not of differences of
+            rewards alone, nothing is compared, and all are said to be.
         note: what else there is to say.
     """
 
@@ -83,7 +85,9 @@ class Solution(eqx.Module):
         if not np.asarray(known.finite).all():
             return "no minimiser gives every sequence a positive probability. " + known.note
         if known.unique is not None:
-            return None if np.asarray(known.unique).all() else "the minimiser is not unique"
+            return (
+                None if np.asarray(known.unique).all() else "the minimiser is not unique, or not proven to be"
+            )
         if known.agreed is not None and not np.asarray(known.agreed).all():
             return f"{known.starts} starts ended at different policies"
         return None

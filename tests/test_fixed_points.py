@@ -750,13 +750,57 @@ def test_derivatives_of_closed_forms(make: Callable[..., didsim.Objective]) -> N
 
 def test_what_has_no_closed_form_is_refused_under_jit() -> None:
     message = "`fixed_point` has no closed form for this objective and problem, and must be called outside"
-    for make in (didsim.cdpo, didsim.cpo, didsim.kto, didsim.slic, didsim.dpop):
+    for make in (didsim.cdpo, didsim.cpo, didsim.kto, didsim.slic, didsim.dpop, didsim.dpo_pg):
         with pytest.raises(ValueError, match=message):
             jax.jit(lambda beta, make=make: didsim.fixed_point(make(beta), REFERENCE, PROBLEM))(BETA)
     with pytest.raises(ValueError, match=message):
         jax.grad(lambda beta: didsim.fixed_point(didsim.simpo(beta, 1.0), REFERENCE, PROBLEM).sum())(BETA)
     with pytest.raises(ValueError, match="`solve` must be called outside jit, vmap and grad"):
         jax.jit(lambda beta: didsim.solve(didsim.dpo(beta), REFERENCE, PROBLEM).log_probs)(BETA)
+
+
+@pytest.mark.parametrize("make", [didsim.dpo, didsim.exponential, didsim.ipo])
+def test_what_has_no_minimiser_is_an_error_under_jit(make: Callable[..., didsim.Objective]) -> None:
+    with np.errstate(divide="ignore"):
+        holed = np.log(np.array([0.5, 0.5, 0, 0, 0, 0]))
+    uniform = np.full(SIZE, -np.log(SIZE))
+    problems = [didsim.Contrastive(holed, holed), didsim.Labelled(REWARD[0], holed, holed)]
+    if make is not didsim.ipo:
+        problems += [didsim.Contrastive(holed, uniform), didsim.Contrastive(uniform, holed)]
+    for problem in problems:
+        with pytest.raises(eqx.EquinoxRuntimeError, match="`objective` has no minimiser to return here"):
+            eqx.filter_jit(lambda beta, p=problem: didsim.fixed_point(make(beta), REFERENCE[0], p))(BETA)
+    whole = didsim.Labelled(REWARD[0], uniform, holed)
+    found = eqx.filter_jit(lambda beta: didsim.fixed_point(make(beta), REFERENCE[0], whole))(BETA)
+    np.testing.assert_allclose(found, didsim.fixed_point(make(BETA), REFERENCE[0], whole), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [0.1, 1.0, 10.0, 50.0, 2e6, 1e8])
+def test_no_family_has_a_minimiser_where_nobody_beats_the_winner(beta: float, dtype: Any) -> None:
+    uniform = np.full(3, -np.log(3), dtype)
+    chain = didsim.Pairs(np.array([0, 1]), np.array([1, 2]))
+    free = didsim.EnergyBased(uniform)
+    with pytest.raises(didsim.NoMinimiserError, match="the pairs do not identify 2 of 3 sequences"):
+        didsim.fixed_point(didsim.dpo(beta), uniform, chain, policy=free)
+    for scale in (1, 1e3, 1e5):
+        features = didsim.LogLinear((scale * np.eye(3)[:, :2]).astype(dtype), np.zeros(2, dtype))
+        with pytest.raises(didsim.NoMinimiserError, match=r"runs off|did not converge"):
+            didsim.fixed_point(didsim.dpo(beta), uniform, chain, policy=features)
+
+
+def test_sums_of_losses_of_differences_tell_what_pairs_do_not_identify() -> None:
+    uniform, pairs = np.full(3, -np.log(3)), didsim.Pairs(np.array([0, 1]), np.array([1, 0]))
+    for objective in (didsim.dpo(1.0) + didsim.dpo(0.5), didsim.dpo(1.0) + didsim.ipo(0.5)):
+        known = didsim.solve(objective, uniform, pairs).certificate
+        assert known.identified.tolist() == [True, True, False]
+        assert not known.finite
+    # The square rises on both sides, and holds what only ever won.
+    one_way = didsim.Pairs(np.array([0, 1]), np.array([1, 2]))
+    both = didsim.solve(didsim.dpo(1.0) + didsim.ipo(0.5), uniform, one_way).certificate
+    assert both.identified.all()
+    assert both.finite
+    assert not didsim.solve(didsim.dpo(1.0) + didsim.dpo(0.5), uniform, one_way).certificate.identified.all()
 
 
 def test_a_family_is_refused_under_jit() -> None:

@@ -1,6 +1,8 @@
 """The hinge loss's minimisers against another linear program, and against all whole numbers."""
 
 import itertools
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -88,6 +90,38 @@ def test_no_pairs_but_with_itself(size: int) -> None:
     assert found.solved
     np.testing.assert_array_equal(found.h, np.zeros(size))
     assert found.spread == (np.inf if size > 1 else 0)
+
+
+@pytest.mark.parametrize("scale", [2.0, 4.0, 8.0, 12.0])
+def test_near_deterministic_weights_are_right_or_said_not_to_be_solved(scale: float) -> None:
+    random = np.random.default_rng(0)
+    unsolved = 0
+    for _ in range(20):
+        chosen, rejected = (log_softmax(scale * random.normal(size=3)) for _ in range(2))
+        weights = np.exp(chosen[:, None] + rejected)
+        exact = [[Fraction(float(weight)) for weight in row] for row in weights]
+
+        def loss(h: Sequence[int], exact: list[list[Fraction]] = exact) -> Fraction:
+            pairs = itertools.permutations(range(3), 2)
+            return sum((exact[i][j] * max(0, 1 - h[i] + h[j]) for i, j in pairs), Fraction(0))
+
+        losses = [loss((0, i, j)) for i in range(-3, 4) for j in range(-3, 4)]
+        found = minimise_hinge(weights)
+        unsolved += not found.solved
+        if found.solved:
+            here = loss([int(one) for one in found.h])
+            assert here - min(losses) <= 1e-6 * here
+            assert float(here - min(losses)) <= found.gap + 1e-12 * float(here)
+            if found.spread == 0:
+                assert losses.count(min(losses)) == 1
+    assert unsolved <= 2
+
+
+def test_two_sequences_that_are_nearly_sure() -> None:
+    found = minimise_hinge(np.exp(np.log([1 - 1e-5, 1e-5])[:, None] + np.log([1e-5, 1 - 1e-5])))
+    assert found.h.tolist() == [0, -1]
+    assert found.spread == 0
+    assert found.solved
 
 
 def test_weights_of_many_orders_of_magnitude() -> None:

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax.nn import log_softmax, logsumexp
+from jax.nn import logsumexp
 from jaxtyping import Array
 
-from didsim.information import did_entropy
+from didsim.information import did, did_entropy
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, off
 
@@ -16,9 +16,10 @@ _SAMPLES = 32
     6, OURS, "Importance weights 1/π_ref of samples of π have the mean Z = Σ π/π_ref, the DID's normaliser"
 )
 def weights_are_unbiased(case: Case) -> Array:
-    """The expectation over the policy, in logarithms, against the DID's own."""
-    log_mean = logsumexp(case.target - case.reference)
-    by_did = case.target - case.reference - log_softmax(case.target - case.reference)
+    """The expectation over the policy, in logarithms, against what the DID lacks of `log π/π_ref`."""
+    log_weights = -case.reference
+    log_mean = logsumexp(case.target + log_weights)
+    by_did = case.target - case.reference - did(case.target, case.reference)
     return off(log_mean, by_did, case.target, case.reference)
 
 

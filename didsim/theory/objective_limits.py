@@ -12,6 +12,7 @@ import numpy as np
 from jax.nn import log_sigmoid, log_softmax, logsumexp
 from jaxtyping import Array
 from scipy.optimize import linprog
+from scipy.special import expit, xlogy
 
 from didsim._hinge import minimise_hinge
 from didsim._win_graph import compare
@@ -25,6 +26,7 @@ from didsim.objectives import (
     fdpo_forward_kl,
     fdpo_js,
     ipo,
+    kto,
     simpo,
 )
 from didsim.preferences import Contrastive, Joint, Labelled, Pairs
@@ -246,23 +248,41 @@ def _numbers(case: Case) -> np.random.Generator:
     sizes=(2, 3, 8),
 )
 def hinge_on_a_grid(case: Case) -> float:
-    """The loss of whole numbers against the optimum of the linear program in the slacks."""
-    weights = np.exp(np.asarray(case.target)[:, None] + np.asarray(case.third)[None, :])
+    """By which share of its loss whole numbers can be improved: any set moved by one, or to a real optimum.
+
+    If the minimiser is said to be the only one, every set that is moved must cost.
+    """
+    # Flattened, as linear programs are solved to 1e-10 of the largest weight.
+    chosen, rejected = (log_softmax(p / jnp.maximum(1, -jnp.min(p) / 6)) for p in (case.target, case.third))
+    weights = np.exp(np.asarray(chosen)[:, None] + np.asarray(rejected)[None, :])
+    np.fill_diagonal(weights, 0)
     found = minimise_hinge(weights)
     if not found.solved or np.any(found.h != np.round(found.h)):
         return np.inf
+
+    def loss(h: np.ndarray) -> np.ndarray:
+        """Of one or more rewards."""
+        return np.sum(weights * np.maximum(0, 1 - (h[..., :, None] - h[..., None, :])), axis=(-2, -1))
+
+    sets = (np.arange(1, 2**case.size - 1)[:, None] >> np.arange(case.size)) & 1
+    here, moved = loss(found.h), loss(found.h + sets)
+    if found.spread == 0 and moved.min() <= here:
+        return np.inf
+    return float(max(0.0, here - moved.min(), here - loss(_hinge_by_slacks(weights))) / here)
+
+
+def _hinge_by_slacks(weights: np.ndarray) -> np.ndarray:
+    """Real rewards that minimise an expected hinge, by a program in them and slacks `≥ 1 − (h_i − h_j)`."""
     size = len(weights)
     winners, losers = np.nonzero(~np.eye(size, dtype=bool))
     pairs = np.arange(len(winners))
-    # Variables are rewards and slacks: slack ≥ 1 − (h_i − h_j).
     constraint = np.zeros((len(pairs), size + len(pairs)))
     constraint[pairs, winners], constraint[pairs, losers] = -1, 1
     constraint[pairs, size + pairs] = -1
-    cost = np.concatenate([np.zeros(size), weights[winners, losers]])
+    cost = np.concatenate([np.zeros(size), weights[winners, losers] / weights.max()])
     bounds = [(None, None)] * size + [(0, None)] * len(pairs)
-    optimum = linprog(cost, A_ub=constraint, b_ub=-np.ones(len(pairs)), bounds=bounds).fun
-    slack = np.maximum(0, 1 - (found.h[:, None] - found.h[None, :]))[winners, losers]
-    return float(max(0.0, weights[winners, losers] @ slack - optimum))
+    solution: np.ndarray = linprog(cost, A_ub=constraint, b_ub=-np.ones(len(pairs)), bounds=bounds).x
+    return solution[:size]
 
 
 @exact(
@@ -330,22 +350,27 @@ def bounded_rewards_limit(case: Case) -> float:
     beta = jnp.clip(case.beta, 0.05, 0.5)
     # Flattened, as a certificate needs probabilities that are not far below rounding.
     policies = case.reference, case.target, case.third
-    reference, chosen, rejected = (log_softmax(p / jnp.maximum(1, -jnp.min(p) / 5)) for p in policies)
+    reference, chosen, rejected = (log_softmax(p / jnp.maximum(1, -jnp.min(p) / 3)) for p in policies)
     problem = Contrastive(chosen, rejected)
     gain = np.exp(np.asarray(chosen)) - np.exp(np.asarray(rejected))
     if gain.max() <= 0:
         return 0.0
-    solution = solve(apo_zero(beta), reference, problem, starts=2)
-    p = np.exp(np.asarray(solution.log_probs))
-    if not bool(solution.certificate.converged):
-        return np.inf
-
-    def loss(q: np.ndarray) -> float:
-        with np.errstate(divide="ignore"):
-            bounded = 1 / (1 + np.exp(-(float(beta) * (np.log(q) - np.asarray(reference)))))
-        return -float(np.sum(gain * bounded))
-
     others = _numbers(case).dirichlet(np.ones(case.size), size=200)
     steps = 10.0 ** -np.arange(6)
-    lower = [loss(p) - loss((1 - step) * p + step * q) for q in others for step in steps]
-    return max(0.0, *lower)
+    lower = [0.0]
+    # Half the beta: what KTO leaves to the less likely of its support is so much the smaller.
+    for objective, scale in ((apo_zero(beta), beta), (kto(beta / 2), beta / 2)):
+        solution = solve(objective, reference, problem, starts=2)
+        if not bool(solution.certificate.converged):
+            return np.inf
+        p = np.exp(np.asarray(solution.log_probs))
+        divergence = np.sum(xlogy(p, p) - p * np.asarray(reference))
+        held = float(scale) * divergence if objective.has_baseline else 0.0
+
+        def loss(q: np.ndarray, scale: float = float(scale), held: float = held) -> float:
+            with np.errstate(divide="ignore"):
+                reward = scale * (np.log(q) - np.asarray(reference))
+            return -float(np.sum(gain * expit(reward - held)))
+
+        lower += [loss(p) - loss((1 - step) * p + step * q) for q in others for step in steps]
+    return max(lower)

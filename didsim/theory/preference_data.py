@@ -59,9 +59,14 @@ def optimal_rejected_law(case: Case) -> Array:
 
 @exact(2, PAPER, "It is the only one: preferences determine q_{ref/l}, and with the reference π_l")
 def optimal_rejected_unique(case: Case) -> Array:
-    """Log-odds of all pairs with the first sequence give back the rejected distribution."""
-    reference, rejected = case.reference, case.third
-    odds = (reference - rejected) - (reference - rejected)[0]
+    """Preferences between each sequence and the first give back the rejected distribution.
+
+    Flattened, as a probability of less than e^−708 is none.
+    """
+    reference, rejected = (p / jnp.maximum(1, -jnp.min(p) / 150) for p in (case.reference, case.third))
+    reference, rejected = log_softmax(reference), log_softmax(rejected)
+    problem, others = Contrastive(reference, rejected), jnp.arange(case.size)
+    odds = jnp.log(problem.preference(others, 0)) - jnp.log(problem.preference(0, others))
     return off(log_softmax(reference - odds), rejected, reference, odds)
 
 

@@ -169,10 +169,16 @@ Cases = dict[int, dict[str, Case]]
 
 
 def draw_cases(instances: int, seed: int) -> Cases:
-    """As many instances as each of the slots, a size and a family, may need."""
-    # Some checks are made for two sizes only.
-    share = -(-instances // (2 * len(FAMILIES)))
+    """As many instances of each size and family as any check may need."""
+    share = max(
+        -(-_total(check, instances) // (len(FAMILIES) * len(check.sizes or SIZES)))
+        for check in CHECKS.values()
+    )
     return {size: {family: make_cases(family, seed, size, share) for family in FAMILIES} for size in SIZES}
+
+
+def _total(check: Check, instances: int) -> int:
+    return instances if check.most is None else min(instances, check.most)
 
 
 def measure(check: Check, instances: int, cases: Cases) -> Row:
@@ -215,7 +221,7 @@ def measure(check: Check, instances: int, cases: Cases) -> Row:
 def _parts(check: Check, instances: int, cases: Cases) -> Iterator[dict[str, Case]]:
     """For each size that a check is made for, its share of the instances of each family."""
     sizes = SIZES if check.sizes is None else check.sizes
-    total = instances if check.most is None else min(instances, check.most)
+    total = _total(check, instances)
     slots = [(size, family) for size in sizes for family in FAMILIES]
     share, extra = divmod(total, len(slots))
     counts = {slot: share + (k < extra) for k, slot in enumerate(slots)}
