@@ -16,8 +16,8 @@ import numpy as np
 from jax.nn import log_softmax, softplus
 from jaxtyping import Array, Float
 
-from didsim.kernels import SURPRISE
-from didsim.pairwise import tiled_pair_sum, unchecked_pair_sum
+from didsim.objectives.kernels import SURPRISE
+from didsim.pairwise.sums import tiled_pair_sum, unchecked_pair_sum
 
 _LARGEST_LOG_RATIO = 10.0
 

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from didsim import plotting
+from didsim.sweeps.axes import parse_value
 from didsim.sweeps.clusters import dask_executor
-from didsim.sweeps.grid import Sweep, parse_value
+from didsim.sweeps.grid import Sweep
 from didsim.sweeps.results import export as export_results
 from didsim.sweeps.results import open_results, summarise
 from didsim.sweeps.running import MEMORY, run_sweep

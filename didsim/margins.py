@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from didsim import _checks
-from didsim._tiles import map_rows
 from didsim.information import LogProbsLike, expectation
+from didsim.pairwise.exact import map_rows
 
 
 def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:

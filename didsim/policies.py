@@ -31,6 +31,13 @@ class Policy(eqx.Module):
         return jax.tree.map(eqx.is_inexact_array, self)
 
 
+def partition(policy: Policy) -> tuple[PyTree, PyTree]:
+    """The arrays of a policy that are trained, and all else of it."""
+    if isinstance(policy, Policy):
+        return eqx.partition(policy, policy.trainable())
+    return eqx.partition(policy, eqx.is_inexact_array)
+
+
 class EnergyBased(Policy):
     """Free logits over sequences: `π(y) ∝ exp(logits_y)`. Holds every distribution of full support.
 

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 import didsim
-from didsim.composition import KeepsChosen
+from didsim.objectives.objective import KeepsChosen
 
 SUM = "dpo + sft"
 NAMES = (*didsim.OBJECTIVES, SUM)

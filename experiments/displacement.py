@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from didsim.recording import METRICS
+from didsim.training.metrics import METRICS
 from experiments.configs import Count, NonNegative, PolicyName, Positive, TrainingConfig
 from experiments.instances import make_space, seed_keys, train
 

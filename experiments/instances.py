@@ -11,8 +11,8 @@ import xarray as xr
 from jaxtyping import Array, Float, Key
 
 import didsim
-from didsim.recording import Metric
 from didsim.sweeps.study import ContrastiveData, Recorded, Space
+from didsim.training.metrics import Metric
 from experiments.configs import SpaceConfig, TrainingConfig
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from didsim.recording import margin_learned, margin_reference, margin_rejected, margin_target
+from didsim.training.metrics import margin_learned, margin_reference, margin_rejected, margin_target
 from experiments.configs import Count, NonNegative, TrainingConfig
 from experiments.instances import make_space, seed_keys, train
 

@@ -258,8 +258,3 @@ def test_a_registry_answers_an_unknown_name_with_those_it_knows() -> None:
     with pytest.raises(ValueError, match=r"^unknown fruit 'plum'; there are apple, pear$"):
         registry["plum"]
     assert "plum" not in registry
-
-
-def test_importing_the_library_names_everything_it_exports() -> None:
-    assert all(hasattr(didsim, name) for name in didsim.__all__)
-    assert sorted(didsim.__all__) == sorted(set(didsim.__all__))

@@ -9,7 +9,8 @@ running   from a grid to a full store
 results   what can be read from a store
 """
 
-from didsim.sweeps.grid import Range, Sweep
+from didsim.sweeps.axes import Range
+from didsim.sweeps.grid import Sweep
 from didsim.sweeps.results import export, open_results
 from didsim.sweeps.running import Outcome, run_sweep
 from didsim.sweeps.store import StoreError

@@ -15,16 +15,20 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike
 
 from didsim import _checks
-from didsim.composition import Objective
-from didsim.fixed_points import solve
+from didsim.fixed_points.solve import solve
 from didsim.information import js
-from didsim.online import Online
-from didsim.preferences import Contrastive, Labelled, Problem
-from didsim.recording import METRICS, Record
+from didsim.objectives.objective import Objective
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.labelled import Labelled
+from didsim.preferences.online import Online
+from didsim.preferences.problem import Problem
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.catalogue import ROLES, Maker, make, maker_of
+from didsim.sweeps.makers import ROLES, Maker, make, maker_of
 from didsim.sweeps.study import leaves, metrics_of
-from didsim.training import Run, train
+from didsim.training.metrics import METRICS
+from didsim.training.record import Record
+from didsim.training.run import Run
+from didsim.training.train import train
 
 _USES = ("reference", "target", "chosen", "rejected", "first", "second", "pairs", "training")
 _STARTS = 2

@@ -6,15 +6,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from didsim.recording import METRICS
 from didsim.spaces import SequenceSpace
+from didsim.sweeps.axes import (
+    Axis,
+    Range,
+    as_toml,
+    dims_of,
+    flat_axes,
+    in_place_of,
+    labels_of,
+    listed,
+    parsed,
+    put,
+    values_of,
+)
 from didsim.sweeps.study import Seed, Study, complete, leaves, metrics_of
+from didsim.training.metrics import METRICS
 
 MANY = 1_000_000
 """Cells of a grid that is taken for a mistake, unless it is said to be none."""
@@ -22,46 +35,8 @@ MANY = 1_000_000
 _BLOCK = 64  # more cells in a program are no faster, and more is lost when it is killed
 
 
-class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Evenly spaced values of an axis.
-
-    Without `stop` the integers from `start`, `count` of them; with it the numbers from `start` to `stop`,
-    both included, evenly spaced, or their logarithms with `scale = "log"`.
-    """
-
-    start: float
-    count: Annotated[int, msgspec.Meta(ge=1)]
-    stop: float | None = None
-    scale: Literal["linear", "log"] = "linear"
-
-    def values(self) -> list[Any]:
-        """The values.
-
-        Raises:
-            ValueError: an integer is asked for from a fraction, or a logarithm of a number that has none.
-        """
-        if self.stop is None:
-            if not math.isfinite(self.start) or self.start != int(self.start) or self.scale == "log":
-                raise ValueError("a range of numbers other than integers needs `stop`")
-            return list(range(int(self.start), int(self.start) + self.count))
-        if self.scale == "linear":
-            return [float(x) for x in np.linspace(self.start, self.stop, self.count)]
-        if not (self.start > 0 and self.stop > 0):
-            raise ValueError("a range on a log scale needs `start` and `stop` above zero")
-        return [float(x) for x in np.geomspace(self.start, self.stop, self.count)]
-
-
 Block = tuple[slice, ...]
 """Cells that are computed together: a box of the grid."""
-
-
-class Axis(NamedTuple):
-    """One axis of a sweep: the key of a study, its values, and how they are told apart."""
-
-    key: str
-    values: tuple[Any, ...]
-    dim: str
-    labels: np.ndarray
 
 
 class Sweep:
@@ -91,8 +66,8 @@ class Sweep:
     ):
         if not isinstance(study, Study | Mapping):
             raise ValueError(f"`study` must be a Study, or tables as of TOML; got {study!r}")
-        self.tables = _plain(msgspec.structs.asdict(study) if isinstance(study, Study) else study, "study")
-        given = {key: _listed(key, one) for key, one in _flat(axes).items()}
+        self.tables = as_toml(msgspec.structs.asdict(study) if isinstance(study, Study) else study, "study")
+        given = {key: listed(key, one) for key, one in flat_axes(axes).items()}
         self.shape = tuple(one.count if isinstance(one, Range) else len(one) for one in given.values())
         self.size = math.prod(self.shape)
         if self.size > MANY and not allow_many:
@@ -100,10 +75,10 @@ class Sweep:
                 f"`sweep` has {self.size:,} cells, more than {MANY:,}: if that is meant, say so "
                 "(`allow_many`, or `--yes` on the command line)"
             )
-        values = {key: _values(key, one) for key, one in given.items()}
-        dims = _dims(list(values))
+        values = {key: values_of(key, one) for key, one in given.items()}
+        dims = dims_of(list(values))
         self.axes = tuple(
-            Axis(key, one, dim, _labels(one)) for (key, one), dim in zip(values.items(), dims, strict=True)
+            Axis(key, one, dim, labels_of(one)) for (key, one), dim in zip(values.items(), dims, strict=True)
         )
         self._programs = self._checked()
 
@@ -126,22 +101,22 @@ class Sweep:
             tables = msgspec.toml.decode(Path(path).read_bytes())
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no TOML: {error}") from None
-        axes = _flat(tables.pop("sweep", {}))
+        axes = flat_axes(tables.pop("sweep", {}))
         for key, _ in leaves(tables):
-            axis = _in_place_of(key, axes)
+            axis = in_place_of(key, axes)
             if axis not in (None, key):
                 raise ValueError(f"`{key}` has no effect: the values of the axis `{axis}` are whole tables")
-        changed = dict(map(_parsed, settings))
+        changed = dict(map(parsed, settings))
         for key, value in changed.items():
             if key == "sweep":
-                axes = _flat(value)
+                axes = flat_axes(value)
             elif key.startswith("sweep."):
                 axes[key.removeprefix("sweep.")] = value
             else:
-                _put(tables, key, value)
-        axes = _flat(axes)
+                put(tables, key, value)
+        axes = flat_axes(axes)
         for key in changed:
-            if axis := _in_place_of(key, axes):
+            if axis := in_place_of(key, axes):
                 raise ValueError(
                     f"--set {key}: `{axis}` is an axis; --set 'sweep.{axis}=[…]' changes its values"
                 )
@@ -241,7 +216,7 @@ class Sweep:
         tables = msgspec.to_builtins(self.tables)
         # Tables before what is in them, so that an axis over a name does not undo one over a setting.
         for axis, k in sorted(zip(self.axes, index, strict=True), key=lambda one: one[0].key.count(".")):
-            _put(tables, axis.key, axis.values[k])
+            put(tables, axis.key, axis.values[k])
         return tables
 
     def _checked(self) -> np.ndarray:
@@ -305,134 +280,3 @@ def _bytes_of(config: Mapping[str, Any]) -> int:
 
 # Vectors over the space that are alive at once in a step or a record.
 _VECTORS = 200
-
-
-def _flat(axes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """Axes by dotted key, whether the key is quoted or made of tables."""
-    if not isinstance(axes, Mapping) or not all(isinstance(key, str) for key in axes):
-        raise ValueError(f"`sweep` must be a table of axes by key; got {axes!r}")
-    found: dict[str, Any] = {}
-    for key, value in axes.items():
-        nested = isinstance(value, Mapping) and not {"start", "count"} & set(value)
-        for full, one in _flat(value, f"{place}{key}.").items() if nested else [(place + key, value)]:
-            if full in found:
-                raise ValueError(f'`sweep."{full}"` is there twice, quoted and as a table')
-            found[full] = one
-    return found
-
-
-def _listed(key: str, given: Any) -> Sequence[Any] | Range:
-    """What an axis is given by, before its values are made: there may be many."""
-    place = f'sweep."{key}"'
-    if isinstance(given, Mapping):
-        try:
-            given = msgspec.convert(given, Range)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"`{place}` must be a list, or a range of start and count: {error}") from None
-    if isinstance(given, Range):
-        return given
-    if isinstance(given, np.ndarray) and given.ndim:
-        given = list(given)
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ValueError(f"`{place}` must be a list of values, or a range; got {given!r}")
-    if not given:
-        raise ValueError(f"`{place}` must have at least one value; got an empty list")
-    return given
-
-
-def _values(key: str, given: Sequence[Any] | Range) -> tuple[Any, ...]:
-    place = f'sweep."{key}"'
-    if isinstance(given, Range):
-        try:
-            given = given.values()
-        except ValueError as error:
-            raise ValueError(f"`{place}`: {error}") from None
-    values = tuple(_plain(one, place) for one in given)
-    seen = set()
-    for one in values:
-        meant = str(int(one)) if isinstance(one, float) and one.is_integer() else str(one)
-        if meant in seen:
-            raise ValueError(f"`{place}` must have each value once; got {one} again")
-        seen.add(meant)
-    return values
-
-
-def _dims(keys: list[str]) -> list[str]:
-    """The last parts of keys, or whole keys where these are taken."""
-    taken = {"step", "status", "diverged_at", "js_limit", "js_to_limit", *METRICS}
-
-    def short(key: str) -> str:
-        *parents, last = key.split(".")
-        return parents[-1] if last == "name" and parents else last
-
-    names = [short(key) for key in keys]
-    return [
-        key.replace(".", "_") if names.count(name) > 1 or name in taken else name
-        for key, name in zip(keys, names, strict=True)
-    ]
-
-
-def _labels(values: tuple[Any, ...]) -> np.ndarray:
-    """Values of an axis as a coordinate: numbers, or words."""
-    if all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
-        return np.asarray(values)
-    names = [one["name"] if isinstance(one, Mapping) and "name" in one else one for one in values]
-    words = [str(one).lower() if isinstance(one, bool) else str(one) for one in names]
-    if len(set(words)) < len(words):
-        words = [_spelt(one) if isinstance(one, Mapping) else str(one) for one in values]
-    return np.asarray(words)
-
-
-def _spelt(table: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in table.items() if key != "name")
-    return f"{table.get('name', '')}({settings})"
-
-
-def _put(tables: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested tables, of which a name alone is a table, too."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = tables.get(parent, {})
-        if not isinstance(inner, str | Mapping):
-            raise ValueError(f"`{parent}` has no settings of its own, as {key!r} would be; it is {inner!r}")
-        tables[parent] = {"name": inner} if isinstance(inner, str) else dict(inner)
-        tables = tables[parent]
-    tables[last] = value
-
-
-def _in_place_of(key: str, axes: Mapping[str, Any]) -> str | None:
-    """The axis whose values take the place of a key's, if there is one."""
-    return next((axis for axis in axes if key == axis or key.startswith(f"{axis}.")), None)
-
-
-def _plain(value: Any, place: str) -> Any:
-    """A value as it could stand in TOML."""
-    match value:
-        case msgspec.Struct():
-            named = {"name": value.__struct_config__.tag} if value.__struct_config__.tag else {}
-            return _plain(named | msgspec.structs.asdict(value), place)
-        case Mapping():
-            return {str(key): _plain(one, f"{place}.{key}") for key, one in value.items()}
-        case list() | tuple():
-            return [_plain(one, place) for one in value]
-        case np.generic():
-            return value.item()
-        case None | bool() | int() | float() | str():
-            return value
-    raise ValueError(f"`{place}` must be a table, a list, a word or a number; got {value!r}")
-
-
-def _parsed(setting: str) -> tuple[str, Any]:
-    key, equals, text = setting.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"--set must be key=value; got {setting!r}")
-    return key.strip().replace('"', ""), parse_value(text.strip())
-
-
-def parse_value(text: str) -> Any:
-    """A value of the command line: TOML, or a plain word."""
-    try:
-        decoded = msgspec.toml.decode(f"value = {text}")
-    except msgspec.DecodeError:
-        return text
-    return decoded["value"] if len(decoded) == 1 else text

@@ -20,9 +20,9 @@ import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
 
-from didsim.recording import metric_attributes
 from didsim.sweeps.grid import Block, Sweep
 from didsim.sweeps.study import leaves
+from didsim.training.record import metric_attributes
 
 FORMAT = 1
 """Of the layout below; another one is another format."""

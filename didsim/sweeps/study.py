@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import msgspec
 
 from didsim import _checks
-from didsim.composition import Objective
-from didsim.recording import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT, Record
+from didsim.objectives.objective import Objective
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.catalogue import ROLES, Maker, make, maker_of, settings_of
+from didsim.sweeps.makers import ROLES, Maker, make, maker_of, settings_of
+from didsim.training.metrics import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT
+from didsim.training.record import Record
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -80,7 +81,7 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run of training, as plain data.
 
     A table that names something (`reference`, `objective`, `problem.rejected`, …) has a `name` and the
-    settings of what it names, or is the name alone. `didsim.sweeps.catalogue.ROLES` says what there is:
+    settings of what it names, or is the name alone. `didsim.sweeps.makers.ROLES` says what there is:
     families, targets, `OBJECTIVES`, `REJECTED`, and whatever is added to these registries.
 
     Attributes:

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from didsim.fixed_points import fixed_point, solve
+from didsim.fixed_points.solve import fixed_point, solve
 from didsim.information import did, expectation, js
 from didsim.margins import check_order, fit_power_law
-from didsim.objectives import dpo, ipo, simpo, slic
-from didsim.preferences import Contrastive, Pairs
-from didsim.rejected import optimal_rejected
+from didsim.objectives.catalogue import dpo, ipo, simpo, slic
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.explicit import Pairs
+from didsim.preferences.rejected import optimal_rejected
 
 _Distribution = tuple[Fraction, ...]
 _Instance = dict[str, _Distribution | Fraction | str]

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax.nn import log_softmax, logsumexp
 from jaxtyping import Array
 
-from didsim.fixed_points import fixed_point
+from didsim.fixed_points.solve import fixed_point
 from didsim.information import did, did_entropy, entropy, expectation, geodesic, kl
-from didsim.objectives import dpo, dpo_pg
-from didsim.preferences import Contrastive
-from didsim.rejected import optimal_rejected
+from didsim.objectives.catalogue import dpo, dpo_pg
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.rejected import optimal_rejected
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 

@@ -5,7 +5,7 @@ from jaxtyping import Array
 
 from didsim.information import expectation
 from didsim.margins import check_order, fit_power_law, pair_exponent
-from didsim.rejected import optimal_rejected
+from didsim.preferences.rejected import optimal_rejected
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 

@@ -14,11 +14,11 @@ from jaxtyping import Array
 from scipy.optimize import linprog
 from scipy.special import expit, xlogy
 
-from didsim._hinge import minimise_hinge
-from didsim._win_graph import compare
-from didsim.fixed_points import fixed_point, solve
+from didsim.fixed_points.hinge import minimise_hinge
+from didsim.fixed_points.solve import fixed_point, solve
+from didsim.fixed_points.win_graph import compare
 from didsim.information import did, js
-from didsim.objectives import (
+from didsim.objectives.catalogue import (
     apo_zero,
     dpo,
     exponential,
@@ -29,8 +29,10 @@ from didsim.objectives import (
     kto,
     simpo,
 )
-from didsim.preferences import Contrastive, Joint, Labelled, Pairs
-from didsim.rejected import optimal_rejected
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.explicit import Joint, Pairs
+from didsim.preferences.labelled import Labelled
+from didsim.preferences.rejected import optimal_rejected
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 

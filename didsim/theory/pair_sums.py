@@ -7,9 +7,10 @@ from jax.nn import sigmoid, softplus
 from jaxtyping import Array
 from numpy.polynomial import chebyshev
 
-from didsim.kernels import SURPRISE, Hinge, Squared
-from didsim.pairwise import unchecked_pair_sum
-from didsim.preferences import Contrastive, Labelled
+from didsim.objectives.kernels import SURPRISE, Hinge, Squared
+from didsim.pairwise.sums import unchecked_pair_sum
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.labelled import Labelled
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, exact, largest, off
 

@@ -7,8 +7,9 @@ from jaxtyping import Array
 
 from didsim.families import best_of_n, worst_of_n
 from didsim.information import did, geodesic
-from didsim.preferences import Contrastive, Labelled
-from didsim.rejected import optimal_rejected
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.labelled import Labelled
+from didsim.preferences.rejected import optimal_rejected
 from didsim.theory.cases import Case
 from didsim.theory.checks import PAPER, exact, largest, off
 

@@ -13,12 +13,13 @@ import pytest
 from scipy.special import log_softmax
 
 import didsim
-from didsim import families, rejected
-from didsim.sweeps import catalogue
+from didsim import families
+from didsim.preferences import rejected
 from didsim.sweeps import cells as cells_module
+from didsim.sweeps import makers
 from didsim.sweeps.cells import compute
 from didsim.sweeps.study import complete
-from tests.test_training import counted_compilations
+from tests.training.test_train import counted_compilations
 
 SPACE = didsim.SequenceSpace(2, 2)
 EOS = didsim.SequenceSpace(3, 2, eos=True)
@@ -661,13 +662,13 @@ def test_a_name_with_another_entry_is_another_program() -> None:
 
 
 def test_a_policy_of_ones_own_has_the_numbers_of_its_cell() -> None:
-    assert "sharp" not in catalogue.POLICIES
-    catalogue.POLICIES["sharp"] = lambda reference, scale=1.0: didsim.EnergyBased(scale * reference)
+    assert "sharp" not in makers.POLICIES
+    makers.POLICIES["sharp"] = lambda reference, scale=1.0: didsim.EnergyBased(scale * reference)
     try:
         changes = [{"policy": {"name": "sharp", "scale": scale}} for scale in (1.0, 2.0)]
         found = compute(cells_of({"record": FEW}, *changes), 2)
     finally:
-        del catalogue.POLICIES["sharp"]
+        del makers.POLICIES["sharp"]
     reference = didsim.normal_logits(keys_of(0).reference, SPACE.size)
     starts = [float(didsim.entropy(jax.nn.log_softmax(scale * reference))) for scale in (1.0, 2.0)]
     np.testing.assert_allclose(found["policy_entropy"][:, 0], starts, rtol=1e-12)

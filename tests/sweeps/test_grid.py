@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import didsim
 from didsim import Range, Study, Sweep
-from didsim.sweeps.grid import MANY, Axis, parse_value, program_of
+from didsim.sweeps.axes import Axis, parse_value
+from didsim.sweeps.grid import MANY, program_of
 from didsim.sweeps.study import complete
 
 SMALL: dict[str, Any] = {"space": {"vocab_size": 2, "max_length": 2}}

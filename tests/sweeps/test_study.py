@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import didsim
-from didsim.sweeps import catalogue
+from didsim.sweeps import makers
 from didsim.sweeps.study import Study, complete, leaves, metrics_of
 
 # A rejected distribution that needs no beta, for objectives that have none.
@@ -570,11 +570,11 @@ def test_entries_of_ones_own_in_every_registry() -> None:
         return didsim.EnergyBased(reference)
 
     with (
-        entry(catalogue.FAMILIES, "spiky", spiky),
+        entry(makers.FAMILIES, "spiky", spiky),
         entry(didsim.REJECTED, "mean", mean),
-        entry(catalogue.OPTIMIZERS, "slow", slow),
-        entry(catalogue.POLICIES, "here", here),
-        entry(catalogue.TARGETS, "also_spiky", spiky),
+        entry(makers.OPTIMIZERS, "slow", slow),
+        entry(makers.POLICIES, "here", here),
+        entry(makers.TARGETS, "also_spiky", spiky),
         entry(didsim.SAMPLERS, "off_policy", didsim.Uniform),
     ):
         config = complete(
@@ -600,7 +600,7 @@ def test_entries_of_ones_own_in_every_registry() -> None:
 
 
 def test_an_optimiser_of_ones_own_without_a_learning_rate() -> None:
-    with entry(catalogue.OPTIMIZERS, "fixed", lambda: optax.sgd(0.1)):
+    with entry(makers.OPTIMIZERS, "fixed", lambda: optax.sgd(0.1)):
         try:
             assert complete({"optimizer": "fixed"})["optimizer"] == {"name": "fixed"}
         except ValueError as error:

@@ -1,0 +1,20 @@
+"""Where an objective converges, exactly, with a certificate.
+
+solve           the calls: which way of solving fits an objective and a problem
+certificate     what is known of a solution
+task            a batch of problems to solve
+closed_forms    limits that a formula gives
+on_rewards      the search over implicit rewards
+on_logits       the search over the logits of all sequences
+on_parameters   the search over the parameters of a policy
+hinge           the linear program of the hinge
+newton, lbfgs   the two minimisers that the searches use
+convexity       when a term of an objective is convex
+smoothing       objectives with rounded corners
+win_graph       which sequences the pairs compare
+"""
+
+from didsim.fixed_points.certificate import Certificate, NoMinimiserError, Solution
+from didsim.fixed_points.solve import fixed_point, solve
+
+__all__ = ["Certificate", "NoMinimiserError", "Solution", "fixed_point", "solve"]

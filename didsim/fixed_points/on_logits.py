@@ -1,0 +1,202 @@
+"""Minimisers of any other loss among all distributions: on the logits of sequences."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.nn import log_softmax
+from jaxtyping import Array
+
+from didsim.fixed_points.certificate import Solution
+from didsim.fixed_points.convexity import is_convex_in_log_probs, is_convex_in_logits
+from didsim.fixed_points.lbfgs import minimise_large
+from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
+from didsim.fixed_points.task import (
+    DENSE,
+    Task,
+    best_of,
+    check_dense,
+    compared_by,
+    mass,
+    over_starts,
+    random_starts,
+    solution_of,
+)
+from didsim.objectives.objective import Objective
+from didsim.objectives.rewards import LogRatio
+from didsim.objectives.terms import Single
+from didsim.preferences.online import Online
+from didsim.preferences.problem import Problem
+
+
+def solve_likelihood(task: Task) -> Solution:
+    """The cross-entropy to the chosen distribution is smallest at it."""
+    chosen = jax.vmap(lambda problem: problem.chosen_marginal(task.size))(task.problem)
+    finite = jnp.isfinite(chosen).all(axis=-1)
+    return solution_of(task, chosen.astype(task.reference.dtype), "closed form", finite=finite)
+
+
+def solve_bounded(task: Task, starts: int) -> Solution:
+    """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
+    rewards = [term.reward for term in task.objective.terms]
+    reward, *others = rewards
+    plain = isinstance(reward, LogRatio) and not reward.per_token
+    if not plain or not all(bool(eqx.tree_equal(one, reward)) for one in others) or not _one_baseline(task):
+        return solve_on_logits(task, starts)
+    assert isinstance(reward, LogRatio)
+    support = _gains(task) > 0
+    # Where nothing is to be gained there is no such set.
+    support = support | ~support.any(axis=-1, keepdims=True)
+    concave = reward.beta <= 1
+    note = "Sequences that are rejected more often than chosen, as the loss weighs them, get probability zero"
+    return solve_on_logits(
+        task,
+        starts,
+        support=support,
+        unique=None if task.objective.has_baseline else jnp.broadcast_to(concave, task.runs),
+        note="" if bool(support.all()) else note,
+    )
+
+
+def _one_baseline(task: Task) -> bool:
+    """Whether all terms, of single sequences, compare with the same."""
+    kinds = {type(term.baseline) for term in task.objective.terms if isinstance(term, Single)}
+    return len(kinds) == 1
+
+
+@eqx.filter_jit
+def _gains(task: Task) -> Array:
+    """What each sequence adds to minus the loss, per unit of `σ(h − z)`, for losses `1 − σ(±(h − z))`."""
+
+    @eqx.filter_vmap
+    def of_run(objective: Objective, problem: Problem) -> Array:
+        total = gross = jnp.zeros(task.size, task.reference.dtype)
+        for term in objective.terms:
+            assert isinstance(term, Single)
+            of = problem.chosen_marginal if term.sequence == "chosen" else problem.rejected_marginal
+            part = term.weighted(jnp.exp(of(task.size)))
+            total, gross = (total + part if term.push == "up" else total - part), gross + part
+        # What is chosen as often as rejected has no gain but rounding.
+        return jnp.where(jnp.abs(total) <= 8 * jnp.finfo(total.dtype).eps * gross, 0, total)
+
+    return of_run(task.objective, task.problem)
+
+
+def solve_on_logits(
+    task: Task,
+    starts: int,
+    support: Array | None = None,
+    unique: Array | None = None,
+    note: str = "",
+) -> Solution:
+    """Newton's method on the logits of a policy over all sequences, or over those of a support."""
+    log_convex = all(is_convex_in_log_probs(term) for term in task.objective.terms)
+    convex = all(is_convex_in_logits(term) for term in task.objective.terms)
+    guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
+    if task.size > DENSE:
+        if task.objective.has_baseline or isinstance(task.problem, Online) or support is not None:
+            check_dense(task, "a loss that depends on the policy other than through its gradient")
+        found, method = _lbfgs_on_logits(task, guesses), "L-BFGS on logits"
+    else:
+        method = "Newton on logits"
+        task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
+    ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
+    best, ends, agreed = best_of(found, ends)
+    if log_convex and unique is None and not task.objective.has_baseline:
+        # A set of log-probabilities that sum to at most one is convex; see `solve`.
+        unique = (_shift_slope(task, ends) <= 1e-9) & best.converged
+        unique = None if not bool(unique.all()) else unique
+    return solution_of(
+        task,
+        ends,
+        method,
+        found=best,
+        gradient=best.gradient,
+        finite=jnp.isfinite(ends).all(axis=-1) & best.converged,
+        unique=None if unique is None else unique & best.converged,
+        starts=guesses.shape[1],
+        agreed=agreed,
+        compared=compared_by(task),
+        note=note,
+    )
+
+
+def rounding_kinks(task: Task, guesses: Array, newton: Callable[[Task, Array], Found]) -> tuple[Task, Found]:
+    """Newton's method on the objective, or on ones whose kinks are rounded less and less; and the last."""
+    if not has_kinks(task.objective):
+        return task, newton(task, guesses)
+    softer, z = task, guesses
+    for temperature in TEMPERATURES:
+        objective = smoothed(task.objective, jnp.full(task.runs, temperature, task.reference.dtype))
+        softer = eqx.tree_at(lambda task: task.objective, task, objective)
+        found = newton(softer, z)
+        z = found.z
+    return softer, found
+
+
+def _masked(z: Array, support: Array) -> Array:
+    return jnp.where(support, z, -jnp.inf)
+
+
+@eqx.filter_jit
+def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
+    moves = task.objective.has_baseline or isinstance(task.problem, Online)
+
+    def one(given: tuple[Objective, Array, Problem], support: Array | None, start: Array) -> Found:
+        objective, reference, problem = given
+        size = reference.shape[-1]
+        marginals, weights = None, None
+        if not problem.online:
+            weights = mass(problem, reference)
+            if support is not None:
+                # Nothing can move on a support of one.
+                weights = jnp.where(support & (jnp.sum(support) > 1), weights, 0)
+            marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
+
+        def loss(z: Array, held: Array) -> Array:
+            anchor = jnp.zeros((), z.dtype)
+            if support is not None:
+                # Logits that count for nothing are held at zero, so that the Hessian has no holes.
+                anchor = jnp.sum(jnp.where(support, 0, z) ** 2) / 2
+                z, held = _masked(z, support), _masked(held, support)
+            log_probs = log_softmax(z)
+            loss = objective.population_loss(
+                log_probs, reference, problem, task.lengths, marginals, log_softmax(held)
+            )
+            return loss + anchor
+
+        return minimise(loss, start, 1, moves=moves, mass=weights)
+
+    problem = task.problem if isinstance(task.problem, Online) else task.problem.joint(task.size)
+    return over_starts(one)((task.objective, task.reference, problem), support, guesses)
+
+
+@eqx.filter_jit
+def _lbfgs_on_logits(task: Task, guesses: Array) -> Found:
+    def one(given: tuple[Objective, Array, Problem], _: None, start: Array) -> Found:
+        objective, reference, problem = given
+
+        def loss(z: Array) -> Array:
+            return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
+
+        return minimise_large(loss, start, mass(problem, start) + jnp.exp(reference))
+
+    return over_starts(one)((task.objective, task.reference, task.problem), None, guesses)
+
+
+@eqx.filter_jit
+def _shift_slope(task: Task, log_probs: Array) -> Array:
+    """How the loss grows with a constant added to all log-probabilities."""
+
+    @eqx.filter_vmap
+    def slope(objective: Objective, reference: Array, problem: Problem, log_probs: Array) -> Array:
+        def loss(shift: Array) -> Array:
+            return objective.population_loss(
+                log_probs + shift, reference, problem, task.lengths, held=log_probs
+            )
+
+        return jax.grad(loss)(jnp.zeros((), log_probs.dtype))
+
+    return slope(task.objective, task.reference, task.problem, log_probs)

@@ -1,0 +1,208 @@
+"""Problems to solve, a batch of them, and the solutions that come back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_softmax
+from jaxtyping import Array, Float, PyTree
+
+from didsim._checks import Shape
+from didsim.fixed_points.certificate import Certificate, Solution
+from didsim.fixed_points.convexity import is_one_sided
+from didsim.fixed_points.newton import Found
+from didsim.fixed_points.smoothing import has_kinks
+from didsim.fixed_points.win_graph import Comparisons, compare
+from didsim.information import js
+from didsim.objectives.objective import Objective
+from didsim.objectives.rewards import Reward
+from didsim.objectives.terms import Pair
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.labelled import Labelled
+from didsim.preferences.online import Online
+from didsim.preferences.problem import Problem
+
+DENSE = 1024  # numbers to solve for, up to which there are N × N matrices
+
+
+class Task(eqx.Module):
+    """What is to be solved: arrays with one axis of runs, but for lengths."""
+
+    objective: Objective
+    reference: Float[Array, "runs sequences"]
+    problem: Problem
+    lengths: Array | None
+    measured: bool = eqx.field(static=True)
+
+    @classmethod
+    def over_runs(
+        cls,
+        objective: Objective,
+        reference: Array,
+        problem: Problem,
+        lengths: Array | None,
+        batch: Shape,
+        measured: bool,
+    ) -> "Task":
+        def runs(leaf: Any, event_ndim: int) -> Array:
+            leaf = jnp.asarray(leaf)
+            event = leaf.shape[leaf.ndim - event_ndim :]
+            return jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event)
+
+        objective = jax.tree.map(lambda leaf: runs(leaf, 0), objective)
+        return cls(objective, runs(reference, 1), problem.over_runs(runs), lengths, measured)
+
+    @property
+    def runs(self) -> int:
+        return self.reference.shape[0]
+
+    @property
+    def size(self) -> int:
+        return self.reference.shape[1]
+
+
+def only_pair(objective: Objective) -> Pair | None:
+    """An objective's one term, if it is a loss of differences of one reward that has an inverse."""
+    (term, *more) = objective.terms
+    if more or not isinstance(term, Pair) or term.chosen_reward is not None:
+        return None
+    return None if type(term.reward).policy is Reward.policy else term
+
+
+def compared_by(task: Task) -> Comparisons | None:
+    """What the pairs of a task identify; None where its loss is not of differences of rewards alone."""
+    terms, problem = task.objective.terms, task.problem
+    if isinstance(problem, Online) or (
+        isinstance(problem, Contrastive | Labelled) and problem.has_full_support
+    ):
+        return None
+    pairs = [term for term in terms if isinstance(term, Pair) and term.chosen_reward is None]
+    if len(pairs) < len(terms) or any(type(pair.reward).policy is Reward.policy for pair in pairs):
+        return None
+    # One term that rises on both sides is enough to hold two sequences together.
+    one_sided = np.logical_and.reduce([np.broadcast_to(is_one_sided(pair), task.runs) for pair in pairs])
+    return compare(problem, task.size, task.runs, both_ways=one_sided)
+
+
+def solution_of(
+    task: Task,
+    log_probs: Array,
+    method: str,
+    *,
+    found: Found | None = None,
+    gradient: Array | None = None,
+    duality_gap: Any = jnp.nan,
+    finite: Any = None,
+    unique: Any = True,
+    converged: Any = True,
+    starts: int = 1,
+    agreed: Any = None,
+    compared: Comparisons | None = None,
+    note: str = "",
+) -> Solution:
+    """A solution of all runs, with what is not given filled in."""
+    if found is not None:
+        converged = found.converged
+    if gradient is None:
+        gradient = _gradient_norm(task, log_probs)
+    if finite is None:
+        finite = jnp.isfinite(log_probs).all(axis=-1) & converged
+
+    def of_runs(value: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(value), (task.runs,))
+
+    shape = (task.runs, task.size)
+    certificate = Certificate(
+        method=method,
+        gradient_norm=gradient,
+        duality_gap=of_runs(duality_gap),
+        last_step=of_runs(0.0 if found is None else found.step),
+        finite=of_runs(finite),
+        unique=None if unique is None else of_runs(unique),
+        converged=of_runs(converged),
+        starts=starts,
+        agreed=None if agreed is None else of_runs(agreed),
+        component=jnp.zeros(shape, int) if compared is None else jnp.asarray(compared.component),
+        identified=jnp.ones(shape, bool) if compared is None else jnp.asarray(compared.identified),
+        note=note,
+    )
+    return Solution(log_probs, certificate)
+
+
+@eqx.filter_jit
+def _gradient_norm(task: Task, log_probs: Array) -> Array:
+    """The largest entry of the gradient in logits, by magnitude; NaN at a loss with kinks."""
+    problem = task.problem
+    if has_kinks(task.objective) or not task.measured:
+        return jnp.full(task.runs, jnp.nan)
+    if task.size <= DENSE and not isinstance(problem, Online):
+        problem = problem.joint(task.size)
+
+    @eqx.filter_vmap
+    def norm(objective: Objective, reference: Array, problem: Problem, log_probs: Array) -> Array:
+        def loss(logits: Array) -> Array:
+            return objective.population_loss(log_softmax(logits), reference, problem, task.lengths)
+
+        return jnp.max(jnp.abs(jax.grad(loss)(log_probs)))
+
+    return norm(task.objective, task.reference, problem, log_probs)
+
+
+def batched(tree: PyTree, batch: Shape) -> Any:
+    """Arrays with the batch axes of the arguments for their axis of runs."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), tree)
+
+
+def check_dense(task: Task, what: str) -> None:
+    """Raise unless N × N matrices may be made."""
+    if task.size > DENSE:
+        raise ValueError(f"`problem` must have at most {DENSE} sequences for {what}; got one of {task.size}")
+
+
+def random_starts(task: Task, starts: int) -> Array:
+    """Starts for each run: zero, and normal ones of growing spread."""
+    shape = (task.runs, starts, task.size)
+    noise = jax.random.normal(jax.random.key(0), shape, task.reference.dtype)
+    return noise * jnp.arange(starts)[:, None] / 2
+
+
+def best_of(found: Found, ends: Array) -> tuple[Found, Array, Array | None]:
+    """Of each run the start that ended lowest, of those that converged if any did; and whether all agree."""
+    runs, starts = found.value.shape
+    value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
+    good = found.converged & jnp.isfinite(value)
+    value = jnp.where(good | ~good.any(axis=1, keepdims=True), value, jnp.inf)
+    which = jnp.argmin(value, axis=1)
+    best: Found = jax.tree.map(lambda leaf: leaf[jnp.arange(runs), which], found)
+    chosen = ends[jnp.arange(runs), which]
+    if starts == 1:
+        return best, chosen, None
+    usable = jnp.where(jnp.isnan(ends), jnp.log(1 / ends.shape[-1]), ends)
+    apart = jax.jit(js)(usable, jnp.where(jnp.isnan(chosen), jnp.log(1 / ends.shape[-1]), chosen)[:, None])
+    return best, chosen, (good & (apart < 1e-9)).all(axis=1)
+
+
+def over_starts(one: Callable[[Any, Any, Array], Found]) -> Callable[[Any, Any, Array], Found]:
+    """A solver of one problem from one start, for all runs and starts."""
+    return jax.vmap(jax.vmap(one, (None, None, 0)))
+
+
+def mass(problem: Problem, like: Array) -> Array:
+    """How often each sequence is chosen or rejected."""
+    size = like.shape[-1]
+    both = jnp.logaddexp(problem.chosen_marginal(size), problem.rejected_marginal(size))
+    return jnp.exp(both).astype(like.dtype)
+
+
+def gradient_rule(task: Task) -> Solution:
+    """What there is to say of an objective that is no loss."""
+    note = (
+        "A gradient rule has no loss of its own. It rests where its loss falls no further without lowering "
+        "the chosen likelihood: at minimisers of the loss plus any multiple of the chosen negative "
+        "log-likelihood; which one depends on the start, from which `didsim.train` finds it"
+    )
+    nothing = jnp.full_like(task.reference, jnp.nan)
+    return solution_of(task, nothing, "none", converged=False, finite=False, unique=False, note=note)

@@ -1,0 +1,299 @@
+"""What an objective is: a sum of terms, whose expectation over pairs is exact."""
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from didsim import _checks
+from didsim.information import LogProbs, LogProbsLike
+from didsim.objectives.rewards import Reward
+from didsim.objectives.terms import Population, Sequences, Single, Term
+from didsim.preferences.problem import Problem
+
+
+class Objective(eqx.Module):
+    """A loss on preference pairs, the sum of its terms.
+
+    Objectives add up, and are scaled by numbers: `dpo(0.1) + 0.5 * sft()`.
+
+    Args:
+        terms: what is summed. The reward of the first is the objective's own, which metrics of rewards and
+            samplers of online pairs ask for.
+
+    Raises:
+        ValueError: there is no term, or one is not a `Term`.
+
+    >>> from didsim.objectives.kernels import Logistic, Squared
+    >>> from didsim.objectives.rewards import LogRatio
+    >>> from didsim.objectives.terms import Pair
+    >>> loss = Objective(Pair(LogRatio(jnp.array(0.1)), Logistic()))
+    >>> round(float(loss.pair_loss(-10.0, -12.0, -11.0, -11.0)), 6)  # that of DPO
+    0.598139
+    """
+
+    terms: tuple[Term, ...]
+
+    def __init__(self, *terms: Term):
+        if not terms:
+            raise ValueError("`terms` must be at least one Term; got none")
+        for term in terms:
+            _checks.instance("terms", term, Term, "terms, as Pair or Single")
+        self.terms = terms
+
+    def __add__(self, other: "Objective") -> "Objective":
+        if not isinstance(other, Objective):
+            return NotImplemented
+        if isinstance(self, KeepsChosen) or isinstance(other, KeepsChosen):
+            raise ValueError("a gradient rule is not a loss, and cannot be added to another")
+        return Objective(*self.terms, *other.terms)
+
+    def __rmul__(self, factor: Float[ArrayLike, ""]) -> "Objective":
+        if not isinstance(factor, numbers.Real | jax.Array | np.ndarray | np.number):
+            return NotImplemented
+        factor = _checks.positive("factor", factor)
+
+        def scaled(term: Term) -> Term:
+            weight = factor if term.weight is None else factor * term.weight
+            return eqx.tree_at(lambda one: one.weight, term, weight, is_leaf=lambda leaf: leaf is None)
+
+        return eqx.tree_at(lambda one: one.terms, self, tuple(map(scaled, self.terms)))
+
+    __mul__ = __rmul__
+
+    @property
+    def reward(self) -> Reward:
+        """The implicit reward: that of the first term."""
+        return self.terms[0].reward
+
+    def pair_loss(
+        self,
+        chosen_logps: Float[ArrayLike, "*pairs"],
+        rejected_logps: Float[ArrayLike, "*pairs"],
+        ref_chosen_logps: Float[ArrayLike, "*pairs"] | None = None,
+        ref_rejected_logps: Float[ArrayLike, "*pairs"] | None = None,
+        chosen_lengths: Int[ArrayLike, "*pairs"] | None = None,
+        rejected_lengths: Int[ArrayLike, "*pairs"] | None = None,
+        *,
+        baseline: Float[ArrayLike, ""] | None = None,
+    ) -> Float[Array, "*pairs"]:
+        """The loss of each pair, from the quantities that a training run logs.
+
+        Args:
+            chosen_logps: `log π(y_w)`, summed over tokens, in nats.
+            rejected_logps: `log π(y_l)`.
+            ref_chosen_logps: `log reference(y_w)`; needed by rewards that use the reference.
+            ref_rejected_logps: `log reference(y_l)`; needed likewise.
+            chosen_lengths: `|y_w|` in tokens; needed by losses that depend on the length.
+            rejected_lengths: `|y_l|`; needed likewise.
+            baseline: what losses with a baseline (KTO's `z0`, BCO's shift) compare rewards with; by default
+                estimated from all the pairs given, as they are one batch.
+
+        Returns:
+            One loss for each pair.
+
+        Raises:
+            ValueError: an argument that this objective needs is missing, a log-probability is NaN or
+                above zero, a length is not positive, or shapes do not broadcast.
+
+        >>> import didsim
+        >>> loss = didsim.dpo(beta=0.1).pair_loss(-10.0, -12.0, -11.0, -11.0)
+        >>> round(float(loss), 6)  # log(1 + exp(−0.1 · 2))
+        0.598139
+        """
+        self._check_single()
+        logps = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
+        ref_logps = {
+            "ref_chosen_logps": ref_chosen_logps,
+            "ref_rejected_logps": ref_rejected_logps,
+        }
+        lengths = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
+        if any(term.needs_reference for term in self.terms):
+            logps |= _needed(ref_logps, "its implicit reward uses the reference policy")
+        arrays = {name: _logps(name, value) for name, value in logps.items()}
+        if self.needs_lengths:
+            needed = _needed(lengths, "it depends on the number of tokens")
+            arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
+        _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
+        chosen, rejected = (
+            Sequences(arrays[f"{side}_logps"], arrays.get(f"ref_{side}_logps"), arrays.get(f"{side}_lengths"))
+            for side in ("chosen", "rejected")
+        )
+        if baseline is not None:
+            baseline = _checks.single("baseline", _checks.number("baseline", baseline))
+        return sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
+
+    def loss(
+        self,
+        policy_logps: LogProbsLike,
+        reference: LogProbsLike,
+        problem: Problem,
+        lengths: Int[ArrayLike, " sequences"] | None = None,
+    ) -> Float[Array, "*batch"]:
+        """The exact expectation of `pair_loss` over the pairs of a problem.
+
+        A baseline is that of the policy itself; derivatives take it, and the samplers of online pairs, for
+        constants.
+
+        Args:
+            policy_logps: log-probabilities of the policy over the whole space.
+            reference: those of the reference policy.
+            problem: where pairs come from.
+            lengths: number of tokens of every sequence, `space.lengths`; by default every sequence counts
+                as one token, so that losses that divide by the length do not.
+
+        Returns:
+            The loss. Near-linear time and O(N) memory for a population (`didsim.pair_sum` says how and when),
+            O(N + pairs) for `Pairs`. O(N²) time: DiscoPOP and a `Joint` problem; on labelled pairs a hinge, a
+            margin, bounded losses and DPO-positive, below 4,096 sequences also the exponential and losses
+            of single sequences, and everything where labels are nearly sure.
+
+        Raises:
+            ValueError: a distribution is not normalised or has a zero, shapes do not fit, or a length is
+                not positive.
+
+        >>> import didsim
+        >>> p = jnp.log(jnp.array([0.5, 0.5]))
+        >>> round(float(didsim.dpo(beta=0.1).loss(p, p, didsim.Contrastive(p, p))), 6)  # log 2
+        0.693147
+        """
+        policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
+        reference = _checks.distribution("reference", reference, full_support=True)
+        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
+        _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+        batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
+        problem.check_size(policy_logps.shape[-1])
+        self._check_single()
+        lengths = check_lengths(lengths, policy_logps.shape[-1])
+        loss = _compiled_loss(self, policy_logps, reference, problem, lengths)
+        return jnp.broadcast_to(loss, batch)
+
+    def population_loss(
+        self,
+        policy_logps: Array,
+        reference: Array,
+        problem: Problem,
+        lengths: Array | None,
+        marginals: tuple[LogProbs, LogProbs] | None = None,
+        held: Array | None = None,
+    ) -> Array:
+        """`loss` for a caller that has checked its arguments and holds what they give.
+
+        Args:
+            policy_logps: log-probabilities of the policy.
+            reference: those of the reference.
+            problem: where pairs come from.
+            lengths: numbers of tokens, or None.
+            marginals: the problem's chosen and rejected marginals, if they are at hand.
+            held: the policy that baselines and samplers see, which no gradient passes through; by default
+                the policy itself.
+        """
+        space = Sequences(policy_logps, reference, lengths)
+        held = jax.lax.stop_gradient(policy_logps) if held is None else held
+        as_data = Sequences(held, reference, lengths)
+        problem = problem.at(held, self.reward(*as_data))
+        if marginals is None and any(term.needs_marginals for term in self.terms):
+            size = policy_logps.shape[-1]
+            marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
+        over = Population(problem, marginals, as_data)
+        return sum_of([term.weighted(term.expected(space, over)) for term in self.terms])
+
+    def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:
+        """What an optimiser is given: the gradient of the loss, unless the objective is a gradient rule.
+
+        Args:
+            gradient: that of the loss.
+            chosen_gradient: gives the gradient of the expected log-likelihood of the chosen sequence.
+        """
+        return gradient
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes of the parameters."""
+        return jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in jax.tree.leaves(self)))
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether the loss depends on numbers of tokens."""
+        return any(term.needs_lengths for term in self.terms)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether a term has a baseline, which depends on the policy."""
+        return any(isinstance(term, Single) and term.baseline is not None for term in self.terms)
+
+    def _check_single(self) -> None:
+        if self.batch_shape:
+            raise ValueError(
+                f"`self` must be one objective; this is a batch of shape {self.batch_shape}, over which "
+                "jax.vmap maps a loss"
+            )
+
+
+class KeepsChosen(Objective):
+    """A loss whose descent direction is projected so that the chosen likelihood does not fall.
+
+    It is a rule for gradients, not a loss of its own.
+
+    With `d` the descent direction, minus the gradient of the loss, and `g` the gradient of the expected
+    `log π(y_w)`, both over the pairs of a step: if `⟨d, g⟩ < 0`, `d` becomes `d − g ⟨d, g⟩ / ⟨g, g⟩`.
+    """
+
+    def __init__(self, *terms: Term):
+        super().__init__(*terms)
+
+    def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:
+        """The gradient, less what of it would lower the chosen likelihood."""
+        pull = chosen_gradient()
+        overlap = jnp.maximum(0, optax.tree.vdot(gradient, pull))
+        share = jnp.where(overlap > 0, overlap / optax.tree.vdot(pull, pull), 0)
+        return jax.tree.map(lambda g, p: g - share * p, gradient, pull)
+
+
+@eqx.filter_jit
+def _compiled_loss(
+    objective: Objective, policy_logps: Array, reference: Array, problem: Problem, lengths: Array | None
+) -> Array:
+    return objective.population_loss(policy_logps, reference, problem, lengths)
+
+
+def sum_of(parts: list[Array]) -> Array:
+    """The sum of one or more arrays."""
+    total, *rest = parts
+    for part in rest:
+        total = total + part
+    return total
+
+
+def check_lengths(lengths: Any, size: int) -> Array | None:
+    """The number of tokens of each of `size` sequences, or None."""
+    if lengths is None:
+        return None
+    array = _checks.lengths("lengths", lengths)
+    if array.shape != (size,):
+        raise ValueError(
+            f"`lengths` must have one entry for each of {size} sequences; got shape {array.shape}"
+        )
+    return array
+
+
+def _needed(values: dict[str, Any], reason: str) -> dict[str, Any]:
+    for name, value in values.items():
+        if value is None:
+            raise ValueError(f"`{name}` must be given to this objective: {reason}; got None")
+    return values
+
+
+def _logps(name: str, value: Any) -> Array:
+    # A plain number stays weakly typed.
+    value = float(value) if isinstance(value, numbers.Real) else value
+    array = _checks.finite(name, value, min_ndim=0)
+    if _checks.known(value) and (largest := np.asarray(value).max()) > 0:
+        raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {largest}")
+    return array

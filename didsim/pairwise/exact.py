@@ -1,0 +1,119 @@
+"""Sums over all pairs, exact, a tile of rows at a time: O(N²) time, O(N) memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Elementwise = Callable[[Array], Array]
+
+# Elements of a tile: small enough that a batch of them stays in a processor's cache.
+_TILE_ELEMENTS = 2**14
+_ALL_AT_ONCE = 2**18  # a loop over tiles costs more than it saves, up to here
+
+
+def map_rows(row: Callable[..., Array], *columns: Float[Array, " n"]) -> Array:
+    """`row(x_i, y_i, …)` for every `i`, where a row takes O(N) memory, a tile of rows at a time.
+
+    Args:
+        row: function of one entry of each column. Its intermediate values are computed again in a
+            backward pass, not kept.
+        columns: arrays of one length.
+
+    Returns:
+        The rows' results, stacked.
+    """
+    size = columns[0].shape[0]
+    tile = min(size, max(8, _TILE_ELEMENTS // size))
+    return jax.lax.map(lambda entries: jax.checkpoint(row)(*entries), columns, batch_size=tile)
+
+
+T = TypeVar("T")
+
+
+class Wanted(NamedTuple, Generic[T]):
+    """The kernels, of one kind, whose sums over pairs are wanted, for each kind of sum; see `Sums`."""
+
+    totals: Sequence[T]
+    rows: Sequence[T]
+    columns: Sequence[T]
+
+
+class Sums(NamedTuple):
+    """Sums over all pairs, one for each kernel `k` that was wanted, with `d_ij = x_i − x_j − offset`.
+
+    Attributes:
+        totals: `Σ_ij A_i B_j k(d_ij)`.
+        rows: `Σ_j B_j k(d_ij)` for every `i`.
+        columns: `Σ_i A_i k(d_ij)` for every `j`.
+    """
+
+    totals: list[Array]
+    rows: list[Array]
+    columns: list[Array]
+
+
+class Estimate(NamedTuple):
+    """Sums that may not be exact, with what it takes to judge them.
+
+    Attributes:
+        sums: the sums.
+        errors: a bound on the error of each, the same for all entries of rows and columns.
+        sizes: what errors are relative to: the sums' own magnitudes where no two terms can cancel, those
+            of the sums of all terms' magnitudes, about, where they can.
+    """
+
+    sums: Sums
+    errors: Sums
+    sizes: Sums
+
+
+def tiled_sums(
+    wanted: Wanted[Elementwise],
+    first: Float[Array, "batch n"],
+    second: Float[Array, "batch n"],
+    x: Float[Array, "batch n"],
+    offset: Float[Array, " batch"],
+) -> Sums:
+    """Sums over all pairs, entry by entry of a batch."""
+    batch, size = x.shape
+    tile = min(size, max(1, _TILE_ELEMENTS // (batch * size)))
+    if batch * size * size <= _ALL_AT_ONCE:
+        tile = size
+    tiles = -(-size // tile)
+
+    def in_tiles(array: Array, mode: str) -> Array:
+        padded = jnp.pad(array, ((0, 0), (0, tiles * tile - size)), mode=mode)
+        return jnp.moveaxis(padded.reshape(batch, tiles, tile), 1, 0)
+
+    def one_tile(
+        carry: tuple[list[Array], list[Array]], entries: tuple[Array, Array]
+    ) -> tuple[tuple[list[Array], list[Array]], list[Array]]:
+        totals, columns = carry
+        first_rows, x_rows = entries
+        differences = x_rows[:, :, None] - x[:, None, :] - offset[:, None, None]
+
+        def rows(kernel: Elementwise) -> Array:
+            return jnp.sum(second[:, None, :] * kernel(differences), axis=2)
+
+        totals = [
+            total + jnp.sum(first_rows * rows(kernel), axis=1)
+            for total, kernel in zip(totals, wanted.totals, strict=True)
+        ]
+        columns = [
+            column + jnp.sum(first_rows[:, :, None] * kernel(differences), axis=1)
+            for column, kernel in zip(columns, wanted.columns, strict=True)
+        ]
+        return (totals, columns), [rows(kernel) for kernel in wanted.rows]
+
+    blank = (
+        [jnp.zeros(batch, x.dtype) for _ in wanted.totals],
+        [jnp.zeros_like(x) for _ in wanted.columns],
+    )
+    (totals, columns), rows = jax.lax.scan(
+        one_tile, blank, (in_tiles(first, "constant"), in_tiles(x, "edge"))
+    )
+    joined = [jnp.moveaxis(row, 0, 1).reshape(batch, -1)[:, :size] for row in rows]
+    return Sums(totals, joined, columns)

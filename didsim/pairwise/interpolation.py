@@ -1,0 +1,239 @@
+"""Sums over all pairs of an analytic kernel, by interpolation at Chebyshev nodes.
+
+With `x` scaled to `u` in [−1, 1] and `z_1 … z_m` the Chebyshev nodes, the kernel is interpolated in both
+variables,
+
+    k(x_i − x_j) ≈ Σ_pq ℓ_p(u_i) k(d_pq) ℓ_q(u_j),    d_pq = half_range · (z_p − z_q),
+
+so that a sum over pairs is one over pairs of nodes, between charges `a_p = Σ_i A_i ℓ_p(u_i)`. The error falls
+like `ρ^−m` with `ρ = s/half_range + √(1 + (s/half_range)²)`, for a kernel analytic in the strip
+`|Im d| < s`.
+
+Charges and values pass through Chebyshev polynomials in product form, `T_Rq(u) T_r(u) = (T_{Rq+r} +
+T_{|Rq−r|})/2` for `q < Q`, `r < R`, `QR = m`: Q + R polynomials at each point, and two small matrix
+products with them, in place of m. Points are taken in blocks that stay in a processor's cache, and blocks
+run along the middle axis of an array whose leading axis can be spread over devices.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import optimization_barrier
+from jaxtyping import Array, Float
+
+from didsim.pairwise.exact import Elementwise, Estimate, Sums, Wanted
+
+_UNITS = 24  # of rounding, in a sum without signs
+_LAST = 3  # coefficients that an error is judged by; every other one of an even or odd function is zero
+_LANES = 16
+_BLOCK = 128  # points of a lane in a block
+
+
+def convergence_rate(half_range: Array, strip: float) -> Array:
+    """`ρ`, by which the error falls with each degree."""
+    ratio = strip / half_range
+    return ratio + jnp.sqrt(1 + ratio**2)
+
+
+def half_range(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """Half the distance of the smallest from the largest."""
+    return (jnp.max(x, axis=-1) - jnp.min(x, axis=-1)) / 2
+
+
+def interpolated_sums(
+    wanted: Wanted[Elementwise],
+    degree: int,
+    strip: float,
+    first: Float[Array, " n"],
+    second: Float[Array, " n"],
+    x: Float[Array, " n"],
+    offset: Float[Array, ""],
+) -> Estimate:
+    """Sums over all pairs, with bounds on their errors. O(N degree + degree²) time, O(N) memory.
+
+    A bound is the sum of three terms. Two are truncations, one for each variable: the tail of a geometric
+    series with ratio `1/ρ` that continues the last Chebyshev coefficients, fourfold, of the sums in the one
+    variable, and of the kernel itself in the other, for all the weight there is. The third is
+    rounding: a few units of the same sum over nodes with all signs dropped. Coefficients within one unit of
+    the largest value count as rounding.
+    """
+    grid = _grid(degree, x.dtype)
+    # Differences from the middle are exact however far from zero x is.
+    centred = x - (jnp.min(x) + half_range(x))
+    radius = jnp.max(jnp.abs(centred))
+    scale = jnp.where(radius == 0, 1, radius)
+    u = centred / scale
+    blocks = _Blocks(x.shape[0])
+    a, b = _matmul("sk,pk->sp", _moments(grid, blocks, u, (first, second)), grid.to_nodes)
+    nodes = radius * (grid.nodes[:, None] - grid.nodes) - offset
+
+    whole = jnp.all(first >= 0) & jnp.all(second >= 0)
+    rounding = _UNITS * jnp.finfo(x.dtype).eps
+    rate = convergence_rate(scale, strip)
+
+    def at_nodes(kernel: Elementwise, side: int) -> tuple[Array, Array, Array, Array]:
+        """Sums over the nodes of the other sequence, without signs too, their errors, and one sign's flag."""
+        table = kernel(nodes) if side == 0 else kernel(nodes).T
+        charges, weights = (b, second) if side == 0 else (a, first)
+        values = _matmul("pq,q->p", table, charges)
+        sizes = _matmul("pq,q->p", jnp.abs(table), jnp.abs(charges))
+        truncation = tail(values[None]) + jnp.sum(jnp.abs(weights)) * tail(table)
+        one_sign = whole & (jnp.all(table >= 0) | jnp.all(table <= 0))
+        return values, sizes, truncation + rounding * sizes, one_sign
+
+    def tail(values: Float[Array, "functions nodes"]) -> Array:
+        """What the largest of several functions loses to its interpolation."""
+        last = jnp.abs(_matmul("tp,fp->ft", grid.last_coefficients, values))
+        unit = jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values))
+        return 4 * jnp.maximum(jnp.max(last) - unit, 0) / (1 - 1 / rate)
+
+    totals, total_errors, total_sizes = [], [], []
+    for kernel in wanted.totals:
+        values, sizes, errors, one_sign = at_nodes(kernel, 0)
+        totals.append(jnp.sum(a * values))
+        total_errors.append(jnp.sum(jnp.abs(a) * errors))
+        total_sizes.append(jnp.where(one_sign, jnp.abs(totals[-1]), jnp.sum(jnp.abs(a) * sizes)))
+    series = [at_nodes(kernel, 0) for kernel in wanted.rows]
+    series += [at_nodes(kernel, 1) for kernel in wanted.columns]
+    evaluated = _evaluate(grid, blocks, u, [values for values, *_ in series])
+    largest_errors = [jnp.max(errors) for _, _, errors, _ in series]
+    evaluated_sizes = [
+        jnp.where(one_sign, jnp.abs(value), jnp.max(size))
+        for value, (_, size, _, one_sign) in zip(evaluated, series, strict=True)
+    ]
+    split = len(wanted.rows)
+    return Estimate(
+        Sums(totals, evaluated[:split], evaluated[split:]),
+        Sums(total_errors, largest_errors[:split], largest_errors[split:]),
+        Sums(total_sizes, evaluated_sizes[:split], evaluated_sizes[split:]),
+    )
+
+
+class _Grid(NamedTuple):
+    """Constants of a degree.
+
+    `to_nodes` takes moments of products of polynomials to charges of nodes; its transpose takes values at
+    nodes to coefficients of the products.
+    """
+
+    wide: int
+    narrow: int
+    nodes: Array
+    to_nodes: Array
+    last_coefficients: Array
+
+
+def _grid(degree: int, dtype: jnp.dtype) -> _Grid:
+    wide, nodes, to_nodes, last = _grid_arrays(degree)
+    return _Grid(wide, degree // wide, *(jnp.asarray(array, dtype) for array in (nodes, to_nodes, last)))
+
+
+@functools.cache
+def _grid_arrays(degree: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    wide = 2 ** math.ceil(math.log2(degree) / 2)
+    k, odd = np.arange(degree), 2 * np.arange(degree) + 1
+
+    def cosine(numerator: np.ndarray) -> np.ndarray:
+        """`cos(π numerator / (2 degree))`, its argument reduced while it is an integer."""
+        turn = np.arccos(np.longdouble(-1)) / (2 * degree)
+        return np.cos(turn * (numerator % (4 * degree)))
+
+    coefficients = cosine(np.outer(k, odd)) * 2 / degree
+    coefficients[0] /= 2
+    # From the polynomials to their products, T_{Rq+r} = 2 T_Rq T_r − T_{Rq−r}, from the last one down.
+    products = coefficients.copy()
+    for middle in range(degree - wide, 0, -wide):
+        products[middle - wide + 1 : middle] -= products[middle + 1 : middle + wide][::-1]
+        products[middle + 1 : middle + wide] *= 2
+    return wide, cosine(odd), products.T, coefficients[-_LAST:]
+
+
+class _Blocks:
+    """Points in blocks: `[lanes, blocks, points]`, the last padded with zeros."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.points = min(_BLOCK, -(-size // _LANES))
+        self.number = -(-size // (_LANES * self.points))
+
+    def split(self, array: Array) -> Array:
+        padding = _LANES * self.number * self.points - self.size
+        return jnp.pad(array, (0, padding)).reshape(_LANES, self.number, self.points)
+
+    def at(self, split: Array, k: Array) -> Array:
+        """The points of block `k`, as one axis."""
+        return jax.lax.dynamic_slice_in_dim(split, k, 1, axis=1).reshape(-1)
+
+    def put(self, split: Array, k: Array, values: Array) -> Array:
+        values = values.reshape(_LANES, 1, self.points)
+        return jax.lax.dynamic_update_slice_in_dim(split, values, k, axis=1)
+
+    def join(self, split: Array) -> Array:
+        return split.reshape(-1)[: self.size]
+
+
+def _moments(
+    grid: _Grid, blocks: _Blocks, u: Array, weights: tuple[Array, ...]
+) -> Float[Array, "weights degree"]:
+    """`Σ_i w_i T_Rq(u_i) T_r(u_i)`."""
+    u, split = blocks.split(u), [blocks.split(w) for w in weights]
+
+    def add(k: Array, moments: Array) -> Array:
+        coarse, fine = _polynomials(grid, blocks.at(u, k))
+        weighted = jnp.concatenate([coarse * blocks.at(w, k) for w in split])
+        return moments + _matmul("si,ri->sr", optimization_barrier(weighted), fine)
+
+    zeros = jnp.zeros((len(weights) * grid.narrow, grid.wide), u.dtype)
+    return jax.lax.fori_loop(0, blocks.number, add, zeros).reshape(len(weights), -1)
+
+
+def _evaluate(
+    grid: _Grid, blocks: _Blocks, u: Array, at_nodes: list[Float[Array, " nodes"]]
+) -> list[Float[Array, " n"]]:
+    """The interpolants through values at nodes, at every point."""
+    number = len(at_nodes)
+    if not number:
+        return []
+    coefficients = _matmul("sp,pk->sk", jnp.stack(at_nodes), grid.to_nodes)
+    coefficients = coefficients.reshape(number * grid.narrow, grid.wide)
+    u = blocks.split(u)
+
+    def put(k: Array, out: list[Array]) -> list[Array]:
+        coarse, fine = _polynomials(grid, blocks.at(u, k))
+        series = _matmul("sr,ri->si", coefficients, fine).reshape(number, grid.narrow, -1)
+        # A sum over the middle axis, written out: XLA's own reduction of it is six times as slow.
+        values = series[:, 0] * coarse[0]
+        for q in range(1, grid.narrow):
+            values += series[:, q] * coarse[q]
+        return [blocks.put(one, k, value) for one, value in zip(out, values, strict=True)]
+
+    out = jax.lax.fori_loop(0, blocks.number, put, [jnp.zeros_like(u)] * number)
+    return [blocks.join(one) for one in out]
+
+
+def _polynomials(grid: _Grid, u: Float[Array, " i"]) -> tuple[Array, Array]:
+    """`T_Rq(u)` for `q < Q`, and `T_r(u)` for `r < R`."""
+    fine = _chebyshev(u, grid.wide)
+    coarse = _chebyshev(fine[grid.wide], grid.narrow - 1)
+    return coarse[: grid.narrow], fine[: grid.wide]
+
+
+def _chebyshev(u: Float[Array, " i"], degree: int) -> Float[Array, "degrees i"]:
+    """`T_0(u), T_1(u), …`, at least to a degree, doubled by `T_{k+r} = 2 T_k T_r − T_{k−r}`."""
+    second = 2 * u * u - 1
+    table = jnp.stack([jnp.ones_like(u), u, second, u * (2 * second - 1), 2 * second * second - 1])
+    # Barriers keep XLA from computing each row anew from the first.
+    table = optimization_barrier(table)
+    while (last := table.shape[0] - 1) < degree:
+        table = jnp.concatenate([table, 2 * table[last] * table[1:] - table[last - 1 :: -1]])
+        table = optimization_barrier(table)
+    return table
+
+
+def _matmul(form: str, *operands: Array) -> Array:
+    """A product of arrays in their own precision, on every kind of device."""
+    return jnp.einsum(form, *operands, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,288 @@
+"""The JAX primitive behind `pair_sum`: it chooses a method, and knows its derivatives and batches.
+
+The primitive computes three kinds of sum: over all pairs, over the second sequence of each, and over
+the first. The derivatives of each are sums of the same kinds. So `pair_sum` can be differentiated to any order,
+forward and backward, at the same cost. Under `vmap` it remains one program for the whole batch, which is
+exact for all entries or for none: a branch taken entry by entry would compute both sides.
+
+All imports of JAX's internals are in this file.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+from didsim.pairwise.exact import Estimate, Sums, Wanted, tiled_sums
+from didsim.pairwise.forms import Form, PiecewiseLinear, Polynomial
+from didsim.pairwise.interpolation import convergence_rate, half_range, interpolated_sums
+from didsim.pairwise.moments import moment_sums
+from didsim.pairwise.sorting import sorted_sums
+
+_DEFAULT_TOLERANCES = {"float32": 3e-5, "float64": 1e-12}
+_DEGREES = {"float32": (16, 64, 256), "float64": (32, 128, 512)}
+_MARGIN = 1e3  # between the error that a degree promises and the tolerance
+_LONG = 2**13  # from here on, passes over x are what a sum costs, not its sums over nodes
+_TOGETHER = 2**12  # points of a batch that are worked on at once
+# Below this many sequences all pairs are faster.
+_FEW = 64
+
+
+# The primitive. Operands: weights of the first sequence and of the second, x, the offset, all with the same
+# batch axes and of one dtype. Parameters: the kernel; of which derivatives of it totals, rows and columns
+# are wanted (see Sums), by their order; and the tolerance, or None for the dtype's.
+
+_pair_sums_p = Primitive("pair_sums")
+_pair_sums_p.multiple_results = True
+
+Orders = tuple[int, ...]
+
+
+def operands_of(*arrays: Array | float) -> tuple[Array, ...]:
+    *distributions, offset = arrays
+    dtype = jnp.result_type(*distributions)
+    batch = jnp.broadcast_shapes(*(jnp.shape(one)[:-1] for one in distributions), jnp.shape(offset))
+    full = (*batch, jnp.shape(distributions[0])[-1])
+    return (
+        *(jnp.broadcast_to(jnp.asarray(one, dtype), full) for one in distributions),
+        jnp.broadcast_to(jnp.asarray(offset, dtype), batch),
+    )
+
+
+def bind(
+    operands: Sequence[Array],
+    *,
+    kernel: Form,
+    totals: Orders = (),
+    rows: Orders = (),
+    columns: Orders = (),
+    tolerance: float | None,
+) -> list[Array]:
+    parameters = {"totals": totals, "rows": rows, "columns": columns, "tolerance": tolerance}
+    return _pair_sums_p.bind(*operands, kernel=kernel, **parameters)
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "totals", "rows", "columns", "tolerance"))
+def _compute(
+    *operands: Array,
+    kernel: Form,
+    totals: Orders,
+    rows: Orders,
+    columns: Orders,
+    tolerance: float | None,
+) -> list[Array]:
+    """The fastest way that is good enough, or the exact one, over one batch axis."""
+    *batch, size = operands[0].shape
+    flat = [operand.reshape(-1, size) for operand in operands[:3]]
+    flat.append(operands[3].reshape(-1))
+    derivatives = [kernel]
+    for _ in range(max((*totals, *rows, *columns))):
+        derivatives.append(derivatives[-1].derivative())
+
+    def wanted(of: Callable[[Any], Any] = lambda derivative: derivative) -> Wanted[Any]:
+        kinds = (totals, rows, columns)
+        return Wanted(*([of(derivatives[order]) for order in orders] for orders in kinds))
+
+    dtype = flat[0].dtype.name
+    tolerance = _DEFAULT_TOLERANCES.get(dtype, 0.0) if tolerance is None else tolerance
+    if size < _FEW or dtype not in _DEFAULT_TOLERANCES:
+        sums = tiled_sums(wanted(), *flat)
+    elif isinstance(kernel, PiecewiseLinear):
+        sums = jax.vmap(functools.partial(sorted_sums, wanted(lambda one: one.pieces)))(*flat)
+    elif isinstance(kernel, Polynomial):
+        estimate = functools.partial(moment_sums, wanted(lambda one: one.coefficients))
+        sums = _first_good([estimate], jnp.zeros((), int), tolerance, wanted(), *flat)
+    else:
+        degrees = [degree for degree in _DEGREES[dtype] if 5 * degree <= 3 * size]
+        estimates = [functools.partial(interpolated_sums, wanted(), m, kernel.strip) for m in degrees]
+        rate = convergence_rate(jnp.max(half_range(flat[2])), kernel.strip)
+        choice = jnp.sum(jnp.asarray(degrees) * jnp.log(rate) < math.log(_MARGIN / tolerance))
+        sums = _first_good(estimates, choice, tolerance, wanted(), *flat)
+    shapes = [batch] * len(totals) + [[*batch, size]] * (len(rows) + len(columns))
+    return [one.reshape(shape) for one, shape in zip(jax.tree.leaves(sums), shapes, strict=True)]
+
+
+def _first_good(
+    estimates: Sequence[Callable[..., Estimate]],
+    choice: Array,
+    tolerance: float,
+    wanted: Wanted[Any],
+    *operands: Array,
+) -> Sums:
+    """The first of several estimates, from a choice on, that keeps the tolerance, or the exact sums."""
+    batch, size = operands[2].shape
+    together = max(1, _TOGETHER // size)
+
+    def attempt(estimate: Callable[..., Estimate]) -> tuple[Sums, Array]:
+        if batch <= together:
+            found = jax.vmap(estimate)(*operands)
+        else:
+            found = jax.lax.map(lambda entry: estimate(*entry), operands, batch_size=together)
+        return found.sums, _good_enough(found, tolerance, *operands[:2])
+
+    def exact() -> tuple[Sums, Array]:
+        return tiled_sums(wanted, *operands), jnp.ones((), bool)
+
+    branches: list[Callable[[], tuple[Sums, Array]]]
+    branches = [*(functools.partial(attempt, estimate) for estimate in estimates), exact]
+
+    def next_branch(state: tuple[Array, Sums, Array]) -> tuple[Array, Sums, Array]:
+        choice, _, _ = state
+        return choice + 1, *jax.lax.switch(choice, branches)
+
+    shapes, _ = jax.eval_shape(branches[-1])
+    nothing = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), shapes)
+    start = (choice, nothing, jnp.zeros((), bool))
+    return jax.lax.while_loop(lambda state: ~state[2], next_branch, start)[1]
+
+
+def _good_enough(estimate: Estimate, tolerance: float, first: Array, second: Array) -> Array:
+    """Whether every error is within the tolerance; NaN passes, as no exact sum would be better."""
+
+    def within(error: Array, size: Array) -> Array:
+        return jnp.all(~(error > tolerance * size))
+
+    checks = [
+        within(error, size) for error, size in zip(estimate.errors.totals, estimate.sizes.totals, strict=True)
+    ]
+    row_errors, column_errors = ([error.reshape(-1, 1) for error in errors] for errors in estimate.errors[1:])
+    if len(row_errors) == len(column_errors):
+        # A gradient in x: its entries are A_i rows_i − B_i columns_i.
+        first_size, second_size = jnp.abs(first), jnp.abs(second)
+        largest = [jnp.max(one, axis=-1) for one in (first_size, second_size)]
+        for row_error, column_error, row_size, column_size in zip(
+            row_errors, column_errors, *estimate.sizes[1:], strict=True
+        ):
+            error = largest[0] * row_error[:, 0] + largest[1] * column_error[:, 0]
+            size = first_size * row_size + second_size * column_size
+            checks.append(within(error, jnp.max(size, axis=-1)))
+    else:
+        for error, size in zip(
+            [*row_errors, *column_errors], [*estimate.sizes[1], *estimate.sizes[2]], strict=True
+        ):
+            checks.append(within(error[:, 0], jnp.max(size, axis=-1)))
+    return jnp.stack(checks).all()
+
+
+_pair_sums_p.def_impl(_compute)
+mlir.register_lowering(_pair_sums_p, mlir.lower_fun(_compute, multiple_results=True))
+
+
+@_pair_sums_p.def_abstract_eval
+def _shapes(
+    *operands: Any, kernel: Form, totals: Orders, rows: Orders, columns: Orders, tolerance: Any
+) -> list[Any]:
+    *_, x, offset = operands
+    return [offset] * len(totals) + [x] * (len(rows) + len(columns))
+
+
+def _batch(
+    operands: Sequence[Array], axes: Sequence[Any], **parameters: Any
+) -> tuple[list[Array], list[int]]:
+    mapped = zip(operands, axes, strict=True)
+    (size,) = {operand.shape[axis] for operand, axis in mapped if axis is not None}
+
+    def in_front(operand: Array, axis: Any) -> Array:
+        if axis is None:
+            return jnp.broadcast_to(operand, (size, *operand.shape))
+        return jnp.moveaxis(operand, axis, 0)
+
+    results = _pair_sums_p.bind(*map(in_front, operands, axes), **parameters)
+    return results, [0] * len(results)
+
+
+batching.primitive_batchers[_pair_sums_p] = _batch
+
+
+def _differentiate(
+    primals: Sequence[Array],
+    tangents: Sequence[Any],
+    *,
+    kernel: Form,
+    totals: Orders,
+    rows: Orders,
+    columns: Orders,
+    tolerance: float | None,
+) -> tuple[list[Array], list[Any]]:
+    """With `R_n[w]` the rows and `C_n[w]` the columns of the n-th derivative, and `D = dx − doffset`.
+
+    d total_n   = Σ dA R_n[B] + Σ dB C_n[A] + Σ A D R_{n+1}[B] − Σ B dx C_{n+1}[A]
+    d R_n[B]    = R_n[dB] + D R_{n+1}[B] − R_{n+1}[B dx]
+    d C_n[A]    = C_n[dA] + C_{n+1}[A D] − dx C_{n+1}[A].
+    """
+    first, second, x, offset = primals
+    in_first, in_second, in_x, in_offset = (not isinstance(t, ad.Zero) for t in tangents)
+    d_first, d_second, d_x, d_offset = map(ad.instantiate_zeros, tangents)
+    moves = in_x or in_offset
+    step = d_x - d_offset[..., None]
+
+    above = lambda orders: tuple(order + 1 for order in orders) if moves else ()  # noqa: E731
+    all_rows = sorted({*rows, *above(rows), *above(totals), *(totals if in_first else ())})
+    all_columns = sorted({*columns, *above(columns), *above(totals), *(totals if in_second else ())})
+    common: dict[str, Any] = {"kernel": kernel, "tolerance": tolerance}
+    orders: dict[str, Any] = {"totals": totals, "rows": tuple(all_rows), "columns": tuple(all_columns)}
+    if x.shape[-1] < _LONG:
+        # Apart, totals cost nothing where they are not used; a gradient seldom uses them.
+        sums = bind(primals, totals=totals, **common) if totals else []
+        results = [*sums, *bind(primals, **(orders | {"totals": ()}), **common)]
+    else:
+        results = bind(primals, **orders, **common)
+        sums = results[: len(totals)]
+    row_of = dict(zip(all_rows, results[len(totals) :], strict=False))
+    column_of = dict(zip(all_columns, results[len(totals) + len(all_rows) :], strict=True))
+
+    def rows_of(order: int, weights: Array) -> Array:
+        return bind((jnp.zeros_like(x), weights, x, offset), rows=(order,), **common)[0]
+
+    def columns_of(order: int, weights: Array) -> Array:
+        return bind((weights, jnp.zeros_like(x), x, offset), columns=(order,), **common)[0]
+
+    def changed(of: Array, terms: list[Array]) -> Any:
+        return sum(terms[1:], terms[0]) if terms else ad.Zero(jax.typeof(of).to_tangent_aval())
+
+    changes = []
+    for order, total in zip(totals, sums, strict=True):
+        terms = [jnp.sum(d_first * row_of[order], axis=-1)] if in_first else []
+        terms += [jnp.sum(d_second * column_of[order], axis=-1)] if in_second else []
+        if moves:
+            flow = first * step * row_of[order + 1] - second * d_x * column_of[order + 1]
+            terms.append(jnp.sum(flow, axis=-1))
+        changes.append(changed(total, terms))
+    for order in rows:
+        terms = [rows_of(order, d_second)] if in_second else []
+        if moves:
+            terms += [step * row_of[order + 1], -rows_of(order + 1, second * d_x)]
+        changes.append(changed(row_of[order], terms))
+    for order in columns:
+        terms = [columns_of(order, d_first)] if in_first else []
+        if moves:
+            terms += [-d_x * column_of[order + 1], columns_of(order + 1, first * step)]
+        changes.append(changed(column_of[order], terms))
+    outputs = [*sums, *(row_of[order] for order in rows), *(column_of[order] for order in columns)]
+    return outputs, changes
+
+
+ad.primitive_jvps[_pair_sums_p] = _differentiate
+
+
+def _transpose(
+    cotangents: Sequence[Any], first: Any, second: Any, x: Array, offset: Array, **parameters: Any
+) -> tuple[Any, ...]:
+    """Rows are linear in the second weights, columns in the first, and each is the other's transpose."""
+    (cotangent,) = cotangents
+    swapped = parameters | {"rows": parameters["columns"], "columns": parameters["rows"]}
+    zeros = jnp.zeros_like(x)
+    if isinstance(cotangent, ad.Zero):
+        return None, None, None, None
+    if ad.is_undefined_primal(second):
+        return None, bind((cotangent, zeros, x, offset), **swapped)[0], None, None
+    return bind((zeros, cotangent, x, offset), **swapped)[0], None, None, None
+
+
+ad.primitive_transposes[_pair_sums_p] = _transpose

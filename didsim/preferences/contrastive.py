@@ -1,0 +1,136 @@
+"""Pairs whose chosen and rejected sequences are drawn independently."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp
+from jaxtyping import Array, Float, Key
+
+from didsim import _checks
+from didsim._checks import Shape
+from didsim.information import LogProbs, LogProbsLike
+from didsim.pairwise.forms import Form
+from didsim.pairwise.sums import tiled_pair_sum, unchecked_pair_sum
+from didsim.preferences.explicit import Joint, Pairs
+from didsim.preferences.problem import (
+    Problem,
+    Summand,
+    at_offsets,
+    check_same_size,
+    doubled,
+    draw_indices,
+    pair_indices,
+)
+
+
+class Contrastive(Problem):
+    """Chosen and rejected sequences drawn independently, each from its own distribution.
+
+    Told the unordered pair, the probability that `i` is the one that was chosen is
+
+        p(i ≻ j) = σ(log q(i) − log q(j)),    q = chosen/rejected, normalised:
+
+    a Bradley–Terry model whose reward is the log of the DID of `chosen` against `rejected`.
+
+    Args:
+        chosen: where chosen sequences come from.
+        rejected: where rejected ones come from.
+
+    Raises:
+        ValueError: an argument is not normalised, or shapes do not fit.
+
+    >>> problem = Contrastive(
+    ...     chosen=jnp.log(jnp.array([0.8, 0.2])), rejected=jnp.log(jnp.array([0.5, 0.5]))
+    ... )
+    >>> round(float(problem.preference(0, 1)), 6)
+    0.8
+    """
+
+    chosen: LogProbs
+    rejected: LogProbs
+
+    def __init__(self, chosen: LogProbsLike, rejected: LogProbsLike):
+        self.chosen = _checks.distribution("chosen", chosen)
+        self.rejected = _checks.distribution("rejected", rejected)
+        _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of the distributions."""
+        return _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless the distributions are over `size` sequences."""
+        check_same_size(self.chosen.shape[-1], size)
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """`σ(log q(i) − log q(j))`; NaN for a pair that never occurs in either order.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        size = self.chosen.shape[-1]
+        i, j = pair_indices(i, j, size)
+        forward = self.chosen[..., i] + self.rejected[..., j]
+        backward = self.chosen[..., j] + self.rejected[..., i]
+        return jnp.exp(forward - jnp.logaddexp(forward, backward))
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
+        """Independent pairs.
+
+        Raises:
+            ValueError: `key` is no random key, or `num_pairs` below 1.
+        """
+        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        first, second = jax.random.split(_checks.one_key("key", key))
+        return Pairs(
+            draw_indices(first, jnp.broadcast_to(self.chosen, self._shape), num_pairs),
+            draw_indices(second, jnp.broadcast_to(self.rejected, self._shape), num_pairs),
+        )
+
+    @property
+    def _shape(self) -> Shape:
+        return (*self.batch_shape, self.chosen.shape[-1])
+
+    def expect(
+        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch"]:
+        """`Σ_ij chosen(i) rejected(j) kernel(x_i − x_j − offset)`.
+
+        Costs as `didsim.pair_sum` does; O(N²) time for a kernel that is none of its kinds. O(N) memory.
+        """
+        weights = jnp.exp(self.chosen), jnp.exp(self.rejected)
+        if isinstance(kernel, Form):
+            return unchecked_pair_sum(kernel, *weights, x, 0.0 if offset is None else offset)
+        if offset is None:
+            return tiled_pair_sum(kernel, *weights, x)
+        return at_offsets(tiled_pair_sum, kernel, offset, *weights, x)
+
+    def expect_across(
+        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """`Σ_ij chosen(i) rejected(j) kernel(x_i − y_j)`. A sum over the pairs of twice as many sequences."""
+        weights, values = doubled(jnp.exp(self.chosen), jnp.exp(self.rejected), x, y)
+        if isinstance(kernel, Form):
+            return unchecked_pair_sum(kernel, *weights, values)
+        return tiled_pair_sum(kernel, *weights, values)
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
+        return jnp.exp(logsumexp(self.chosen + x, axis=-1) + logsumexp(self.rejected - x, axis=-1))
+
+    def joint(self, size: int) -> "Joint":
+        """`log chosen(i) + log rejected(j)`."""
+        self.check_size(size)
+        return Joint(self.chosen[..., :, None] + self.rejected[..., None, :])
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """`chosen` itself."""
+        self.check_size(size)
+        return self.chosen
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """`rejected` itself."""
+        self.check_size(size)
+        return self.rejected

@@ -1,0 +1,149 @@
+"""Pairs from one of several problems."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from didsim import _checks
+from didsim._checks import Shape
+from didsim.information import LogProbs
+from didsim.preferences.explicit import Joint, Pairs
+from didsim.preferences.labelled import Labelled
+from didsim.preferences.problem import Problem, Summand
+
+
+class Mixture(Problem):
+    """Pairs from one of several problems, each with its own probability.
+
+    Args:
+        problems: where pairs come from.
+        log_weights: the log-probability of each, over the last axis.
+
+    Raises:
+        ValueError: there is no problem, one is not a `Problem`, weights are not normalised, or there is not
+            one for each problem.
+    """
+
+    problems: tuple[Problem, ...]
+    log_weights: Float[Array, "*batch problems"]
+
+    def __init__(self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]):
+        self.problems = tuple(problems)
+        for problem in self.problems:
+            _checks.instance("problems", problem, Problem, "a tuple of problems")
+            if problem.online:
+                raise ValueError("`problems` must not depend on the policy; got an Online one")
+        self.log_weights = _checks.distribution("log_weights", log_weights)
+        if self.log_weights.shape[-1] != len(self.problems):
+            raise ValueError(
+                f"`log_weights` must have one entry for each of {len(self.problems)} problems; got shape "
+                f"{self.log_weights.shape}"
+            )
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of weights and problems."""
+        shapes = {f"problems[{k}]": problem.batch_shape for k, problem in enumerate(self.problems)}
+        return _checks.broadcast(log_weights=self.log_weights.shape[:-1], **shapes)
+
+    @property
+    def has_full_support(self) -> bool:
+        """Whether one of the problems that can be drawn has."""
+        drawn = jnp.isfinite(self.log_weights).all(axis=tuple(range(self.log_weights.ndim - 1)))
+        return any(
+            bool(weighted) and problem.has_full_support
+            for weighted, problem in zip(drawn, self.problems, strict=True)
+        )
+
+    def over_runs(self, spread: Callable[[Array, int], Array]) -> "Mixture":
+        """The problem with `spread(array, event axes)` for each of its arrays."""
+        problems = tuple(problem.over_runs(spread) for problem in self.problems)
+        return Mixture(problems, spread(self.log_weights, 1))
+
+    def check_size(self, size: int) -> None:
+        """Raise `ValueError` unless every problem is one over `size` sequences."""
+        for problem in self.problems:
+            problem.check_size(size)
+
+    def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
+        """That of the problems, where they agree.
+
+        Raises:
+            ValueError: the problems are not labelled by one reward, so that it depends on which is drawn.
+        """
+        first = self.problems[0]
+        same = isinstance(first, Labelled) and all(
+            isinstance(problem, Labelled) and problem.reward is first.reward for problem in self.problems
+        )
+        if not same:
+            raise ValueError("`problems` must be labelled by one reward array for pairs to have a preference")
+        return first.preference(i, j)
+
+    def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:
+        """Independent pairs, each of a problem drawn for it.
+
+        Raises:
+            ValueError: `key` is no random key, or `num_pairs` below 1.
+        """
+        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        which_key, *keys = jax.random.split(_checks.one_key("key", key), len(self.problems) + 1)
+        batch = self.batch_shape
+        log_weights = jnp.broadcast_to(self.log_weights, (*batch, len(self.problems)))
+        which = jax.random.categorical(which_key, log_weights[..., None, :], shape=(*batch, num_pairs))
+        drawn = [problem.sample(k, num_pairs) for problem, k in zip(self.problems, keys, strict=True)]
+
+        def chosen(name: str) -> Array:
+            stacked = jnp.stack([jnp.broadcast_to(getattr(one, name), which.shape) for one in drawn])
+            return jnp.take_along_axis(stacked, which[None], axis=0)[0]
+
+        return Pairs(chosen("winners"), chosen("losers"))
+
+    def expect(
+        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch"]:
+        """The weighted mean of the problems' expectations."""
+        return self._mean([problem.expect(kernel, x, offset) for problem in self.problems])
+
+    def expect_across(
+        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+    ) -> Float[Array, "*batch"]:
+        """The weighted mean of the problems' expectations."""
+        return self._mean([problem.expect_across(kernel, x, y) for problem in self.problems])
+
+    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+        """The weighted mean of the problems' expectations."""
+        return self._mean([problem.expect_exp(x) for problem in self.problems])
+
+    def _mean(self, values: list[Array]) -> Array:
+        stacked = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
+        # What is never drawn counts for nothing, infinite or not.
+        counted = jnp.where(jnp.isneginf(self.log_weights), 0, stacked)
+        return jnp.sum(jnp.exp(self.log_weights) * counted, axis=-1)
+
+    def prepared(self) -> "Mixture":
+        """The mixture of the prepared problems."""
+        return Mixture(tuple(problem.prepared() for problem in self.problems), self.log_weights)
+
+    def joint(self, size: int) -> Joint:
+        """The mixture of the problems' tables."""
+        weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None, None]
+        tables = [problem.joint(size).log_probs for problem in self.problems]
+        terms = [weight + table for weight, table in zip(weights, tables, strict=True)]
+        return Joint(logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0))
+
+    def chosen_marginal(self, size: int) -> LogProbs:
+        """The mixture of the problems' chosen marginals."""
+        return self._mixed([problem.chosen_marginal(size) for problem in self.problems])
+
+    def rejected_marginal(self, size: int) -> LogProbs:
+        """The mixture of the problems' rejected marginals."""
+        return self._mixed([problem.rejected_marginal(size) for problem in self.problems])
+
+    def _mixed(self, marginals: list[Array]) -> Array:
+        weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None]
+        terms = [weight + marginal for weight, marginal in zip(weights, marginals, strict=True)]
+        return logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0)

@@ -1,0 +1,155 @@
+"""What the tables of a study may name, beside `OBJECTIVES`, `REJECTED` and `SAMPLERS`.
+
+Every entry is a function. What a study has at hand (a random key, the space, the reference, …) is passed to
+those that have a parameter of that name; all other parameters are settings of the table. A setting is a real
+number, unless it is annotated as `int`, `bool` or `str`, or its default is one of the latter two.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from didsim import _checks, families
+from didsim._registry import Registry
+from didsim.information import LogProbs, LogProbsLike, bayes_update
+from didsim.objectives.catalogue import OBJECTIVES
+from didsim.policies import Autoregressive, EnergyBased, LogLinear, Policy
+from didsim.preferences.online import SAMPLERS
+from didsim.preferences.rejected import REJECTED, tempered_rejected
+from didsim.spaces import SequenceSpace
+
+
+def drifted(
+    key: Key[Array, ""],
+    reference: LogProbsLike,
+    strength: Float[ArrayLike, ""] = 0.0,
+    noise: Float[ArrayLike, ""] = 0.5,
+) -> LogProbs:
+    """The reference, moved: `∝ reference · exp(strength · log reference + noise · z)`, `z_y ~ N(0, 1)`.
+
+    A positive strength reinforces what the reference finds likely, a negative one smooths.
+    """
+    reference = jnp.asarray(reference)
+    z = jax.random.normal(key, reference.shape, reference.dtype)
+    return bayes_update(reference, strength * reference + noise * z)
+
+
+def log_linear(space: SequenceSpace, features: int = 16) -> Policy:
+    """Random normal features, the same for every run, with all weights zero: uniform at the start."""
+    features = _checks.positive_int("features", features)
+    shared = jax.random.normal(jax.random.key(0), (space.size, features))
+    return LogLinear(shared, jnp.zeros(features, shared.dtype))
+
+
+def energy_based(reference: LogProbs) -> Policy:
+    """Free logits, at the reference."""
+    return EnergyBased(reference)
+
+
+def autoregressive(reference: LogProbs, space: SequenceSpace) -> Policy:
+    """Next-token logits, at the reference."""
+    return Autoregressive.from_log_probs(reference, space)
+
+
+def adam(
+    learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam."""
+    return optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
+
+
+def sgd(learning_rate: Any, momentum: float = 0.0) -> optax.GradientTransformation:
+    """Gradient descent, with momentum."""
+    return optax.sgd(learning_rate, momentum=momentum)
+
+
+def rmsprop(learning_rate: Any, decay: float = 0.9, eps: float = 1e-8) -> optax.GradientTransformation:
+    """RMSProp."""
+    return optax.rmsprop(learning_rate, decay=decay, eps=eps)
+
+
+Maker = Callable[..., Any]
+
+FAMILIES: Registry[Maker] = Registry(
+    "family",
+    {
+        "normal_logits": families.normal_logits,
+        "dirichlet": families.dirichlet,
+        "zipf": families.zipf,
+        "markov": families.markov,
+    },
+)
+"""Where references come from."""
+
+TARGETS: Registry[Maker] = Registry("target", {**FAMILIES, "drifted": drifted, "tempered": tempered_rejected})
+"""Where targets come from: families, independent of the reference, and updates of it."""
+
+POLICIES: Registry[Maker] = Registry(
+    "policy",
+    {"energy_based": energy_based, "autoregressive": autoregressive, "log_linear": log_linear},
+)
+"""Makers of the policies of all runs at once, from references `[runs, sequences]` and numbers `[runs, 1]`."""
+
+OPTIMIZERS: Registry[Maker] = Registry("optimiser", {"adam": adam, "sgd": sgd, "rmsprop": rmsprop})
+
+
+class Role(NamedTuple):
+    """What a table of a study may name, and what is passed to it beside its settings."""
+
+    registry: Registry[Any]
+    given: frozenset[str]
+
+
+_DISTRIBUTION = Role(REJECTED, frozenset({"key", "reference", "target", "score"}))
+
+ROLES: Mapping[str, Role] = {
+    "policy": Role(POLICIES, frozenset({"reference", "space"})),
+    "reference": Role(FAMILIES, frozenset({"key", "size", "space"})),
+    "target": Role(TARGETS, frozenset({"key", "size", "space", "reference"})),
+    "objective": Role(OBJECTIVES, frozenset()),
+    "optimizer": Role(OPTIMIZERS, frozenset()),
+    "problem.chosen": _DISTRIBUTION,
+    "problem.rejected": _DISTRIBUTION,
+    "problem.first": _DISTRIBUTION,
+    "problem.second": _DISTRIBUTION,
+    "problem.sampler": Role(SAMPLERS, frozenset()),
+}
+"""The role of each table that names an entry of a registry, by its place in a study."""
+
+
+class Setting(NamedTuple):
+    """A setting of a table: its type, and its default, if it has one."""
+
+    kind: Callable[..., Any]
+    default: Any
+
+
+def settings_of(role: Role, name: str) -> dict[str, Setting]:
+    """The settings that an entry takes: its parameters, but for those that it is given."""
+    found = {}
+    for parameter in inspect.signature(role.registry[name], eval_str=True).parameters.values():
+        if parameter.name not in role.given and parameter.name != "self":
+            kind = parameter.annotation
+            if kind not in (bool, int, str):
+                kind = type(parameter.default) if isinstance(parameter.default, bool | str) else float
+            found[parameter.name] = Setting(kind, parameter.default)
+    return found
+
+
+def maker_of(place: str, table: Mapping[str, Any]) -> Maker:
+    """The function that a table at a place of a study names."""
+    maker: Maker = ROLES[place].registry[table["name"]]
+    return maker
+
+
+def make(maker: Maker, table: Mapping[str, Any], **at_hand: Any) -> Any:
+    """Call what a table names with its settings, and with what it asks for of what is at hand."""
+    settings = {name: value for name, value in table.items() if name != "name"}
+    asked = inspect.signature(maker).parameters
+    given = {name: value for name, value in at_hand.items() if name in asked}
+    return maker(**given, **settings)

@@ -1,0 +1,16 @@
+"""Training: a batch of runs inside one compiled program, and what is recorded of them.
+
+train      the call, its checks, and what it hands back
+loop       the compiled program: steps and records
+record     when and what to record
+metrics    the functions that are recorded
+run        the result, and the error of a run that diverges
+progress   progress bars
+"""
+
+from didsim.training.metrics import METRICS, Snapshot
+from didsim.training.record import Record
+from didsim.training.run import DivergenceError, Run
+from didsim.training.train import train
+
+__all__ = ["METRICS", "DivergenceError", "Record", "Run", "Snapshot", "train"]

@@ -1,0 +1,83 @@
+"""What training hands back: its records, or an error that holds them."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Int
+
+from didsim.policies import Policy, partition
+from didsim.training.record import metric_attributes
+
+
+class Run(eqx.Module):
+    """What `train` hands back.
+
+    Attributes:
+        policy: the trained policy, with the batch axes of the run.
+        steps: the steps that were recorded, from 0.
+        metrics: for each metric an array `[*batch, records, …]`.
+        diverged_at: the number of steps that each run took before it diverged, −1 for one that did not.
+    """
+
+    policy: Policy
+    steps: Int[np.ndarray, " records"]
+    metrics: dict[str, Array]
+    diverged_at: Int[np.ndarray, "*batch"]
+
+    def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
+        """The metrics as a labelled dataset, with dimensions `(*batch_dims, "step")`.
+
+        Raises:
+            ValueError: `batch_dims` does not name every batch axis, or a metric is not a scalar per step.
+        """
+        variables = {}
+        for name, values in self.metrics.items():
+            if values.ndim != len(batch_dims) + 1:
+                raise ValueError(
+                    f"`batch_dims` must name every batch axis of scalar metrics; metric {name!r} has "
+                    f"shape {values.shape}, and batch_dims is {tuple(batch_dims)}"
+                )
+            dims = (*batch_dims, "step")
+            variables[name] = (dims, np.asarray(values), metric_attributes(name))
+        return xr.Dataset(variables, coords={"step": ("step", self.steps, {"long_name": "Step"})})
+
+
+class DivergenceError(FloatingPointError):
+    """Training met a loss or a gradient that is not finite.
+
+    Attributes:
+        run: what was recorded until then, with the last policy whose parameters are finite.
+        step: the number of steps that were taken before.
+        failed: which runs of the batch diverged, a boolean array of the batch's shape.
+    """
+
+    def __init__(self, message: str, run: Run, step: int, failed: np.ndarray):
+        super().__init__(message)
+        self.run = run
+        self.step = step
+        self.failed = failed
+
+
+def divergence_of(run: Run, step: int, failed: np.ndarray) -> DivergenceError:
+    """The error that says where and when runs diverged, and what that may mean."""
+    where = f"{failed.sum()} of {failed.size} runs" if failed.ndim else "the run"
+    first = tuple(int(k) for k in np.argwhere(failed)[0]) if failed.ndim else ()
+    parameters = jax.tree.leaves(partition(run.policy)[0])
+    largest = max(float(jnp.abs(leaf[first]).max()) for leaf in parameters)
+    until = f"until step {run.steps[-1]}" if len(run.steps) else "nothing"
+    return DivergenceError(
+        f"the loss or its gradient is not finite at step {step} in {where}"
+        + (f", first at batch index {first}" if first else "")
+        + f". The largest parameter there is {largest:.3g}. It may be that the learning rate is too large, "
+        "that the objective has no finite minimiser and its policy runs off, or that a difference of "
+        "implicit rewards is past what the dtype holds (the exponential loss overflows at 88 nats in "
+        f"float32); a smaller learning rate or float64 tells which. What was recorded, {until}, is in this "
+        "error's `run`.",
+        run,
+        step,
+        failed,
+    )

@@ -1,0 +1,287 @@
+"""`train`: a batch of runs inside one compiled program."""
+
+import math
+import numbers
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Int, Key, PyTree
+
+from didsim import _checks
+from didsim._checks import Shape
+from didsim.fixed_points.solve import fixed_point
+from didsim.information import LogProbs, LogProbsLike
+from didsim.objectives.catalogue import dpo
+from didsim.objectives.kernels import Logistic
+from didsim.objectives.objective import Objective, check_lengths
+from didsim.objectives.rewards import LogRatio
+from didsim.objectives.terms import Pair
+from didsim.policies import Policy, partition
+from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.labelled import Labelled
+from didsim.preferences.online import Online
+from didsim.preferences.problem import Problem
+from didsim.training.loop import _Data, _initial_state, _Options, _run, _without, spread_over
+from didsim.training.progress import progress_bar
+from didsim.training.record import Record
+from didsim.training.run import Run, divergence_of
+
+
+def train(
+    policy: Policy,
+    reference: LogProbsLike,
+    problem: Problem,
+    objective: Objective,
+    optimizer: optax.GradientTransformation | Partial,
+    steps: int,
+    *,
+    record: Record | None = None,
+    batch_size: int | None = None,
+    key: Key[Array, ""] | None = None,
+    target: LogProbsLike | None = None,
+    lengths: Int[ArrayLike, " sequences"] | None = None,
+    progress: bool | str = False,
+    mesh: Mesh | None = None,
+    on_divergence: Literal["raise", "record"] = "raise",
+) -> Run:
+    """Minimise an objective over a policy's parameters.
+
+    All batch axes of the arguments (seeds, prompts, values of beta) broadcast together, and each entry is a
+    run of its own with its own optimiser state, which no other touches, except that all stop when one
+    diverges (`on_divergence`). A policy without batch axes starts every run. The whole of it, steps and
+    records, is one compiled program. New values of any array (another beta, seed, target) do not compile it
+    again, unless they change whether labelled pairs are summed in two parts (`Labelled.separable`); another
+    shape or number of records does, and so does another optimiser or metric, even one just like it: make
+    them once. For another learning rate, or a batch of them, give the optimiser with its settings apart:
+    `jax.tree_util.Partial(optax.adam, 0.03)`.
+
+    All numbers are in the dtype of the policy. In float32 a population's gradient is good to 3e-5 of its
+    largest entry, at worst: a limit that gives some sequences next to no probability wants float64.
+
+    Args:
+        policy: any module with `log_probs()`; its floating-point arrays are trained, those of
+            `policy.trainable()` where it has that method.
+        reference: the reference policy's log-probabilities.
+        problem: where pairs come from.
+        objective: what is minimised; a batch of objectives has batch axes on its parameters.
+        optimizer: any optax optimiser, line searches included; or a `jax.tree_util.Partial` of a function
+            that makes one from numbers, whose arguments are arrays as any other, with batch axes or without.
+        steps: number of steps; 0 records the start alone.
+        record: when and what to record; every 10 steps, all standard metrics, by default.
+        batch_size: number of pairs drawn from the problem for each step's gradient; None is the exact
+            gradient of the population loss, or of all pairs of a dataset. Metrics are always exact.
+        key: random key, needed with `batch_size`.
+        target: what the metrics `…_target` compare with. By default, for DPO and cDPO on a population of
+            full support, the policy that the preferences encode at the objective's `beta`, DPO's limit
+            `reference · (chosen/rejected)^(1/beta)` or `reference · exp(reward/beta)`; otherwise none.
+        lengths: number of tokens of every sequence, `space.lengths`; see `Objective.loss`.
+        progress: whether to show a progress bar, or its label.
+        mesh: devices to spread the runs over, a mesh of one axis; the number of runs must be a multiple of
+            theirs. Runs of one device then go on when one of another diverges. With several processes
+            (`jax.distributed`), each calls `train` with the same arguments and gets the whole result.
+        on_divergence: "raise" stops all runs when one diverges, and raises; with "record" the others go on,
+            the one that diverged keeps its last finite parameters, its metrics are NaN from then on, and
+            `Run.diverged_at` says when. Metrics are then floating-point numbers.
+
+    Returns:
+        A `Run`. Each step costs one gradient of `Objective.loss`, O(N + pairs) with minibatches, per run. A
+        record costs what its metrics do: O(N), but for the loss, which costs about as a gradient, the reward
+        accuracy, O(N log N) or, for labelled pairs, O(N²), and the fraction ordered, O(N²); online pairs
+        have new marginals at every record (`Labelled.chosen_marginal`). The gradient that is recorded is the
+        next step's own. Parameters and optimiser state are updated in place.
+
+    Raises:
+        ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, `key`
+            is missing, or runs cannot be spread over the mesh.
+        DivergenceError: the gradient became NaN or infinite in any run of the batch, or the loss, which is
+            looked at in records, and with minibatches that of the minibatch at every step. The error holds
+            all records until then. Not raised with `on_divergence="record"`.
+
+    >>> import didsim
+    >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
+    >>> problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, beta=0.5))
+    >>> policy = didsim.EnergyBased(reference)
+    >>> run = train(policy, reference, problem, dpo(0.5), optax.adam(0.1), 300)
+    >>> run.metrics["js_to_target"].shape, bool(run.metrics["js_to_target"][-1] < 1e-6)
+    ((31,), True)
+    """
+    _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+    _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
+    _check_optimizer(optimizer)
+    if not hasattr(policy, "log_probs") or not jax.tree.leaves(partition(policy)[0]):
+        raise ValueError(
+            f"`policy` must be a module with log_probs() and floating-point arrays to train; got {policy!r}"
+        )
+    if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
+        raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+        raise ValueError(f"`steps` must be an integer of at least 0; got {steps!r}")
+    if on_divergence not in ("raise", "record"):
+        raise ValueError(f"`on_divergence` must be 'raise' or 'record'; got {on_divergence!r}")
+    together = on_divergence == "raise"
+    record = Record() if record is None else record
+    _checks.instance("record", record, Record, "a Record")
+    start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
+    reference = _checks.distribution("reference", reference, full_support=True)
+    if batch_size is not None:
+        batch_size = _checks.positive_int("batch_size", batch_size)
+        if key is None:
+            raise ValueError("`key` must be given with `batch_size`; got None")
+    _checks.same_sequences(policy=start, reference=reference)
+    problem.check_size(start.shape[-1])
+    if target is None:
+        target = _encoded_target(objective, reference, problem)
+    else:
+        target = _checks.distribution("target", target, full_support=True)
+    size = start.shape[-1]
+    batch = _batch_shape(start, reference, problem, objective, target, key, optimizer)
+    lengths = check_lengths(lengths, size)
+    metrics = record.resolve(
+        has_target=target is not None,
+        has_support=problem.has_full_support,
+    )
+
+    def runs(tree: PyTree, event_ndim: int) -> PyTree:
+        """Arrays broadcast to the batch, flattened to one axis of runs, floats in the policy's dtype."""
+
+        def one(leaf: Array) -> Array:
+            event = leaf.shape[leaf.ndim - event_ndim :]
+            leaf = jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event)
+            return leaf.astype(start.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        return jax.tree.map(one, tree)
+
+    trained, fixed = partition(policy)
+    trained = _replicate(trained, start.shape[:-1], batch)
+    if isinstance(optimizer, Partial):
+        optimizer = runs(jax.tree.map(jnp.asarray, optimizer), 0)
+    keys = None
+    if key is not None:
+        one_key = _checks.key("key", key)
+        keys = jax.random.split(one_key, batch).reshape(-1) if one_key.ndim == 0 else runs(one_key, 0)
+    if mesh is not None:
+        _check_mesh(mesh, batch)
+    records = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
+    with progress_bar(progress, steps) as meter:
+        data = _Data(
+            runs(reference, 1), runs(target, 1), problem.over_runs(runs), runs(objective, 0), optimizer
+        )
+        state = _initial_state(trained, optimizer)
+        if mesh is not None:
+            over_runs = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+            data, keys, trained, state = spread_over((data, keys, trained, state), over_runs)
+        counts = jnp.diff(jnp.asarray(records), append=records[-1])
+        given = (data, keys), (fixed, lengths, counts, meter)
+        options = _Options(batch_size, together)
+        result = _run(given, trained, state, metrics=metrics, options=options, mesh=mesh)
+        if mesh is not None and jax.process_count() > 1:
+            result = process_allgather(result, tiled=True)
+        trained, ended, failed, broken, recorded = jax.block_until_ready(result)
+        ended, failed, broken = np.asarray(ended), np.asarray(failed), np.asarray(broken)
+
+    def batched(leaf: Array) -> Array:
+        return leaf.reshape(*batch, *leaf.shape[1:])
+
+    kept = len(records)
+    if together and broken.any():
+        kept = int(np.argmax(broken.any(axis=1)))
+    elif broken.any():
+        recorded = {name: _without(values, broken) for name, values in recorded.items()}
+    run = Run(
+        policy=eqx.combine(jax.tree.map(batched, trained), fixed),
+        steps=np.asarray(records[:kept], dtype=int),
+        metrics={name: batched(jnp.moveaxis(recorded[name][:kept], 0, 1)) for name in metrics},
+        diverged_at=np.where(failed, ended, -1).reshape(batch),
+    )
+    if together and failed.any():
+        raise divergence_of(run, int(ended[failed].min()), failed.reshape(batch))
+    return run
+
+
+def _check_mesh(mesh: Mesh, batch: Shape) -> None:
+    _checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh")
+    runs = math.prod(batch)
+    if len(mesh.axis_names) != 1 or runs % mesh.size:
+        raise ValueError(
+            f"`mesh` must have one axis, and a number of devices that divides {runs} runs; got axes "
+            f"{dict(mesh.shape)}"
+        )
+
+
+def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
+    made = optimizer
+    if isinstance(optimizer, Partial):
+        for leaf in jax.tree.leaves(optimizer):
+            if isinstance(leaf, bool) or not isinstance(leaf, numbers.Real | Array | np.ndarray):
+                raise ValueError(
+                    f"`optimizer` must be a Partial whose arguments are numbers or arrays; got {leaf!r}. A "
+                    "flag or a schedule belongs in a function of one's own, Partial(lambda rate: …, 0.1)"
+                )
+        made = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)()
+    _checks.instance(
+        "optimizer", made, optax.GradientTransformation, "an optax optimiser, or a Partial that makes one"
+    )
+
+
+def _encoded_target(objective: Objective, reference: Array, problem: Problem) -> LogProbs | None:
+    """DPO's limit at the objective's beta, where that is what its preferences encode."""
+    if len(objective.terms) > 1:
+        return None
+    (term,) = objective.terms
+    if not (isinstance(term, Pair) and isinstance(term.kernel, Logistic)):
+        return None
+    reward = term.reward
+    if not isinstance(reward, LogRatio) or reward.per_token or term.chosen_reward is not None:
+        return None
+    if not isinstance(problem, Contrastive | Labelled | Online) or not problem.has_full_support:
+        return None
+    return fixed_point(dpo(reward.beta), reference, problem)
+
+
+def _batch_shape(
+    start: Array,
+    reference: Array,
+    problem: Problem,
+    objective: Objective,
+    target: Array | None,
+    key: Array | None,
+    optimizer: optax.GradientTransformation | Partial,
+) -> Shape:
+    """The common batch shape of all that a run takes."""
+    distributions = {"policy": start, "reference": reference}
+    if target is not None:
+        distributions["target"] = target
+    _checks.same_sequences(**distributions)
+    shapes = {name: array.shape[:-1] for name, array in distributions.items()}
+    shapes["problem"] = problem.batch_shape
+    shapes["objective"] = objective.batch_shape
+    if key is not None:
+        shapes["key"] = _checks.key("key", key).shape
+    if isinstance(optimizer, Partial):
+        settings = [jnp.shape(leaf) for leaf in jax.tree.leaves(optimizer)]
+        shapes["optimizer"] = _checks.broadcast(**{f"optimizer[{k}]": one for k, one in enumerate(settings)})
+    return _checks.broadcast(**shapes)
+
+
+def _replicate(trained: PyTree, own: Shape, batch: Shape) -> PyTree:
+    """Parameters of batch shape `own`, broadcast to `batch` and flattened to one axis of runs."""
+
+    def one(leaf: Array) -> Array:
+        if leaf.shape[: len(own)] != own:
+            raise ValueError(
+                f"`policy` must have its batch axes {own} first in every trained array; "
+                f"got one of shape {leaf.shape}"
+            )
+        event = leaf.shape[len(own) :]
+        leaf = leaf.reshape(*(1,) * (len(batch) - len(own)), *leaf.shape)
+        # A copy, as the caller's own array must outlive its use as a buffer.
+        return jnp.array(jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event))
+
+    return jax.tree.map(one, trained)

@@ -1,0 +1,102 @@
+"""Newton's method on functions whose minima are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from jax import Array
+
+from didsim.fixed_points.newton import minimise
+
+SCALES = np.array([1e-8, 1e-3, 1.0, 1e4, 1e9])
+
+
+def test_scales_do_not_matter_to_a_quadratic() -> None:
+    middle = np.array([1.0, -2.0, 3.0, 0.5, -0.25])
+    mixing = np.eye(5) + 0.2 * np.ones((5, 5))
+    hessian = np.sqrt(SCALES)[:, None] * mixing * np.sqrt(SCALES)
+
+    def loss(z: Array, _: Array) -> Array:
+        return (z - middle) @ hessian @ (z - middle) / 2
+
+    found = jax.jit(lambda start: minimise(loss, start, 0, moves=False))(jnp.zeros(5))
+    np.testing.assert_allclose(found.z, middle, rtol=1e-12)
+    assert bool(found.converged)
+    assert int(found.flat) == 0
+    # The smallest eigenvalue of the Hessian with a unit diagonal: 1 / (1 + 0.2) of that of `mixing`, 1.
+    assert float(found.lowest) == pytest.approx(1 / 1.2, rel=1e-12)
+    assert float(found.value) < 1e-20
+
+
+def double_well(z: Array, _: Array) -> Array:
+    return z[0] ** 2 / 2 - z[1] ** 2 / 2 + z[1] ** 4 / 4
+
+
+def test_saddles_repel() -> None:
+    found = minimise(double_well, jnp.array([1.0, 1e-3]), 0, moves=False)
+    np.testing.assert_allclose(found.z, [0, 1], atol=1e-12)
+    assert bool(found.converged)
+    assert float(found.value) == pytest.approx(-0.25, abs=1e-15)
+
+
+def test_a_saddle_is_no_minimum() -> None:
+    found = minimise(double_well, jnp.zeros(2), 0, moves=False)
+    np.testing.assert_array_equal(found.z, [0, 0])
+    assert float(found.gradient) == 0
+    assert float(found.lowest) < 0
+    assert not bool(found.converged)
+
+
+def test_directions_that_do_not_count_are_counted() -> None:
+    def loss(z: Array, _: Array) -> Array:
+        return (z[0] + z[1] - 3) ** 2
+
+    start = jnp.array([0.5, -1.0])
+    unknown, known = (minimise(loss, start, idle, moves=False) for idle in (0, 1))
+    assert int(unknown.flat) == 1
+    assert not bool(unknown.converged)
+    assert int(known.flat) == 0
+    assert bool(known.converged)
+    # The shortest way to the line of minima leaves the difference as it was.
+    np.testing.assert_allclose(known.z, [2.25, 0.75], rtol=1e-13)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_function_that_falls_for_ever_does_not_converge(sign: float) -> None:
+    found = minimise(lambda z, _: jnp.sum(jax.nn.softplus(sign * z)), jnp.zeros(2), 0, moves=False)
+    assert not bool(found.converged)
+    assert float((sign * found.z).max()) < -30
+
+
+def test_a_function_without_lower_bound_does_not_converge() -> None:
+    found = minimise(lambda z, _: -jnp.sum(z), jnp.zeros(2), 0, moves=False)
+    assert float(found.gradient) == 1
+    assert not bool(found.converged)
+
+
+def test_what_is_held_is_not_differentiated() -> None:
+    """The field `z − tanh(2z)/2 − 1` is no gradient of the loss as a whole."""
+
+    def loss(z: Array, held: Array) -> Array:
+        return jnp.sum(z**2 / 2 - z * (jnp.tanh(2 * held) / 2 + 1))
+
+    expected = scipy.optimize.brentq(lambda z: z - np.tanh(2 * z) / 2 - 1, 0, 3, xtol=1e-15)
+    found = minimise(loss, jnp.array([-1.0]), 0, moves=True)
+    assert float(found.z[0]) == pytest.approx(expected, rel=1e-13)
+    assert float(found.gradient) < 1e-14
+    assert float(found.step) < 1e-13
+    assert bool(found.converged)
+
+
+def test_steps_that_overshoot_are_shortened() -> None:
+    """Newton's full steps on `sqrt(1 + z²)` run away from any start beyond 1."""
+    found = minimise(lambda z, _: jnp.sum(jnp.sqrt(1 + z**2)), jnp.array([5.0]), 0, moves=False)
+    assert float(jnp.abs(found.z[0])) < 1e-12
+    assert bool(found.converged)
+
+
+def test_one_number_that_does_not_matter() -> None:
+    found = minimise(lambda z, _: 0 * jnp.sum(z), jnp.array([0.5]), 1, moves=False)
+    assert float(found.z[0]) == 0.5
+    assert bool(found.converged)

@@ -1,0 +1,279 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+
+import didsim
+from didsim.sweeps.makers import (
+    FAMILIES,
+    OPTIMIZERS,
+    POLICIES,
+    ROLES,
+    TARGETS,
+    adam,
+    autoregressive,
+    drifted,
+    energy_based,
+    log_linear,
+    make,
+    rmsprop,
+    settings_of,
+    sgd,
+)
+from tests import strategies
+
+SPACE = didsim.SequenceSpace(3, 2)
+REFERENCE, TARGET = didsim.normal_logits(jax.random.split(jax.random.key(0)), SPACE.size)
+AT_HAND: dict[str, Any] = {
+    "key": jax.random.key(1),
+    "size": SPACE.size,
+    "space": SPACE,
+    "reference": REFERENCE,
+    "target": TARGET,
+    "score": TARGET - REFERENCE,
+}
+
+# A value for each setting that has no default.
+NEEDED = {"concentration": 0.7, "exponent": 0.7, "beta": 0.7, "position": 0.7, "learning_rate": 0.1}
+
+# Settings by hand, from the documentation of what is named: nothing of what a study passes itself.
+SETTINGS: dict[str, dict[str, list[str]]] = {
+    "policy": {"energy_based": [], "autoregressive": [], "log_linear": ["features"]},
+    "reference": {
+        "normal_logits": ["scale"],
+        "dirichlet": ["concentration"],
+        "zipf": ["exponent"],
+        "markov": ["scale"],
+    },
+    "target": {
+        "normal_logits": ["scale"],
+        "dirichlet": ["concentration"],
+        "zipf": ["exponent"],
+        "markov": ["scale"],
+        "drifted": ["strength", "noise"],
+        "tempered": ["exponent"],
+    },
+    "optimizer": {
+        "adam": ["learning_rate", "b1", "b2", "eps"],
+        "sgd": ["learning_rate", "momentum"],
+        "rmsprop": ["learning_rate", "decay", "eps"],
+    },
+    "problem.rejected": {
+        "optimal": ["beta"],
+        "uniform": [],
+        "reference": [],
+        "target": [],
+        "tempered": ["exponent"],
+        "reversed": ["beta"],
+        "geodesic": ["position"],
+        "perturbed": ["beta", "noise"],
+        "worst_of_n": ["n"],
+    },
+    "problem.sampler": {"uniform": [], "on_policy": ["exponent"], "reward_difference": ["of"]},
+}
+
+
+def complete_settings(place: str, name: str) -> dict[str, Any]:
+    """Settings of an entry: its defaults, and a value for each that has none."""
+    return {key: NEEDED.get(key, one.default) for key, one in settings_of(ROLES[place], name).items()}
+
+
+ENTRIES = [(place, name) for place, role in ROLES.items() for name in role.registry]
+
+
+@pytest.mark.parametrize("place", SETTINGS)
+def test_settings_are_the_parameters_that_a_study_does_not_pass_itself(place: str) -> None:
+    found = {name: list(settings_of(ROLES[place], name)) for name in ROLES[place].registry}
+    assert found == SETTINGS[place]
+
+
+def test_every_place_of_a_distribution_has_the_same_choice() -> None:
+    for place in ("problem.chosen", "problem.rejected", "problem.first", "problem.second"):
+        assert ROLES[place].registry is didsim.REJECTED
+        assert ROLES[place].given == {"key", "reference", "target", "score"}
+    assert ROLES["objective"].registry is didsim.OBJECTIVES
+    assert ROLES["problem.sampler"].registry is didsim.SAMPLERS
+    assert set(TARGETS) == set(FAMILIES) | {"drifted", "tempered"}
+
+
+def test_kinds_of_settings_are_those_of_the_signature() -> None:
+    def kinds(place: str, name: str) -> dict[str, Any]:
+        return {key: one.kind for key, one in settings_of(ROLES[place], name).items()}
+
+    assert kinds("policy", "log_linear") == {"features": int}
+    assert kinds("objective", "simpo") == {"beta": float, "gamma": float, "length_normalised": bool}
+    assert kinds("problem.sampler", "reward_difference") == {"of": str}
+    assert kinds("problem.rejected", "worst_of_n") == {"n": float}
+    assert set(kinds("optimizer", "adam").values()) == {float}
+
+
+@pytest.mark.parametrize(("place", "name"), ENTRIES)
+def test_every_entry_can_be_made_and_is_what_its_place_needs(place: str, name: str) -> None:
+    made = make(ROLES[place].registry[name], {"name": name, **complete_settings(place, name)}, **AT_HAND)
+    kinds = {
+        "policy": didsim.Policy,
+        "objective": didsim.Objective,
+        "problem.sampler": didsim.Sampler,
+        "optimizer": optax.GradientTransformation,
+    }
+    if place in kinds:
+        assert isinstance(made, kinds[place])
+    else:
+        assert made.shape == (SPACE.size,)
+        assert float(jax.nn.logsumexp(made)) == pytest.approx(0, abs=1e-12)
+        assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize(("place", "name"), ENTRIES)
+def test_every_setting_matters(place: str, name: str) -> None:
+    """One that is not passed on would leave what is made as it is."""
+
+    def numbers(settings: dict[str, Any]) -> Any:
+        made = make(ROLES[place].registry[name], {"name": name, **settings}, **AT_HAND)
+        if place == "optimizer":
+            params = jnp.array([1.0, -2.0])
+            state = made.init(params)
+            for gradient in (jnp.array([0.3, 1e-8]), jnp.array([1e-7, 0.5])):
+                updates, state = made.update(gradient, state, params)
+            return np.asarray(updates)
+        return jax.tree.map(np.asarray, jax.tree.leaves(made)), str(jax.tree.structure(made))
+
+    settings = complete_settings(place, name)
+    for key, value in settings.items():
+        if isinstance(value, bool):
+            other: Any = not value
+        elif isinstance(value, str):
+            other = {"policy": "reward"}[value]
+        else:
+            other = type(value)(value * 0.5 if value else 0.25) if key != "n" else 2 * value
+        before, after = numbers(settings), numbers({**settings, key: other})
+        assert not equal(before, after), key
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def test_only_what_an_entry_asks_for_is_passed_to_it() -> None:
+    asked: dict[str, Any] = {}
+
+    def nosy(target: Any, key: Any, share: float = 0.5) -> str:
+        asked.update(target=target, key=key, share=share)
+        return "made"
+
+    role = ROLES["problem.chosen"]
+    assert "nosy" not in role.registry
+    role.registry["nosy"] = nosy
+    try:
+        assert list(settings_of(role, "nosy")) == ["share"]
+        assert make(role.registry["nosy"], {"name": "nosy", "share": 0.25}, **AT_HAND) == "made"
+        assert asked == {"target": AT_HAND["target"], "key": AT_HAND["key"], "share": 0.25}
+    finally:
+        del role.registry["nosy"]
+
+
+@pytest.mark.parametrize(
+    ("registry", "message"),
+    [
+        (FAMILIES, "unknown family 'x'; there are dirichlet, markov, normal_logits, zipf"),
+        (TARGETS, "unknown target 'x'; there are dirichlet, drifted, markov, normal_logits, tempered, zipf"),
+        (POLICIES, "unknown policy 'x'; there are autoregressive, energy_based, log_linear"),
+        (OPTIMIZERS, "unknown optimiser 'x'; there are adam, rmsprop, sgd"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_those_that_there_are(registry: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        registry["x"]
+
+
+@given(strategies.ordinary_policies(5), st.floats(-2, 2), st.floats(0, 2), st.integers(0, 99))
+def test_a_drifted_reference_by_its_formula(
+    reference: np.ndarray, strength: float, noise: float, seed: int
+) -> None:
+    key = jax.random.key(seed)
+    z = np.asarray(jax.random.normal(key, (5,)))
+    expected = log_softmax((1 + strength) * reference + noise * z)
+    np.testing.assert_allclose(drifted(key, reference, strength, noise), expected, atol=1e-12)
+
+
+def test_drift_reinforces_smooths_or_is_nothing() -> None:
+    def entropy(strength: float) -> float:
+        return float(didsim.entropy(drifted(jax.random.key(0), REFERENCE, strength, 0.0)))
+
+    assert entropy(0.5) < entropy(0.0) < entropy(-0.5)
+    assert entropy(0.0) == pytest.approx(float(didsim.entropy(REFERENCE)), rel=1e-12)
+    assert entropy(-1.0) == pytest.approx(np.log(SPACE.size), rel=1e-12)
+    other = drifted(jax.random.key(1), REFERENCE)
+    assert float(jnp.abs(other - drifted(jax.random.key(2), REFERENCE)).max()) > 0.01
+
+
+def test_policies_start_at_the_reference_or_uniform() -> None:
+    one: Any = energy_based(REFERENCE)
+    np.testing.assert_allclose(one.log_probs(), REFERENCE, atol=1e-14)
+    two: Any = autoregressive(REFERENCE, SPACE)
+    np.testing.assert_allclose(two.log_probs(), REFERENCE, atol=1e-12)
+    assert jax.tree.map(jnp.shape, jax.tree.leaves(two)) == [(SPACE.num_prefixes, SPACE.vocab_size)]
+    batch = jnp.stack([REFERENCE, TARGET])
+    for make_policy in (energy_based, lambda reference: autoregressive(reference, SPACE)):
+        np.testing.assert_allclose(make_policy(batch).log_probs(), batch, atol=1e-12)
+    three: Any = log_linear(SPACE, 3)
+    np.testing.assert_allclose(three.log_probs(), np.full(SPACE.size, -np.log(SPACE.size)), atol=1e-14)
+    assert three.features.shape == (SPACE.size, 3)
+    assert log_linear(SPACE).features.shape == (SPACE.size, 16)  # type: ignore[attr-defined]
+    assert np.linalg.matrix_rank(three.features) == 3
+    np.testing.assert_array_equal(three.features, log_linear(SPACE, 3).features)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("features", [0, -1, 2.0, True])
+def test_features_are_counted(features: Any) -> None:
+    with pytest.raises(ValueError, match=r"^`features` must be an integer of at least 1; got"):
+        log_linear(SPACE, features)
+
+
+def by_hand(name: str, settings: dict[str, float], gradients: list[np.ndarray]) -> np.ndarray:
+    """The parameter after these gradients, from the definitions of Kingma and Ba, Polyak, and Hinton."""
+    x, rate = np.zeros(2), settings["learning_rate"]
+    first, second = np.zeros(2), np.zeros(2)
+    for k, gradient in enumerate(gradients, start=1):
+        if name == "adam":
+            b1, b2 = settings["b1"], settings["b2"]
+            first, second = b1 * first + (1 - b1) * gradient, b2 * second + (1 - b2) * gradient**2
+            x = x - rate * first / (1 - b1**k) / (np.sqrt(second / (1 - b2**k)) + settings["eps"])
+        elif name == "sgd":
+            first = settings["momentum"] * first + gradient
+            x = x - rate * first
+        else:
+            decay = settings["decay"]
+            second = decay * second + (1 - decay) * gradient**2
+            x = x - rate * gradient / np.sqrt(second + settings["eps"])
+    return x
+
+
+@pytest.mark.parametrize(
+    ("make_one", "settings"),
+    [
+        (adam, {"learning_rate": 0.1, "b1": 0.7, "b2": 0.8, "eps": 1e-3}),
+        (sgd, {"learning_rate": 0.1, "momentum": 0.6}),
+        (sgd, {"learning_rate": 0.1, "momentum": 0.0}),
+        (rmsprop, {"learning_rate": 0.1, "decay": 0.7, "eps": 1e-3}),
+    ],
+)
+def test_optimisers_by_their_definitions(make_one: Any, settings: dict[str, float]) -> None:
+    gradients = list(np.random.default_rng(0).normal(size=(5, 2)))
+    optimizer = make_one(**settings)
+    x = jnp.zeros(2)
+    state = optimizer.init(x)
+    for gradient in gradients:
+        updates, state = optimizer.update(jnp.asarray(gradient), state, x)
+        x = optax.apply_updates(x, updates)
+    np.testing.assert_allclose(x, by_hand(make_one.__name__, settings, gradients), rtol=1e-10)
