@@ -3,8 +3,9 @@
     Pair      kernel(h(y_w) − h(y_l))
     Single    kernel(h(y) − b) or kernel(b − h(y)), for y the chosen or the rejected sequence
 
-with an implicit reward `h` (`didsim.objectives.rewards`), a kernel (`didsim.objectives.kernels`) and a baseline
-`b`. A baseline may depend on the policy, but is held fixed when the loss is differentiated.
+`h` is an implicit reward (`didsim.objectives.rewards`), `kernel` a loss of a difference of rewards
+(`didsim.objectives.kernels`), and `b` a baseline. A baseline may depend on the policy, but is held fixed
+when the loss is differentiated.
 """
 
 from abc import abstractmethod

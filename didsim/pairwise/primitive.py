@@ -1,9 +1,9 @@
 """The JAX primitive behind `pair_sum`: it chooses a method, and knows its derivatives and batches.
 
 The primitive computes three kinds of sum: over all pairs, over the second sequence of each, and over
-the first. The derivatives of each are sums of the same kinds. So `pair_sum` can be differentiated to any order,
-forward and backward, at the same cost. Under `vmap` it remains one program for the whole batch, which is
-exact for all entries or for none: a branch taken entry by entry would compute both sides.
+the first. The derivatives of each are sums of the same kinds. So `pair_sum` can be differentiated to any
+order, forward and backward, at the same cost. Under `vmap` it remains one program for the whole batch, which
+is exact for all entries or for none: a branch taken entry by entry would compute both sides.
 
 All imports of JAX's internals are in this file.
 """
