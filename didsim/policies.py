@@ -5,7 +5,7 @@ arrays are trained, batch axes first. A policy that holds others says so in `tra
 """
 
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -20,7 +20,15 @@ from didsim.spaces import SequenceSpace
 
 
 class Policy(eqx.Module):
-    """A distribution over the sequences of a space, held by parameters."""
+    """A distribution over the sequences of a space, held by parameters.
+
+    Attributes:
+        has_linear_logits: log-probabilities are linear in the parameters, up to the normaliser.
+        holds_all: the parameters are free logits, so that they hold every distribution of full support.
+    """
+
+    has_linear_logits: ClassVar[bool] = False
+    holds_all: ClassVar[bool] = False
 
     @abstractmethod
     def log_probs(self) -> LogProbs:
@@ -50,6 +58,9 @@ class EnergyBased(Policy):
     >>> jnp.exp(policy.log_probs()).tolist()
     [0.2689, 0.7311]
     """
+
+    has_linear_logits: ClassVar[bool] = True
+    holds_all: ClassVar[bool] = True
 
     logits: Float[Array, "*batch sequences"]
 
@@ -166,6 +177,8 @@ class LogLinear(Policy):
     >>> jnp.exp(policy.log_probs()).tolist()
     [0.1863, 0.3072, 0.5065]
     """
+
+    has_linear_logits: ClassVar[bool] = True
 
     features: Float[Array, "sequences features"]
     weights: Float[Array, "*batch features"]

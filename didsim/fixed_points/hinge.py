@@ -1,4 +1,4 @@
-"""The minimisers of an expected hinge loss, by a linear program."""
+"""The linear program of the hinge."""
 
 from typing import NamedTuple
 
@@ -17,10 +17,11 @@ class HingeSolution(NamedTuple):
     """A minimiser of `Σ_ij W_ij max(0, 1 − (h_i − h_j))`.
 
     Attributes:
-        h: the rewards, whole numbers, the first of them 0.
-        gap: the loss less a lower bound that the flows prove, however well they are balanced.
-        spread: by how much differences of rewards can vary among minimisers, at most: 0 if there is one.
-        solved: whether the linear program ended well, and the gap is next to nothing of the loss.
+        h: the rewards: whole numbers, the first of them 0.
+        gap: the loss less a lower bound on the minimum. The flows prove the bound even if they are not quite
+            balanced.
+        spread: the most that a difference of rewards can vary among minimisers; 0 if there is only one.
+        solved: whether the linear program ended well, and the gap is at most 1e-6 of the loss.
     """
 
     h: Float[np.ndarray, " sequences"]
@@ -32,20 +33,20 @@ class HingeSolution(NamedTuple):
 def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSolution:
     """Minimise an expected hinge loss with unit margin.
 
-    The dual of the program in the slacks is a circulation: flows `0 ≤ f_ij ≤ W_ij` from `i` to `j`, as much
-    into every node as out of it, of the largest total. By complementary slackness `h` is a minimiser if
+    The dual of the program in the slacks is a circulation of largest total: flows `0 ≤ f_ij ≤ W_ij` from `i`
+    to `j`, of which as much enters every node as leaves it. By complementary slackness `h` is a minimiser if
     and only if, for every pair that occurs,
 
         f_ij < W_ij  ⟹  h_i − h_j ≥ 1,    f_ij > 0  ⟹  h_i − h_j ≤ 1.
 
-    These are bounds on differences, whole numbers all, so that shortest paths over them are a minimiser on
-    a grid of unit spacing, and the longest and shortest differences that they allow tell whether it
-    is the only one. (Derived here.) O(N²) variables; N³ for the paths.
+    These are bounds on differences, and all of them are whole numbers. Shortest paths over the bounds are
+    therefore a minimiser on a grid of unit spacing. The longest and the shortest difference that the bounds
+    allow tell whether it is the only one. (Derived here.) O(N²) variables, and O(N³) time for the paths.
 
-    Tolerances of the program are of the largest capacity; what is beyond all that can flow is cut first.
-    For flows within their bounds with surpluses `b_i`, what flows out of `i` less what flows in, the loss
-    of any `h` is at least `Σ_ij f_ij (1 − h_i + h_j) = Σ f − Σ_i b_i h_i`, and some minimiser has all `h`
-    within `N − 1` of each other. (Derived here.)
+    The program's tolerances are relative to the largest capacity. So capacities are first cut to what can
+    flow. Suppose that flows keep their bounds but have surpluses `b_i`, outflow less inflow. Then the loss of
+    any `h` is at least `Σ_ij f_ij (1 − h_i + h_j) = Σ f − Σ_i b_i h_i`, and some minimiser has all `h` within
+    `N − 1` of each other. This bounds the gap. (Derived here.)
     """
     size = len(weights)
     weights = np.where(np.eye(size, dtype=bool), 0, weights)
@@ -101,7 +102,7 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
 def _what_can_flow(
     weights: Float[np.ndarray, "sequences sequences"],
 ) -> Float[np.ndarray, "sequences sequences"]:
-    """Capacities, none larger than what can come to its start, or go on from its end."""
+    """Capacities cut to what can flow into their start, and on from their end."""
     for _ in range(len(weights)):
         smaller = np.minimum(weights, np.minimum(weights.sum(axis=0)[:, None], weights.sum(axis=1)[None, :]))
         if np.array_equal(smaller, weights):
@@ -111,9 +112,9 @@ def _what_can_flow(
 
 
 def _feasible(reach: Float[np.ndarray, "sequences sequences"]) -> Float[np.ndarray, " sequences"]:
-    """Whole numbers whose differences are within shortest paths, each as near as may be to the middle.
+    """Whole numbers whose differences keep the bounds of shortest paths, each close to the middle.
 
-    Fixing them one by one, each between the bounds that those before it leave.
+    They are fixed one by one, each between the bounds that the earlier ones leave.
     """
     size = len(reach)
     h = np.zeros(size)

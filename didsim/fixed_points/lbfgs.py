@@ -14,7 +14,7 @@ _STEPS = 2000
 
 
 def minimise_large(loss: Callable[[Array], Array], start: Array, mass: Array) -> Found:
-    """A minimum of a function of one number per sequence, from one start.
+    """A minimum of a function of one number per sequence, from one start, by L-BFGS.
 
     Args:
         loss: the function.

@@ -1,4 +1,4 @@
-"""Minimisers of smooth functions of a few hundred numbers, many at once, and how good they are."""
+"""Newton's method: minimisers of smooth functions of a few hundred numbers, and how good they are."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,9 +22,9 @@ class Found(NamedTuple):
         value: the function's value.
         gradient: the largest entry of its gradient, by magnitude.
         step: the largest entry of the step that Newton's method would take next.
-        flat: the number of directions along which the function does not curve, besides those that are known
-            not to count.
-        lowest: the smallest eigenvalue of the scaled Hessian, at a minimum not negative.
+        flat: the number of directions along which the function does not curve. Directions along which it is
+            known not to change are not counted.
+        lowest: the smallest eigenvalue of the scaled Hessian; not negative at a minimum.
     """
 
     z: Float[Array, "*starts numbers"]
@@ -36,16 +36,16 @@ class Found(NamedTuple):
 
     @property
     def converged(self) -> Bool[Array, "*starts"]:
-        """Whether Newton's method has nowhere to go, and the loss rises along every direction that counts.
+        """Whether Newton's next step is tiny, and the loss rises along every direction that counts.
 
-        In float64 to 1e-6, in float32, whose rounding moves it by more, to 3e-3.
+        The tolerance is 1e-6 in float64, and 3e-3 in float32, whose rounding moves the end by more.
         """
         within = 1e-6 if self.z.dtype == jnp.float64 else 3e-3
         return (self.step < within) & (self.flat == 0) & (self.lowest > -within)
 
 
 def _flat(like: Array) -> float:
-    """The share of the largest curvature below which there is none."""
+    """The share of the largest curvature below which a curvature counts as zero."""
     return 5e3 * float(jnp.finfo(like.dtype).eps)
 
 
@@ -61,18 +61,18 @@ def minimise(
 ) -> Found:
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
-    Newton's method on a Hessian `H` whose negative eigenvalues are taken by magnitude, so that saddles repel,
-    with backtracking. `H` is first scaled to a unit diagonal: what a number is measured in, and how
-    improbable its sequence is, then do not matter. O(n³) a step.
+    Newton's method with backtracking. Negative eigenvalues of the Hessian `H` are taken by magnitude, so that
+    saddles repel. `H` is first scaled to a unit diagonal. So neither the unit of a number matters nor how
+    improbable its sequence is. O(n³) a step.
 
     Args:
-        loss: of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If it depends
-            on the latter, what is found is a point at which its gradient in the former vanishes.
+        loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
+            it depends on the latter, the result is a point where the gradient in the former vanishes.
         start: where to start.
         idle: the number of directions along which the loss is known not to change.
-        moves: whether the loss depends on what is held.
-        mass: for numbers that are of one sequence each, about how much the loss curves along each of them
-            where it curves at all. Directions along which it curves by next to nothing of that are flat.
+        moves: whether the loss depends on the numbers that are held fixed.
+        mass: for numbers that belong to one sequence each, about how much the loss curves along each of them
+            where it curves at all. A direction along which it curves by far less than that is flat.
     """
     gradient = jax.grad(loss)
 
@@ -145,12 +145,12 @@ def minimise(
 
 
 def _scale(diagonal: Array) -> Array:
-    """What makes a matrix with this diagonal, multiplied into its rows and columns, one of unit diagonal."""
+    """Factors of rows and columns that give a matrix of this diagonal a unit diagonal."""
     return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
 
 
 def _root(field: Callable[[Array], Array], start: Array, steps: int = 30) -> Array:
-    """A root of a field near a start, by Newton's method, as long as that makes the field smaller."""
+    """A root of a field near a start, by Newton's method, until a step no longer shrinks the field."""
 
     def size(z: Array) -> Array:
         return jnp.max(jnp.abs(field(z)))

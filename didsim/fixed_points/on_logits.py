@@ -1,4 +1,4 @@
-"""Minimisers of any other loss among all distributions: on the logits of sequences."""
+"""The search over the logits of all sequences, for losses that have no shorter way."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.nn import log_softmax
 from jaxtyping import Array
 
-from didsim.fixed_points.certificate import Solution
-from didsim.fixed_points.convexity import is_convex_in_log_probs, is_convex_in_logits
+from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
@@ -25,63 +24,43 @@ from didsim.fixed_points.task import (
     solution_of,
 )
 from didsim.objectives.objective import Objective
-from didsim.objectives.rewards import LogRatio
 from didsim.objectives.terms import Single
-from didsim.preferences.online import Online
 from didsim.preferences.problem import Problem
 
 
-def solve_likelihood(task: Task) -> Solution:
-    """The cross-entropy to the chosen distribution is smallest at it."""
-    chosen = jax.vmap(lambda problem: problem.chosen_marginal(task.size))(task.problem)
-    finite = jnp.isfinite(chosen).all(axis=-1)
-    return solution_of(task, chosen.astype(task.reference.dtype), "closed form", finite=finite)
-
-
-def solve_bounded(task: Task, starts: int) -> Solution:
+def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
-    rewards = [term.reward for term in task.objective.terms]
-    reward, *others = rewards
-    plain = isinstance(reward, LogRatio) and not reward.per_token
-    if not plain or not all(bool(eqx.tree_equal(one, reward)) for one in others) or not _one_baseline(task):
+    reward = terms[0].reward
+    one_reward = all(bool(eqx.tree_equal(term.reward, reward)) for term in terms[1:])
+    one_baseline = len({type(term.baseline) for term in terms}) == 1
+    if not (reward.is_log_ratio and one_reward and one_baseline):
         return solve_on_logits(task, starts)
-    assert isinstance(reward, LogRatio)
-    support = _gains(task) > 0
+    support = _gains(terms, task.problem, task.reference) > 0
     # Where nothing is to be gained there is no such set.
     support = support | ~support.any(axis=-1, keepdims=True)
-    concave = reward.beta <= 1
     note = "Sequences that are rejected more often than chosen, as the loss weighs them, get probability zero"
     return solve_on_logits(
         task,
         starts,
         support=support,
-        unique=None if task.objective.has_baseline else jnp.broadcast_to(concave, task.runs),
+        unique=None
+        if task.objective.has_baseline
+        else jnp.broadcast_to(reward.has_concave_sigmoid, task.runs),
         note="" if bool(support.all()) else note,
     )
 
 
-def _one_baseline(task: Task) -> bool:
-    """Whether all terms, of single sequences, compare with the same."""
-    kinds = {type(term.baseline) for term in task.objective.terms if isinstance(term, Single)}
-    return len(kinds) == 1
-
-
 @eqx.filter_jit
-def _gains(task: Task) -> Array:
+@eqx.filter_vmap
+def _gains(terms: tuple[Single, ...], problem: Problem, reference: Array) -> Array:
     """What each sequence adds to minus the loss, per unit of `σ(h − z)`, for losses `1 − σ(±(h − z))`."""
-
-    @eqx.filter_vmap
-    def of_run(objective: Objective, problem: Problem) -> Array:
-        total = gross = jnp.zeros(task.size, task.reference.dtype)
-        for term in objective.terms:
-            assert isinstance(term, Single)
-            of = problem.chosen_marginal if term.sequence == "chosen" else problem.rejected_marginal
-            part = term.weighted(jnp.exp(of(task.size)))
-            total, gross = (total + part if term.push == "up" else total - part), gross + part
-        # What is chosen as often as rejected has no gain but rounding.
-        return jnp.where(jnp.abs(total) <= 8 * jnp.finfo(total.dtype).eps * gross, 0, total)
-
-    return of_run(task.objective, task.problem)
+    total = gross = jnp.zeros_like(reference)
+    for term in terms:
+        of = problem.chosen_marginal if term.sequence == "chosen" else problem.rejected_marginal
+        part = term.weighted(jnp.exp(of(reference.shape[-1])))
+        total, gross = (total + part if term.push == "up" else total - part), gross + part
+    # What is chosen as often as rejected has no gain but rounding.
+    return jnp.where(jnp.abs(total) <= 8 * jnp.finfo(total.dtype).eps * gross, 0, total)
 
 
 def solve_on_logits(
@@ -92,15 +71,14 @@ def solve_on_logits(
     note: str = "",
 ) -> Solution:
     """Newton's method on the logits of a policy over all sequences, or over those of a support."""
-    log_convex = all(is_convex_in_log_probs(term) for term in task.objective.terms)
-    convex = all(is_convex_in_logits(term) for term in task.objective.terms)
+    log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
     guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
     if task.size > DENSE:
-        if task.objective.has_baseline or isinstance(task.problem, Online) or support is not None:
+        if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
-        found, method = _lbfgs_on_logits(task, guesses), "L-BFGS on logits"
+        found, method = _lbfgs_on_logits(task, guesses), Method.LBFGS_ON_LOGITS
     else:
-        method = "Newton on logits"
+        method = Method.NEWTON_ON_LOGITS
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
     ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
     best, ends, agreed = best_of(found, ends)
@@ -142,7 +120,7 @@ def _masked(z: Array, support: Array) -> Array:
 
 @eqx.filter_jit
 def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
-    moves = task.objective.has_baseline or isinstance(task.problem, Online)
+    moves = task.objective.has_baseline or task.problem.online
 
     def one(given: tuple[Objective, Array, Problem], support: Array | None, start: Array) -> Found:
         objective, reference, problem = given
@@ -169,7 +147,7 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
 
         return minimise(loss, start, 1, moves=moves, mass=weights)
 
-    problem = task.problem if isinstance(task.problem, Online) else task.problem.joint(task.size)
+    problem = task.problem if task.problem.online else task.problem.joint(task.size)
     return over_starts(one)((task.objective, task.reference, problem), support, guesses)
 
 

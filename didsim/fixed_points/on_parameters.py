@@ -1,4 +1,4 @@
-"""Minimisers in the family of a policy, in its own parameters."""
+"""The search over the parameters of a policy: the minimiser in its family."""
 
 import equinox as eqx
 import jax
@@ -7,8 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from didsim._checks import Shape
-from didsim.fixed_points.certificate import Solution
-from didsim.fixed_points.convexity import is_convex_in_logits
+from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.on_logits import rounding_kinks
 from didsim.fixed_points.task import (
@@ -21,13 +20,13 @@ from didsim.fixed_points.task import (
     over_starts,
     solution_of,
 )
-from didsim.objectives.objective import KeepsChosen, Objective
-from didsim.policies import EnergyBased, LogLinear, Policy
+from didsim.objectives.objective import Objective
+from didsim.policies import Policy
 from didsim.preferences.problem import Problem
 
 
-def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> Solution:
-    """The minimiser in the family of a policy, in its own parameters."""
+def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -> Solution:
+    """The minimiser in the family of a policy, by Newton's method on its parameters."""
     if policy.log_probs().shape != (task.size,):
         raise ValueError(
             f"`policy` must be one policy over {task.size} sequences; its log-probabilities have shape "
@@ -37,23 +36,19 @@ def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> So
     flat, unravel = ravel_pytree(trained)
     if flat.size > DENSE:
         raise ValueError(f"`policy` must have at most {DENSE} parameters to solve for; got {flat.size}")
-    if isinstance(task.objective, KeepsChosen):
+    if task.objective.is_gradient_rule:
         return batched(gradient_rule(task), batch)
 
     def log_probs_of(z: Array) -> Array:
         return eqx.combine(unravel(z), fixed).log_probs()
 
     idle = flat.size - int(jnp.linalg.matrix_rank(jax.jacfwd(log_probs_of)(flat)))
-    # Log-probabilities of such a family are linear in its parameters up to the normaliser.
-    convex = isinstance(policy, EnergyBased | LogLinear) and all(
-        map(is_convex_in_logits, task.objective.terms)
-    )
+    convex = policy.has_linear_logits and task.objective.is_convex_in_logits
     starts = 1 if convex else starts
     noise = jax.random.normal(jax.random.key(0), (task.runs, starts, flat.size), flat.dtype)
     guesses = flat + noise.at[:, 0].set(0)
 
-    # Free logits reach all distributions, and what pairs identify of these.
-    compared = compared_by(task) if isinstance(policy, EnergyBased) else None
+    compared = compared_by(task) if policy.holds_all else None
 
     @eqx.filter_jit
     def newton(task: Task, guesses: Array) -> Found:
@@ -65,7 +60,7 @@ def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> So
                     log_probs_of(z), reference, problem, task.lengths, held=log_probs_of(held)
                 )
 
-            # How much it curves at the policy as given.
+            # How much the loss curves at the given policy.
             curves = jnp.abs(jnp.diag(jax.jacfwd(jax.grad(loss))(flat, flat)))
             moves = objective.has_baseline or problem.online
             return minimise(loss, start, idle, moves=moves, mass=curves)
@@ -77,7 +72,7 @@ def solve_in_family(task: Task, policy: Policy, starts: int, batch: Shape) -> So
     solution = solution_of(
         task,
         ends,
-        "Newton on parameters",
+        Method.NEWTON_ON_PARAMETERS,
         found=best,
         gradient=best.gradient,
         unique=best.converged if convex else None,

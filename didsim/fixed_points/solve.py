@@ -6,20 +6,14 @@ from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
 from didsim.fixed_points.certificate import NoMinimiserError, Solution
-from didsim.fixed_points.closed_forms import best_reward
-from didsim.fixed_points.convexity import is_least_at_preferences, is_likelihood
-from didsim.fixed_points.on_logits import solve_bounded, solve_likelihood, solve_on_logits
-from didsim.fixed_points.on_parameters import solve_in_family
-from didsim.fixed_points.on_rewards import solve_differences
-from didsim.fixed_points.task import Task, batched, gradient_rule, only_pair
+from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
+from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
+from didsim.fixed_points.on_parameters import solve_on_parameters
+from didsim.fixed_points.on_rewards import solve_on_rewards
+from didsim.fixed_points.task import Task, batched, gradient_rule
 from didsim.information import LogProbs, LogProbsLike
-from didsim.objectives.kernels import Sigmoid
-from didsim.objectives.objective import KeepsChosen, Objective, check_lengths
-from didsim.objectives.terms import Single
+from didsim.objectives.objective import Objective, check_lengths
 from didsim.policies import Policy
-from didsim.preferences.contrastive import Contrastive
-from didsim.preferences.labelled import Labelled
-from didsim.preferences.online import Online
 from didsim.preferences.problem import Problem
 
 
@@ -40,11 +34,12 @@ def fixed_point(
         Log-probabilities, with the batch axes of all arguments.
 
     Raises:
-        NoMinimiserError: the certificate does not bear out that these are the one minimiser of full support:
-            there is none, or more than one, the pairs do not identify it, the solver did not converge, or its
-            starts disagree. The error says which, and has the `Solution`. It is a `ValueError`.
-        ValueError: an argument is wrong. Under `jit`, `vmap` and `grad` there are closed forms alone.
-        EquinoxRuntimeError: under these, and there is no minimiser of full support.
+        NoMinimiserError: there is no unique minimiser of full support, or the certificate leaves a doubt: the
+            pairs do not identify it, the solver did not converge, or its starts disagree. The message says
+            which, and the error holds the `Solution`. It is a `ValueError`.
+        ValueError: an argument is wrong; or the call is under `jit`, `vmap` or `grad` and there is no closed
+            form.
+        EquinoxRuntimeError: the call is under `jit`, `vmap` or `grad`, and no minimiser has full support.
 
     >>> from didsim import Contrastive, dpo, optimal_rejected
     >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -78,50 +73,55 @@ def solve(
 ) -> Solution:
     """Where an objective converges, exactly, with a certificate.
 
-    A loss of differences of one implicit reward is minimised in two steps: the reward that minimises the
-    expectation of the kernel, `didsim.fixed_points.closed_forms.best_reward`, and the policy that has it.
+    **Losses of differences** of one implicit reward are minimised in two steps. First comes the reward that
+    minimises the expected kernel:
 
-    - Logistic (DPO, SimPO without margin, R-DPO, f-DPO, …): `log(π_w/π_l)`, or the reward of labelled pairs,
-      whatever their samplers. Exponential: half of that. Squared (IPO): bounded; closed forms, O(N).
-    - Hinge: a linear program, and shortest paths for uniqueness; N² variables.
-    - Any other convex kernel (a margin, smoothed labels) and finite data: Newton's method on the reward, in
-      which the loss is convex.
+    - The logistic kernel (DPO, SimPO without margin, R-DPO, f-DPO, …) ends at `log(π_w/π_l)`, or at the
+      reward of labelled pairs, whatever their samplers. The exponential kernel ends at half of that. The
+      squared one (IPO) ends at a bounded reward. These are closed forms, O(N).
+    - The hinge is a linear program of N² variables. Shortest paths tell whether its solution is unique.
+    - Any other convex kernel (a margin, smoothed labels), and finite data, take Newton's method on the
+      reward, in which the loss is convex.
 
-    The policy with reward `h`: `reference · exp(h/beta)`, normalised, for the log-ratio, and so on for each
-    reward, `Reward.policy`, with a scalar root for those that have no normaliser in closed form.
+    Then comes the policy that has this reward (`Reward.policy`): for the log-ratio `reference · exp(h/beta)`,
+    normalised. Some rewards have no normaliser in closed form; a scalar root is found for these.
 
-    So DPO ends at `reference · (π_w/π_l)^(1/beta)`, and SimPO without its margin, at equal lengths, at
-    `(π_w/π_l)^(1/beta)`: under the power law the DID, not the target. (Derived here.)
+    So DPO ends at `reference · (π_w/π_l)^(1/beta)`. SimPO without its margin, at equal lengths, ends at
+    `(π_w/π_l)^(1/beta)`. Under the power law this is the DID, not the target. (Derived here.)
 
-    The likelihood of the chosen (SFT) ends at their distribution. Losses of bounded rewards of single
-    sequences (KTO, APO-zero), `Σ_y (λ_D π_w − λ_U π_l)(y) σ(h(y) − z)` to be made large, end on the set where
-    the first factor is positive, and give all others probability zero: any mass there is better moved.
-    (Derived here.) On that set `σ(h − z) = π^β/(π^β + const)` is concave in `π` for `beta ≤ 1`, so that for
-    fixed `z` the limit is the only one; for `beta < 1` its slope at zero is infinite, so that all of the
-    set keeps some probability. All else is solved by Newton's method on logits, from several starts.
+    **The likelihood of the chosen** (SFT) ends at their distribution.
 
-    A loss that is convex in `log π`, taken as a free vector, and that does not fall if all its entries are
-    lowered together, has but one minimum: it is then the minimum over the convex set `Σ e^(log π) ≤ 1`.
-    (Derived here.) The certificate uses it where the loss is convex so.
+    **Bounded losses of single sequences** (KTO, APO-zero) make `Σ_y g(y) σ(h(y) − z)` large, with the gain
+    `g = λ_D π_w − λ_U π_l`. They end on the set where `g > 0`, and give all other sequences probability zero,
+    since any mass there is better moved. (Derived here.) On that set `σ(h − z) = π^β/(π^β + const)` is
+    concave in `π` for `beta ≤ 1`. So for a fixed `z` there is only one limit. For `beta < 1` the slope at
+    zero is infinite, so that every sequence of the set keeps some probability.
+
+    **All other losses** take Newton's method on logits, from several starts. One argument proves uniqueness
+    for many of them: a loss may be convex in `log π`, taken as a free vector, and not fall if all entries are
+    lowered together. It then has one minimum over the convex set `Σ e^(log π) ≤ 1`, and this is it. (Derived
+    here.)
 
     Args:
-        objective: what is minimised. For a gradient rule (DPO-PG) nothing is: the certificate says so.
+        objective: what is minimised. A gradient rule (DPO-PG) minimises nothing, and its certificate says so.
         reference: the reference policy.
         problem: where pairs come from.
-        lengths: number of tokens of every sequence; by default they count as equal, of one token.
-        policy: a policy whose family is searched, in its own parameters; by default all distributions.
-            Newton's method rests where it would change no parameter by more than 1e-13: where a unit of one
-            is worth 10¹³ nats, that is anywhere.
-        starts: of Newton's method, where the loss is not known to be convex: the reference (or the policy
-            as given), and random ones by a fixed key. With one there is none to disagree with it.
+        lengths: number of tokens of every sequence; by default all count as one token.
+        policy: a policy whose family is searched, in its own parameters; by default all distributions are.
+            Newton's method stops when a step changes no parameter by more than 1e-13. Parameters should
+            therefore have the size of nats.
+        starts: number of starting points of Newton's method, if the loss is not known to be convex. The first
+            is the reference (or the policy as given), the others are random, by a fixed key. A single start
+            has no other to disagree with.
 
     Returns:
-        A `Solution`. Closed forms cost O(N), or as `didsim.pair_sum`; Newton's method O(N³) for each of its
-        steps, start and problem, and beyond 1,024 sequences L-BFGS, O(N) to O(N log N) a step.
+        A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`. Newton's method costs O(N³) for
+        each of its steps, starts and problems. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to
+        O(N log N) a step.
 
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or the problem is too
-            large for its kind of solver.
+            large for its method.
 
     >>> from didsim import Contrastive, slic
     >>> p, q = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -143,7 +143,7 @@ def _solve(
     starts: int,
     measured: bool,
 ) -> Solution:
-    """`solve`; if not `measured`, without the gradient at closed forms, which they do not need."""
+    """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
     reference, lengths, batch = _checked(objective, reference, problem, lengths)
     starts = _checks.positive_int("starts", starts)
     if not _checks.known((objective, reference, problem)):
@@ -151,7 +151,7 @@ def _solve(
     task = Task.over_runs(objective, reference, problem, lengths, batch, measured)
     if policy is not None:
         _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
-        return solve_in_family(task, policy, starts, batch)
+        return solve_on_parameters(task, policy, starts, batch)
     return batched(_free(task, starts), batch)
 
 
@@ -172,54 +172,36 @@ def _checked(
 
 def _free(task: Task, starts: int) -> Solution:
     """The minimiser among all distributions."""
-    if isinstance(task.objective, KeepsChosen):
+    objective, online = task.objective, task.problem.online
+    if objective.is_gradient_rule:
         return gradient_rule(task)
-    pair, online = only_pair(task.objective), isinstance(task.problem, Online)
-    if pair is not None and (not online or is_least_at_preferences(pair)):
-        return solve_differences(task, pair, starts)
-    if len(task.objective.terms) == 1 and not online:
-        (term,) = task.objective.terms
-        if isinstance(term, Single) and is_likelihood(term) and not term.reward.needs_lengths:
+    pair = objective.difference_term
+    if pair is not None and (pair.kernel.calibrated or not online):
+        return solve_on_rewards(task, pair, starts)
+    if not online:
+        if len(objective.terms) == 1 and objective.terms[0].is_likelihood:
             return solve_likelihood(task)
-    bounded = all(isinstance(one, Single) and isinstance(one.kernel, Sigmoid) for one in task.objective.terms)
-    if bounded and not online:
-        return solve_bounded(task, starts)
+        if objective.bounded_terms is not None:
+            return solve_bounded(task, objective.bounded_terms, starts)
     return solve_on_logits(task, starts)
 
 
 def _traced(
     objective: Objective, reference: LogProbsLike, problem: Problem, lengths: ArrayLike | None
 ) -> Array:
-    """The closed form of a loss of differences, for values that are not known yet."""
+    """The closed form of a loss of differences, under `jit`, `vmap` or `grad`."""
     reference, lengths, batch = _checked(objective, reference, problem, lengths)
-    limit = _closed_form(objective, reference, problem, lengths)
+    limit = None if objective.is_gradient_rule else closed_form(objective, reference, problem, lengths)
     if limit is None:
         raise ValueError(
             "`fixed_point` has no closed form for this objective and problem, and must be called outside "
             "jit, vmap and grad to solve for it"
         )
-    is_there = jnp.isfinite(limit).all()
-    if isinstance(problem, Labelled):
-        # The reward says what is right of sequences that no pair has, too.
-        is_there &= jnp.isfinite(jnp.maximum(problem.first, problem.second)).all()
+    # A reward of labels says what is right even of sequences that no pair has.
+    is_there = jnp.isfinite(limit).all() & problem.offline().occurring().all()
     limit = eqx.error_if(
         limit,
         ~is_there,
         "`objective` has no minimiser to return here: none of full support is identified",
     )
     return jnp.broadcast_to(limit, (*batch, reference.shape[-1]))
-
-
-def _closed_form(
-    objective: Objective, reference: Array, problem: Problem, lengths: Array | None
-) -> Array | None:
-    """The closed form of a loss of differences, without a look at the values of anything."""
-    pair = only_pair(objective)
-    if pair is None or isinstance(objective, KeepsChosen):
-        return None
-    if isinstance(problem, Online) and is_least_at_preferences(pair):
-        problem = problem.uniform()
-    if not isinstance(problem, Contrastive | Labelled):
-        return None
-    h = best_reward(pair.kernel, problem)
-    return None if h is None else pair.reward.policy(h, reference, lengths)

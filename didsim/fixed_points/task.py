@@ -1,4 +1,4 @@
-"""Problems to solve, a batch of them, and the solutions that come back."""
+"""A batch of problems to solve, and how its solutions are put together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,25 +11,23 @@ from jax.nn import log_softmax
 from jaxtyping import Array, Float, PyTree
 
 from didsim._checks import Shape
-from didsim.fixed_points.certificate import Certificate, Solution
-from didsim.fixed_points.convexity import is_one_sided
+from didsim.fixed_points.certificate import Certificate, Method, Solution
 from didsim.fixed_points.newton import Found
 from didsim.fixed_points.smoothing import has_kinks
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.information import js
 from didsim.objectives.objective import Objective
-from didsim.objectives.rewards import Reward
-from didsim.objectives.terms import Pair
-from didsim.preferences.contrastive import Contrastive
-from didsim.preferences.labelled import Labelled
-from didsim.preferences.online import Online
 from didsim.preferences.problem import Problem
 
-DENSE = 1024  # numbers to solve for, up to which there are N × N matrices
+DENSE = 1024  # the most numbers to solve for with N × N matrices
 
 
 class Task(eqx.Module):
-    """What is to be solved: arrays with one axis of runs, but for lengths."""
+    """A batch of problems to solve. All arrays have one axis of runs, except lengths, which all runs share.
+
+    Attributes:
+        measured: whether the certificates of closed forms hold the gradient at the solution.
+    """
 
     objective: Objective
     reference: Float[Array, "runs sequences"]
@@ -64,33 +62,20 @@ class Task(eqx.Module):
         return self.reference.shape[1]
 
 
-def only_pair(objective: Objective) -> Pair | None:
-    """An objective's one term, if it is a loss of differences of one reward that has an inverse."""
-    (term, *more) = objective.terms
-    if more or not isinstance(term, Pair) or term.chosen_reward is not None:
-        return None
-    return None if type(term.reward).policy is Reward.policy else term
-
-
 def compared_by(task: Task) -> Comparisons | None:
-    """What the pairs of a task identify; None where its loss is not of differences of rewards alone."""
+    """Which sequences the pairs compare; None unless the loss is of differences of rewards alone."""
     terms, problem = task.objective.terms, task.problem
-    if isinstance(problem, Online) or (
-        isinstance(problem, Contrastive | Labelled) and problem.has_full_support
-    ):
-        return None
-    pairs = [term for term in terms if isinstance(term, Pair) and term.chosen_reward is None]
-    if len(pairs) < len(terms) or any(type(pair.reward).policy is Reward.policy for pair in pairs):
+    if problem.online or problem.compares_all or not all(term.is_of_differences for term in terms):
         return None
     # One term that rises on both sides is enough to hold two sequences together.
-    one_sided = np.logical_and.reduce([np.broadcast_to(is_one_sided(pair), task.runs) for pair in pairs])
-    return compare(problem, task.size, task.runs, both_ways=one_sided)
+    falls = [np.broadcast_to(term.kernel.falls_for_ever, task.runs) for term in terms]
+    return compare(problem, task.size, task.runs, both_ways=np.logical_and.reduce(falls))
 
 
 def solution_of(
     task: Task,
     log_probs: Array,
-    method: str,
+    method: Method,
     *,
     found: Found | None = None,
     gradient: Array | None = None,
@@ -103,7 +88,7 @@ def solution_of(
     compared: Comparisons | None = None,
     note: str = "",
 ) -> Solution:
-    """A solution of all runs, with what is not given filled in."""
+    """The solutions of all runs. Whatever is not given is filled in."""
     if found is not None:
         converged = found.converged
     if gradient is None:
@@ -134,11 +119,11 @@ def solution_of(
 
 @eqx.filter_jit
 def _gradient_norm(task: Task, log_probs: Array) -> Array:
-    """The largest entry of the gradient in logits, by magnitude; NaN at a loss with kinks."""
+    """The largest entry of the gradient in logits, by magnitude; NaN at a loss with corners."""
     problem = task.problem
     if has_kinks(task.objective) or not task.measured:
         return jnp.full(task.runs, jnp.nan)
-    if task.size <= DENSE and not isinstance(problem, Online):
+    if task.size <= DENSE and not problem.online:
         problem = problem.joint(task.size)
 
     @eqx.filter_vmap
@@ -170,7 +155,10 @@ def random_starts(task: Task, starts: int) -> Array:
 
 
 def best_of(found: Found, ends: Array) -> tuple[Found, Array, Array | None]:
-    """Of each run the start that ended lowest, of those that converged if any did; and whether all agree."""
+    """The start of each run that ended lowest, and whether all starts agree.
+
+    If any start converged, only converged ones count.
+    """
     runs, starts = found.value.shape
     value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
     good = found.converged & jnp.isfinite(value)
@@ -198,11 +186,11 @@ def mass(problem: Problem, like: Array) -> Array:
 
 
 def gradient_rule(task: Task) -> Solution:
-    """What there is to say of an objective that is no loss."""
+    """The solution of a gradient rule: none, and a note that says why."""
     note = (
-        "A gradient rule has no loss of its own. It rests where its loss falls no further without lowering "
-        "the chosen likelihood: at minimisers of the loss plus any multiple of the chosen negative "
-        "log-likelihood; which one depends on the start, from which `didsim.train` finds it"
+        "A gradient rule minimises nothing. It rests where its loss can fall no further without lowering the "
+        "chosen likelihood: at a minimiser of the loss plus some multiple of the chosen negative "
+        "log-likelihood. Which one depends on the start; `didsim.train` finds it"
     )
     nothing = jnp.full_like(task.reference, jnp.nan)
-    return solution_of(task, nothing, "none", converged=False, finite=False, unique=False, note=note)
+    return solution_of(task, nothing, Method.NONE, converged=False, finite=False, unique=False, note=note)

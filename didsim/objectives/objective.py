@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,6 +27,10 @@ class Objective(eqx.Module):
         terms: what is summed. The reward of the first is the objective's own, which metrics of rewards and
             samplers of online pairs ask for.
 
+    Attributes:
+        is_gradient_rule: whether optimisers are given another direction than the gradient of the loss. The
+            objective then converges to no minimiser of its loss.
+
     Raises:
         ValueError: there is no term, or one is not a `Term`.
 
@@ -37,6 +41,8 @@ class Objective(eqx.Module):
     >>> round(float(loss.pair_loss(-10.0, -12.0, -11.0, -11.0)), 6)  # that of DPO
     0.598139
     """
+
+    is_gradient_rule: ClassVar[bool] = False
 
     terms: tuple[Term, ...]
 
@@ -50,7 +56,7 @@ class Objective(eqx.Module):
     def __add__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):
             return NotImplemented
-        if isinstance(self, KeepsChosen) or isinstance(other, KeepsChosen):
+        if self.is_gradient_rule or other.is_gradient_rule:
             raise ValueError("a gradient rule is not a loss, and cannot be added to another")
         return Objective(*self.terms, *other.terms)
 
@@ -198,10 +204,7 @@ class Objective(eqx.Module):
         held = jax.lax.stop_gradient(policy_logps) if held is None else held
         as_data = Sequences(held, reference, lengths)
         problem = problem.at(held, self.reward(*as_data))
-        if marginals is None and any(term.needs_marginals for term in self.terms):
-            size = policy_logps.shape[-1]
-            marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
-        over = Population(problem, marginals, as_data)
+        over = Population(problem, as_data, marginals)
         return sum_of([term.weighted(term.expected(space, over)) for term in self.terms])
 
     def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:
@@ -226,7 +229,29 @@ class Objective(eqx.Module):
     @property
     def has_baseline(self) -> bool:
         """Whether a term has a baseline, which depends on the policy."""
-        return any(isinstance(term, Single) and term.baseline is not None for term in self.terms)
+        return any(term.has_baseline for term in self.terms)
+
+    @property
+    def difference_term(self) -> Term | None:
+        """The only term, if it is a loss of differences of one reward that has an inverse; else None."""
+        (term, *more) = self.terms
+        return term if not more and term.is_of_differences else None
+
+    @property
+    def bounded_terms(self) -> tuple[Single, ...] | None:
+        """The terms, if each is a loss `1 − σ(±(h(y) − b))` of one sequence; else None."""
+        bounded = tuple(term for term in self.terms if isinstance(term, Single) and term.kernel.bounded)
+        return bounded if len(bounded) == len(self.terms) else None
+
+    @property
+    def is_convex_in_logits(self) -> bool:
+        """Whether the loss is proven to be convex in the logits of a policy: every term is."""
+        return all(term.is_convex_in_logits for term in self.terms)
+
+    @property
+    def is_convex_in_log_probs(self) -> bool:
+        """Whether the loss is proven to be convex in a free vector of log-probabilities: every term is."""
+        return all(term.is_convex_in_log_probs for term in self.terms)
 
     def _check_single(self) -> None:
         if self.batch_shape:
@@ -244,6 +269,8 @@ class KeepsChosen(Objective):
     With `d` the descent direction, minus the gradient of the loss, and `g` the gradient of the expected
     `log π(y_w)`, both over the pairs of a step: if `⟨d, g⟩ < 0`, `d` becomes `d − g ⟨d, g⟩ / ⟨g, g⟩`.
     """
+
+    is_gradient_rule: ClassVar[bool] = True
 
     def __init__(self, *terms: Term):
         super().__init__(*terms)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import log1mexp, log_softmax, logsumexp, softplus
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from didsim.information import LogProbs
 
@@ -16,40 +16,91 @@ Scalar = Float[Array, ""]
 
 
 class Reward(eqx.Module):
-    """An implicit reward: a function of the log-probability of a sequence."""
+    """An implicit reward: a function of the log-probability of a sequence.
+
+    Like a kernel, a reward states what is known of it, and `didsim.solve` goes by these facts alone.
+
+    Attributes:
+        needs_reference: it depends on the reference.
+        affine: it is affine in the log-probability.
+        has_inverse: `policy` gives the distribution that has given rewards.
+        penalises_falls: it is the log-ratio `beta · t`, less a convex function that never rises with `t`.
+        kinked: it has a corner; `rounded` then rounds it off.
+    """
 
     needs_reference: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
+    has_inverse: ClassVar[bool] = False
+    penalises_falls: ClassVar[bool] = False
+    kinked: ClassVar[bool] = False
 
     @property
     def needs_lengths(self) -> bool:
         """Whether the reward depends on the number of tokens."""
         return False
 
+    @property
+    def has_one_slope(self) -> bool:
+        """Whether an affine reward has one slope for all sequences, so that a normaliser cancels in `d`."""
+        return self.affine
+
+    @property
+    def is_log_ratio(self) -> bool:
+        """Whether the reward is `beta · log(π/reference)` up to a constant: the reward of DPO."""
+        return self.has_one_slope and self.needs_reference and not self.needs_lengths
+
+    @property
+    def has_concave_sigmoid(self) -> Bool[Array, "*batch"]:
+        """Whether `σ(h(y) − z)` is concave in `π(y)` for every `z`, for each entry of a batch of rewards."""
+        return jnp.asarray(False)
+
     @abstractmethod
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """The reward of sequences with these log-probabilities."""
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """The distribution whose reward is `h` up to a constant, where it has a closed form."""
-        raise NotImplementedError(f"{type(self).__name__} has no closed-form inverse")
+        """The distribution whose reward is `h` up to a constant.
+
+        Raises:
+            ValueError: the reward has no known inverse.
+        """
+        raise ValueError(f"`reward` must have a known inverse; {type(self).__name__} has none")
+
+    def inverse_needs_root(self, lengths: Array | None) -> bool:
+        """Whether `policy` looks for the root of a function of one number, in place of a closed form."""
+        return False
+
+    def rounded(self, temperature: Array) -> "Reward":
+        """The reward with every corner `max(0, x)` replaced by `temperature · softplus(x / temperature)`."""
+        return self
 
 
 class LogRatio(Reward):
     """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO; over `|y|` if `per_token`."""
 
+    needs_reference: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+    has_inverse: ClassVar[bool] = True
+
     beta: Scalar
     per_token: bool = eqx.field(default=False, static=True)
-    needs_reference: ClassVar[bool] = True
 
     @property
     def needs_lengths(self) -> bool:
-        """True if `per_token`."""
         return self.per_token
+
+    @property
+    def has_one_slope(self) -> bool:
+        return not self.per_token
+
+    @property
+    def has_concave_sigmoid(self) -> Bool[Array, "*batch"]:
+        """For `beta ≤ 1`, since `σ(h − z) = π^β / (π^β + const)`."""
+        return (self.beta <= 1) & (not self.per_token)
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """`beta · (logps − ref_logps)`, over lengths if `per_token`."""
-        assert ref_logps is not None, "an objective checks that it has what its reward needs"
-        return self.beta * per_token(logps - ref_logps, lengths if self.per_token else None)
+        return self.beta * per_token(log_ratio_of(logps, ref_logps), lengths if self.per_token else None)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
         """`π ∝ reference · exp(h / beta)`, or `reference · exp(|y| (h + c) / beta)` if `per_token`."""
@@ -57,17 +108,26 @@ class LogRatio(Reward):
             return _with_slopes(reference, h, lengths / self.beta[..., None])
         return log_softmax(reference + h / self.beta[..., None], axis=-1)
 
+    def inverse_needs_root(self, lengths: Array | None) -> bool:
+        return self.per_token and lengths is not None
+
 
 class LogProb(Reward):
     """`h(y) = beta · log π(y)`, or `beta · log π(y) / |y|` if `per_token`: no reference."""
+
+    affine: ClassVar[bool] = True
+    has_inverse: ClassVar[bool] = True
 
     beta: Scalar
     per_token: bool = eqx.field(static=True)
 
     @property
     def needs_lengths(self) -> bool:
-        """True if `per_token`."""
         return self.per_token
+
+    @property
+    def has_one_slope(self) -> bool:
+        return not self.per_token
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """`beta · logps`, over lengths if `per_token`."""
@@ -79,23 +139,27 @@ class LogProb(Reward):
             return _with_slopes(jnp.zeros_like(reference), h, lengths / self.beta[..., None])
         return log_softmax(h / self.beta[..., None], axis=-1)
 
+    def inverse_needs_root(self, lengths: Array | None) -> bool:
+        return self.per_token and lengths is not None
+
 
 class LengthRegularised(Reward):
     """`h(y) = beta · log(π(y) / reference(y)) + alpha · |y|`, the reward of R-DPO."""
 
+    needs_reference: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+    has_inverse: ClassVar[bool] = True
+
     beta: Scalar
     alpha: Scalar
-    needs_reference: ClassVar[bool] = True
 
     @property
     def needs_lengths(self) -> bool:
-        """True."""
         return True
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """`beta · (logps − ref_logps) + alpha · lengths`; without lengths all are of one token."""
-        assert ref_logps is not None, "an objective checks that it has what its reward needs"
-        return self.beta * (logps - ref_logps) + self._bonus(logps, lengths)
+        return self.beta * log_ratio_of(logps, ref_logps) + self._bonus(logps, lengths)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
         """`π ∝ reference · exp((h − alpha · |y|) / beta)`."""
@@ -113,15 +177,35 @@ class Guarded(Reward):
     DPO-positive's reward of a chosen sequence: a fall below the reference counts `1 + weight` times.
     """
 
+    needs_reference: ClassVar[bool] = True
+    penalises_falls: ClassVar[bool] = True
+    kinked: ClassVar[bool] = True
+
     beta: Scalar
     weight: Scalar
-    needs_reference: ClassVar[bool] = True
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """The log-ratio, its negative part enlarged."""
-        assert ref_logps is not None, "an objective checks that it has what its reward needs"
-        t = logps - ref_logps
+        t = log_ratio_of(logps, ref_logps)
         return self.beta * (t - self.weight * jnp.maximum(0, -t))
+
+    def rounded(self, temperature: Array) -> Reward:
+        return RoundedGuarded(self.beta, self.weight, temperature)
+
+
+class RoundedGuarded(Reward):
+    """`Guarded` with its corner at `t = 0` rounded off."""
+
+    needs_reference: ClassVar[bool] = True
+    penalises_falls: ClassVar[bool] = True
+
+    beta: Scalar
+    weight: Scalar
+    temperature: Scalar
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        t = log_ratio_of(logps, ref_logps)
+        return self.beta * (t - self.weight * (self.temperature * softplus(-t / self.temperature)))
 
 
 class DivergenceSlope(Reward):
@@ -131,13 +215,14 @@ class DivergenceSlope(Reward):
     and `t = log u`, `f′` is `slope(t)`, which increases to a least upper bound. The gap to it falls to 0.
     """
 
-    beta: Scalar
     needs_reference: ClassVar[bool] = True
+    has_inverse: ClassVar[bool] = True
+
+    beta: Scalar
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """`beta · f′(u)`."""
-        assert ref_logps is not None, "an objective checks that it has what its reward needs"
-        return self.beta * self.slope(logps - ref_logps)
+        return self.beta * self.slope(log_ratio_of(logps, ref_logps))
 
     @abstractmethod
     def slope(self, t: Array) -> Array:
@@ -181,6 +266,9 @@ class DivergenceSlope(Reward):
         low, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), lower, start)
         root = decreasing_root(log_total, low, high)
         return log_softmax(self._logits(reference, log_gaps, root), axis=-1)
+
+    def inverse_needs_root(self, lengths: Array | None) -> bool:
+        return True
 
     def _logits(self, reference: Array, log_gaps: Array, log_v: Array) -> Array:
         return reference + self.log_ratio(jnp.logaddexp(log_gaps, log_v))
@@ -252,7 +340,6 @@ class LogOdds(Reward):
 
     @property
     def needs_lengths(self) -> bool:
-        """True."""
         return True
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
@@ -261,6 +348,17 @@ class LogOdds(Reward):
         tiny = jnp.finfo(log_p.dtype).tiny
         sure = -log_p < tiny
         return log_p - jnp.where(sure, jnp.log(tiny), log1mexp(jnp.where(sure, 1, -log_p)))
+
+
+def log_ratio_of(logps: Array, ref_logps: Array | None) -> Array:
+    """`log π(y) − log reference(y)`.
+
+    Raises:
+        ValueError: the reference is missing.
+    """
+    if ref_logps is None:
+        raise ValueError("`ref_logps` must be given: this implicit reward uses the reference; got None")
+    return logps - ref_logps
 
 
 def per_token(logps: Array, lengths: Array | None) -> Array:

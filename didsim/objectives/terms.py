@@ -9,6 +9,8 @@ when the loss is differentiated.
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -30,18 +32,27 @@ class Sequences(NamedTuple):
     lengths: Array | None
 
 
-class Population(NamedTuple):
+@dataclass(frozen=True)
+class Population:
     """What an expected loss is taken over.
 
     Attributes:
         problem: where pairs come from.
-        marginals: the distributions of the chosen and of the rejected sequence.
-        held: the space, with the policy as data: what baselines are computed from.
+        held: all sequences, with the policy as data: baselines are computed from these.
+        given_marginals: the distributions of the chosen and of the rejected sequence, if they are at hand.
     """
 
     problem: Problem
-    marginals: tuple[LogProbs, LogProbs] | None
     held: Sequences
+    given_marginals: tuple[LogProbs, LogProbs] | None = None
+
+    @cached_property
+    def marginals(self) -> tuple[LogProbs, LogProbs]:
+        """The distributions of the chosen and of the rejected sequence. Costs as the problem says."""
+        if self.given_marginals is not None:
+            return self.given_marginals
+        size = self.held.logps.shape[-1]
+        return self.problem.chosen_marginal(size), self.problem.rejected_marginal(size)
 
 
 class Term(eqx.Module):
@@ -68,8 +79,31 @@ class Term(eqx.Module):
         return self.reward.needs_lengths
 
     @property
-    def needs_marginals(self) -> bool:
-        """Whether its expectation asks for the marginals of a problem."""
+    def has_baseline(self) -> bool:
+        """Whether the term compares a reward with a baseline, which depends on the policy."""
+        return False
+
+    @property
+    def is_of_differences(self) -> bool:
+        """Whether the term is a loss of differences of one implicit reward, which has an inverse.
+
+        Its minimiser is then the policy whose reward minimises the expected kernel.
+        """
+        return False
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether the term is the negative log-likelihood of the chosen, up to a factor and a constant."""
+        return False
+
+    @property
+    def is_convex_in_logits(self) -> bool:
+        """Whether the term is proven to be convex in the logits of a policy."""
+        return False
+
+    @property
+    def is_convex_in_log_probs(self) -> bool:
+        """Whether the term is proven to be convex in a free vector of log-probabilities."""
         return False
 
     @abstractmethod
@@ -93,6 +127,33 @@ class Pair(Term):
     """
 
     chosen_reward: Reward | None = None
+
+    @property
+    def is_of_differences(self) -> bool:
+        return self.chosen_reward is None and self.reward.has_inverse
+
+    @property
+    def is_convex_in_logits(self) -> bool:
+        """As `is_convex_in_log_probs`, for a reward of one slope.
+
+        A difference of such rewards is linear in the logits, since the normaliser cancels. The penalty of a
+        fall keeps the loss convex: minus a log-probability is convex in the logits.
+        """
+        return self.reward.has_one_slope and self._is_convex_in_reward
+
+    @property
+    def is_convex_in_log_probs(self) -> bool:
+        """A convex kernel of a difference that is affine, or falls short of an affine one by a convex amount.
+
+        The latter asks for a kernel that never rises.
+        """
+        return self.reward.affine and self._is_convex_in_reward
+
+    @property
+    def _is_convex_in_reward(self) -> bool:
+        penalised = self.chosen_reward is not None
+        keeps = not penalised or (self.chosen_reward.penalises_falls and self.kernel.falling)  # type: ignore[union-attr]
+        return self.kernel.convex and keeps
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
         """The kernel of the difference of rewards."""
@@ -172,9 +233,24 @@ class Single(Term):
             raise ValueError(f"`push` must be 'up' or 'down'; got {self.push!r}")
 
     @property
-    def needs_marginals(self) -> bool:
-        """True."""
-        return True
+    def has_baseline(self) -> bool:
+        return self.baseline is not None
+
+    @property
+    def is_likelihood(self) -> bool:
+        lifts = self.sequence == "chosen" and self.push == "up" and self.baseline is None
+        return lifts and self.kernel.linear and self.reward.has_one_slope
+
+    @property
+    def is_convex_in_logits(self) -> bool:
+        """A convex kernel that never rises, of a log-probability pushed up: that is concave in logits."""
+        lifts = self.push == "up" and self.baseline is None
+        return lifts and self.kernel.convex and self.kernel.falling and self.reward.affine
+
+    @property
+    def is_convex_in_log_probs(self) -> bool:
+        """A convex kernel of an affine reward."""
+        return self.kernel.convex and self.reward.affine
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
         """The kernel of the reward of one of them, with a baseline estimated from the pairs if not given."""
@@ -188,7 +264,6 @@ class Single(Term):
 
     def expected(self, space: Sequences, over: Population) -> Array:
         """The expectation under one marginal. O(N)."""
-        assert over.marginals is not None, "an objective asks for the marginals that its terms need"
         baseline = None
         if self.baseline is not None:
             held = self.reward(*over.held)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from didsim.pairwise.moments import horner
 from didsim.pairwise.sorting import Piece
 
 
@@ -79,7 +80,7 @@ class Polynomial:
 
     def __call__(self, d: Array) -> Array:
         """The polynomial, elementwise."""
-        return jnp.polyval(jnp.asarray(self.coefficients[::-1], d.dtype), d)
+        return horner(self.coefficients, d)
 
     def derivative(self) -> "Polynomial":
         """The first derivative."""

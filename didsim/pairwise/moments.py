@@ -1,6 +1,7 @@
 """Sums over all pairs of a polynomial of the difference, from moments: O(N degree) time, O(N) memory."""
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -34,8 +35,8 @@ def moment_sums(
         for order in range(len(polynomial)):
             taylor = [math.comb(n, order) * polynomial[n] for n in range(order, len(polynomial))]
             power = v**order
-            value += _horner(taylor, s) * jnp.sum(weights * power)
-            size += _horner([abs(a) for a in taylor], jnp.abs(s)) * jnp.sum(jnp.abs(weights * power))
+            value += horner(taylor, s) * jnp.sum(weights * power)
+            size += horner([abs(a) for a in taylor], jnp.abs(s)) * jnp.sum(jnp.abs(weights * power))
         return value, size
 
     first_centre, second_centre = _centre(first, x), _centre(second, x)
@@ -74,7 +75,8 @@ def _centre(weights: Array, x: Array) -> Array:
     return jnp.clip(mean, jnp.min(x), jnp.max(x))
 
 
-def _horner(coefficients: list[float], x: Array) -> Array:
+def horner(coefficients: Sequence[float], x: Array) -> Array:
+    """`Σ_n coefficients[n] x^n`."""
     value = jnp.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         value = value * x + coefficient

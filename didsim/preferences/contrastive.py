@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from didsim import _checks
 from didsim._checks import Shape
@@ -14,8 +14,10 @@ from didsim.pairwise.forms import Form
 from didsim.pairwise.sums import tiled_pair_sum, unchecked_pair_sum
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.problem import (
+    IndependentDraws,
     Problem,
     Summand,
+    Wins,
     at_offsets,
     check_same_size,
     doubled,
@@ -119,6 +121,25 @@ class Contrastive(Problem):
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
         return jnp.exp(logsumexp(self.chosen + x, axis=-1) + logsumexp(self.rejected - x, axis=-1))
+
+    @property
+    def compares_all(self) -> bool:
+        return self.has_full_support
+
+    def occurring(self) -> Bool[Array, "*batch sequences"]:
+        return jnp.isfinite(jnp.maximum(self.chosen, self.rejected))
+
+    def encoded_reward(self) -> Float[Array, "*batch sequences"]:
+        """`log(chosen/rejected)`: the log of the DID of `chosen` against `rejected`."""
+        return self.chosen - self.rejected
+
+    def independent_draws(self) -> IndependentDraws:
+        """The chosen and the rejected sequence; `net_wins = (chosen − rejected)/(chosen + rejected)`."""
+        return IndependentDraws(self.chosen, self.rejected, jnp.tanh((self.chosen - self.rejected) / 2))
+
+    def wins(self, size: int) -> Wins:
+        """Every sequence that can be chosen beats every one that can be rejected."""
+        return Wins.between(size, self.chosen, self.rejected)
 
     def joint(self, size: int) -> "Joint":
         """`log chosen(i) + log rejected(j)`."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from didsim import _checks
 from didsim._checks import Shape
 from didsim.information import LogProbs
-from didsim.preferences.problem import Problem, Summand, check_same_size, draw_indices, pair_indices
+from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, draw_indices, pair_indices
 
 
 class Pairs(Problem):
@@ -140,6 +140,11 @@ class Pairs(Problem):
         log_weights = jnp.log(self._pair_weights(x.dtype))
         return jnp.exp(logsumexp(log_weights + self._differences(x, x), axis=-1))
 
+    def wins(self, size: int) -> Wins:
+        """The pairs that count."""
+        kept = np.ones(self.winners.shape[-1], bool) if self.weights is None else np.asarray(self.weights) > 0
+        return Wins(np.asarray(self.winners)[kept], np.asarray(self.losers)[kept], size)
+
     def joint(self, size: int) -> "Joint":
         """The weighted share of each pair; zero for those that there are not."""
         self.check_size(size)
@@ -261,6 +266,11 @@ class Joint(Problem):
     def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
         return jnp.exp(logsumexp(self.log_probs + (x[..., :, None] - x[..., None, :]), axis=(-2, -1)))
+
+    def wins(self, size: int) -> Wins:
+        """The pairs of positive probability."""
+        winners, losers = np.nonzero(np.isfinite(np.asarray(self.log_probs)))
+        return Wins(winners, losers, size)
 
     def joint(self, size: int) -> "Joint":
         """The table itself."""

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, log_softmax, logsumexp
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from didsim import _checks
 from didsim._checks import Shape
@@ -19,8 +19,10 @@ from didsim.pairwise.forms import Analytic, Form
 from didsim.pairwise.sums import potentials, tiled_pair_sum, unchecked_pair_sum
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.problem import (
+    IndependentDraws,
     Problem,
     Summand,
+    Wins,
     at_offsets,
     check_same_size,
     doubled,
@@ -30,6 +32,13 @@ from didsim.preferences.problem import (
 
 _SIGMOID = Analytic(jax.nn.sigmoid, strip=math.pi)
 _DOUBT = _SIGMOID.derivative()  # σ(d) σ(−d)
+
+
+def _half_tanh(d: Array) -> Array:
+    return jnp.tanh(d / 2)
+
+
+_HALF_TANH = Analytic(_half_tanh, strip=math.pi)
 _LEAST_DOUBT = 0.01
 _FEW, _LARGE = 64, 4096
 
@@ -193,6 +202,29 @@ class Labelled(Problem):
             return jnp.log(total) + (top + bottom)[..., 0]
 
         return jnp.exp(jnp.logaddexp(one_order(self.first, self.second), one_order(self.second, self.first)))
+
+    @property
+    def compares_all(self) -> bool:
+        return self.has_full_support
+
+    def occurring(self) -> Bool[Array, "*batch sequences"]:
+        return jnp.isfinite(jnp.maximum(self.first, self.second))
+
+    def encoded_reward(self) -> Float[Array, "*batch sequences"]:
+        """The reward of the labels."""
+        return self.reward
+
+    def independent_draws(self) -> IndependentDraws:
+        """The two samplers; `net_wins(i) = E_j tanh((r_i − r_j)/2)` over the partners `j` of `i`."""
+        share = jax.nn.sigmoid(self.first - self.second)
+        weights = jnp.exp(self.first), jnp.exp(self.second)
+        of_second, of_first = potentials(_HALF_TANH, *weights, self.reward)
+        return IndependentDraws(self.first, self.second, share * of_second - (1 - share) * of_first)
+
+    def wins(self, size: int) -> Wins:
+        """Each sequence that can be drawn first beats, and is beaten by, each that can be drawn second."""
+        one = Wins.between(size, self.first, self.second)
+        return one.joined(Wins.between(size, self.second, self.first), size)
 
     def joint(self, size: int) -> "Joint":
         """`log [first(i) second(j) + second(i) first(j)] + log σ(r_i − r_j)`."""

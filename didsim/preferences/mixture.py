@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import logsumexp
 from jaxtyping import Array, ArrayLike, Float, Key
 
@@ -13,7 +14,7 @@ from didsim._checks import Shape
 from didsim.information import LogProbs
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
-from didsim.preferences.problem import Problem, Summand
+from didsim.preferences.problem import Problem, Summand, Wins
 
 
 class Mixture(Problem):
@@ -127,6 +128,14 @@ class Mixture(Problem):
     def prepared(self) -> "Mixture":
         """The mixture of the prepared problems."""
         return Mixture(tuple(problem.prepared() for problem in self.problems), self.log_weights)
+
+    def wins(self, size: int) -> Wins:
+        """The wins of all problems that can be drawn."""
+        total = Wins(np.zeros(0, int), np.zeros(0, int), size)
+        for problem, weight in zip(self.problems, np.asarray(self.log_weights), strict=True):
+            if np.isfinite(weight):
+                total = total.joined(problem.wins(size), size)
+        return total
 
     def joint(self, size: int) -> Joint:
         """The mixture of the problems' tables."""

@@ -172,6 +172,14 @@ class Online(Problem):
                 f"`problem` is over {self.reward.shape[-1]} sequences; it was asked about {size}"
             )
 
+    def encoded_reward(self) -> Float[Array, "*batch sequences"]:
+        """The reward of the labels, whatever the sampler."""
+        return self.reward
+
+    def offline(self) -> Labelled:
+        """Pairs with the same labels from uniform samplers."""
+        return self.uniform()
+
     def at(self, log_probs: Array, implicit_reward: Array) -> Problem:
         """The pairs of a policy with these log-probabilities and this implicit reward."""
         draws = self.sampler(self.reward, log_probs, implicit_reward)

@@ -12,12 +12,13 @@ A problem is a source of pairs of a chosen and a rejected sequence. It answers
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from didsim import _checks
 from didsim._checks import Shape
@@ -25,6 +26,54 @@ from didsim.information import LogProbs
 from didsim.pairwise.forms import Form
 
 Summand = Callable[[Array], Array] | Form
+
+
+class IndependentDraws(NamedTuple):
+    """The two sequences of a pair as independent draws, of which one is then chosen.
+
+    Attributes:
+        first: where the first comes from.
+        second: where the second comes from.
+        net_wins: for each sequence, the probability that it is chosen less the one that it is rejected, over
+            the sum of its probabilities as the first and as the second.
+    """
+
+    first: LogProbs
+    second: LogProbs
+    net_wins: Float[Array, "*batch sequences"]
+
+
+class Wins(NamedTuple):
+    """A graph with an edge from `winners[k]` to `losers[k]` for every pair that can occur.
+
+    All pairs of two sets are a complete bipartite graph. It connects what a graph does with a node between
+    the two sets, which has O(N) edges; such nodes are numbered after the sequences.
+
+    Attributes:
+        winners: nodes.
+        losers: nodes.
+        nodes: the number of sequences and nodes between them.
+    """
+
+    winners: Int[np.ndarray, " edges"]
+    losers: Int[np.ndarray, " edges"]
+    nodes: int
+
+    @classmethod
+    def between(cls, node: int, winners: Any, losers: Any) -> "Wins":
+        """All pairs of two sets, those of finite log-probability, by way of a new node."""
+        won, lost = (np.flatnonzero(np.isfinite(np.asarray(one))) for one in (winners, losers))
+        through = np.full_like(won, node), np.full_like(lost, node)
+        return cls(np.concatenate([won, through[1]]), np.concatenate([through[0], lost]), node + 1)
+
+    def joined(self, other: "Wins", size: int) -> "Wins":
+        """The edges of two graphs over `size` sequences, each with its own nodes between them."""
+        shift = self.nodes - size
+        ends = (np.where(end < size, end, end + shift) for end in (other.winners, other.losers))
+        winners, losers = (
+            np.concatenate(pair) for pair in zip((self.winners, self.losers), ends, strict=True)
+        )
+        return Wins(winners, losers, self.nodes + other.nodes - size)
 
 
 class Problem(eqx.Module):
@@ -40,6 +89,11 @@ class Problem(eqx.Module):
     def has_full_support(self) -> bool:
         """Whether every sequence can be chosen and rejected: no distribution has a zero."""
         return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self))
+
+    @property
+    def compares_all(self) -> bool:
+        """Whether every two sequences are compared, and either of them can win."""
+        return False
 
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Problem":
         """The problem with `spread(array, event axes)` for each of its arrays."""
@@ -87,6 +141,30 @@ class Problem(eqx.Module):
 
     def prepared(self) -> "Problem":
         """The same problem, with what its expectations need computed once."""
+        return self
+
+    def occurring(self) -> Bool[Array, "*batch sequences"]:
+        """Whether each sequence can be part of a pair, as far as that is known without a look at values."""
+        return jnp.asarray(True)
+
+    def encoded_reward(self) -> Float[Array, "*batch sequences"] | None:
+        """The reward `r` of which every preference is `σ(r_i − r_j)`, up to a constant; None if not known."""
+        return None
+
+    def independent_draws(self) -> IndependentDraws | None:
+        """How pairs are drawn, if their two sequences are independent; None if they are not, or not known."""
+        return None
+
+    def wins(self, size: int) -> Wins:
+        """The graph of wins of a problem without batch axes.
+
+        Raises:
+            ValueError: this kind of problem does not say.
+        """
+        raise ValueError(f"`problem` must know its graph of wins; {type(self).__name__} does not")
+
+    def offline(self) -> "Problem":
+        """A problem of the same preferences that does not depend on the policy."""
         return self
 
     def at(self, log_probs: Array, implicit_reward: Array) -> "Problem":

@@ -16,17 +16,10 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from didsim import _checks
 from didsim._checks import Shape
-from didsim.fixed_points.solve import fixed_point
 from didsim.information import LogProbs, LogProbsLike
-from didsim.objectives.catalogue import dpo
-from didsim.objectives.kernels import Logistic
 from didsim.objectives.objective import Objective, check_lengths
-from didsim.objectives.rewards import LogRatio
-from didsim.objectives.terms import Pair
+from didsim.objectives.rewards import Reward
 from didsim.policies import Policy, partition
-from didsim.preferences.contrastive import Contrastive
-from didsim.preferences.labelled import Labelled
-from didsim.preferences.online import Online
 from didsim.preferences.problem import Problem
 from didsim.training.loop import _Data, _initial_state, _Options, _run, _without, spread_over
 from didsim.training.progress import progress_bar
@@ -231,18 +224,19 @@ def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
 
 
 def _encoded_target(objective: Objective, reference: Array, problem: Problem) -> LogProbs | None:
-    """DPO's limit at the objective's beta, where that is what its preferences encode."""
-    if len(objective.terms) > 1:
+    """The policy that the preferences encode at the objective's beta, if it scores labels; else None."""
+    term, problem = objective.difference_term, problem.offline()
+    if term is None or not (term.kernel.scores_labels and term.reward.is_log_ratio):
         return None
-    (term,) = objective.terms
-    if not (isinstance(term, Pair) and isinstance(term.kernel, Logistic)):
+    encoded = problem.encoded_reward()
+    if encoded is None or not problem.compares_all:
         return None
-    reward = term.reward
-    if not isinstance(reward, LogRatio) or reward.per_token or term.chosen_reward is not None:
-        return None
-    if not isinstance(problem, Contrastive | Labelled | Online) or not problem.has_full_support:
-        return None
-    return fixed_point(dpo(reward.beta), reference, problem)
+    return _policy_of(term.reward, encoded, reference)
+
+
+@eqx.filter_jit
+def _policy_of(reward: Reward, h: Array, reference: Array) -> Array:
+    return reward.policy(h, reference, None)
 
 
 def _batch_shape(

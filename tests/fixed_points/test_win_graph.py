@@ -146,7 +146,7 @@ def test_pairs_that_weigh_nothing_are_no_comparisons() -> None:
 
 def test_a_problem_without_a_graph_is_refused() -> None:
     online = didsim.Online(np.zeros(2), didsim.OnPolicy())
-    with pytest.raises(ValueError, match="`problem` has no graph of wins that is known: Online"):
+    with pytest.raises(ValueError, match="`problem` must know its graph of wins; Online does not"):
         components(online, 2, both_ways=True)
 
 

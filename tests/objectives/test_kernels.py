@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import Array
+from scipy.optimize import minimize
 from scipy.special import expit, log_expit, log_softmax
 
 import didsim
@@ -23,6 +26,8 @@ from didsim.objectives.kernels import (
     Sigmoid,
     Squared,
 )
+from didsim.objectives.rewards import LogRatio
+from didsim.objectives.terms import Pair
 from tests.strategies import hostile_logits
 from tests.tables import expectation, table
 
@@ -225,3 +230,93 @@ def test_an_expectation_of_the_exponential_survives_what_would_overflow_in_a_pro
     )
     assert np.isfinite(expected)
     assert float(Exponential().expect(problem, jnp.asarray(h))) == pytest.approx(expected, rel=1e-11)
+
+
+NUMBER = jnp.array(0.3)
+ONE_OF_EACH: list[Kernel] = [
+    Logistic(),
+    Logistic(smoothing=NUMBER),
+    Logistic(smoothing=-NUMBER),
+    Logistic(margin=NUMBER),
+    Squared(NUMBER),
+    Hinge(NUMBER),
+    Exponential(),
+    Linear(),
+    Sigmoid(),
+    ReverseCrossEntropy(NUMBER),
+    LogRatioModulated(NUMBER),
+]
+
+
+@pytest.mark.parametrize("kernel", ONE_OF_EACH, ids=repr)
+def test_stated_facts_are_true(kernel: Kernel) -> None:
+    grid = np.linspace(-20, 20, 4001)
+    loss = np.asarray(kernel(jnp.asarray(grid)))
+    error = 1e-12 * np.abs(loss).max()
+    if kernel.convex:
+        assert np.diff(loss, 2).min() >= -error
+    if kernel.falling:
+        assert np.diff(loss).max() <= error
+    # Where the loss is still above rounding of its limit, it falls at the far end.
+    assert bool(kernel.falls_for_ever) == bool(loss[-1] < loss[-100] - 1e-14 * abs(loss[-1]))
+    if kernel.linear:
+        np.testing.assert_allclose(loss, -grid, rtol=1e-15)
+    if kernel.bounded:
+        np.testing.assert_allclose(loss, expit(-grid), rtol=1e-13)
+    if kernel.hinge_margin is not None:
+        np.testing.assert_allclose(loss, np.maximum(0, float(kernel.hinge_margin) - grid), atol=1e-15)
+    if kernel.calibrated:
+        preference = 0.8
+        expected = preference * loss + (1 - preference) * loss[::-1]
+        assert expit(grid[np.argmin(expected)]) == pytest.approx(preference, abs=2e-3)
+    # Over a step of 1e-4 a slope changes by 1e-4 at a corner, and by some 1e-7 elsewhere.
+    fine = np.asarray(kernel(jnp.linspace(-2, 2, 40_001)))
+    assert kernel.kinked == bool(np.abs(np.diff(fine, 2)).max() > 1e-5)
+
+
+@pytest.mark.parametrize("kernel", ONE_OF_EACH, ids=repr)
+def test_unstated_facts_are_false_of_the_library_s_kernels(kernel: Kernel) -> None:
+    """A kernel that has a property says so: a solver would else take the long way."""
+    grid = np.linspace(-20, 20, 4001)
+    loss = np.asarray(kernel(jnp.asarray(grid)))
+    assert kernel.convex == bool(np.diff(loss, 2).min() >= -1e-12 * np.abs(loss).max())
+    assert kernel.linear == bool(np.allclose(loss, -grid))
+    assert kernel.bounded == bool(np.allclose(loss, expit(-grid)))
+
+
+def test_a_batch_of_kernels_falls_for_ever_entry_by_entry() -> None:
+    batch = Logistic(smoothing=jnp.array([-0.1, 0.0, 0.1]))
+    assert np.asarray(batch.falls_for_ever).tolist() == [True, True, False]
+
+
+class Cosh(Kernel):
+    """`cosh(d − 1)`: convex, and rises on both sides. It states nothing but what a subclass adds."""
+
+    def __call__(self, difference: Array) -> Array:
+        return jnp.cosh(difference - 1)
+
+
+class StatedCosh(Cosh):
+    convex: ClassVar[bool] = True
+
+
+def test_a_kernel_of_one_s_own_that_states_its_facts_is_solved_like_the_library_s() -> None:
+    chosen, rejected = log_softmax(np.random.default_rng(0).normal(size=(2, 5)), axis=-1)
+    problem = Contrastive(chosen, rejected)
+    unstated, stated = (
+        didsim.solve(didsim.Objective(Pair(LogRatio(jnp.array(0.5)), kernel)), chosen, problem)
+        for kernel in (Cosh(), StatedCosh())
+    )
+    assert unstated.certificate.starts == 8
+    assert unstated.certificate.unique is None
+    assert stated.certificate.starts == 1
+    assert bool(stated.certificate.unique)
+    np.testing.assert_allclose(stated.log_probs, unstated.log_probs, atol=1e-10)
+
+    def loss(h: np.ndarray) -> float:
+        weights = np.exp(chosen)[:, None] * np.exp(rejected)
+        return float(np.sum(weights * np.cosh(h[:, None] - h - 1)))
+
+    best = minimize(loss, np.zeros(5), tol=1e-14).x
+    expected = log_softmax(chosen + best / 0.5)
+    np.testing.assert_allclose(stated.log_probs, expected, atol=1e-5)

@@ -112,7 +112,7 @@ def test_a_guarded_reward_counts_falls_below_the_reference_more() -> None:
     np.testing.assert_allclose(found, 0.3 * np.where(T < 0, 5 * T, T), rtol=1e-15)
     unguarded = Guarded(jnp.array(0.3), jnp.array(0.0))(jnp.asarray(T), jnp.zeros(len(T)), None)
     np.testing.assert_allclose(unguarded, 0.3 * T, rtol=1e-15)
-    with pytest.raises(NotImplementedError, match="Guarded has no closed-form inverse"):
+    with pytest.raises(ValueError, match="`reward` must have a known inverse; Guarded has none"):
         Guarded(jnp.array(0.3), jnp.array(4.0)).policy(jnp.zeros(2), jnp.zeros(2), None)
 
 
@@ -269,7 +269,7 @@ def test_the_inverse_with_lengths_is_found_from_afar() -> None:
 
 
 def test_log_odds_have_no_closed_inverse() -> None:
-    with pytest.raises(NotImplementedError, match="LogOdds has no closed-form inverse"):
+    with pytest.raises(ValueError, match="`reward` must have a known inverse; LogOdds has none"):
         LogOdds().policy(jnp.zeros(2), jnp.zeros(2), None)
 
 
@@ -297,3 +297,62 @@ def test_batches_of_parameters_meet_one_reward(name: str) -> None:
         np.testing.assert_allclose(
             together[k], rewards(beta)[name].policy(h, r, None), rtol=1e-11, atol=1e-13
         )
+
+
+ALL = {
+    **rewards(0.7),
+    "guarded": Guarded(jnp.array(0.7), jnp.array(4.0)),
+    "rounded_guarded": Guarded(jnp.array(0.7), jnp.array(4.0)).rounded(jnp.array(0.3)),
+    "log_odds": LogOdds(),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_stated_facts_are_true(name: str) -> None:
+    reward = ALL[name]
+    t = np.linspace(-8.0, -0.1, 2001)
+    tokens = jnp.asarray(np.where(np.arange(2001) % 2, 1, 3))
+    ref = jnp.full(2001, -2.0)
+
+    def of(lengths: np.ndarray | jnp.ndarray) -> np.ndarray:
+        return np.asarray(reward(jnp.asarray(t), ref, jnp.broadcast_to(jnp.asarray(lengths), t.shape)))
+
+    slopes = [np.diff(of(n)) / np.diff(t) for n in (1, 3)]
+    assert reward.affine == all(np.allclose(slope, slope[0], rtol=1e-9) for slope in slopes)
+    assert reward.has_one_slope == (reward.affine and np.allclose(*slopes, rtol=1e-9))
+    assert reward.needs_lengths == (not np.allclose(of(1), of(3)))
+    moved = np.asarray(reward(jnp.asarray(t), ref - 1, tokens)) - np.asarray(
+        reward(jnp.asarray(t), ref, tokens)
+    )
+    assert reward.needs_reference == bool(np.abs(moved).max() > 1e-9)
+    assert reward.is_log_ratio == np.allclose(
+        np.asarray(reward(jnp.asarray(t), ref, tokens)), 0.7 * (t + 2.0)
+    )
+    fine = np.asarray(reward(jnp.linspace(-4, -0.5, 35_001), jnp.full(35_001, -2.0), None))
+    assert reward.kinked == bool(np.abs(np.diff(fine, 2)).max() > 1e-5)
+    if reward.penalises_falls:
+        penalty = 0.7 * (t + 2.0) - of(1)
+        assert np.diff(penalty).max() <= 1e-12
+        assert np.diff(penalty, 2).min() >= -1e-12
+    if not reward.has_inverse:
+        with pytest.raises(ValueError, match="`reward` must have a known inverse"):
+            reward.policy(jnp.zeros(2), jnp.zeros(2), None)
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 1.7])
+def test_the_sigmoid_of_a_log_ratio_is_concave_for_small_beta(beta: float) -> None:
+    p = jnp.linspace(1e-4, 0.9, 5000)
+    concave = all(
+        float(
+            jnp.diff(jax.nn.sigmoid(LogRatio(jnp.array(beta))(jnp.log(p), jnp.log(0.3), None) - z), 2).max()
+        )
+        <= 1e-12
+        for z in (-3.0, 0.0, 2.0)
+    )
+    assert bool(LogRatio(jnp.array(beta)).has_concave_sigmoid) == concave
+    assert not bool(LogRatio(jnp.array(0.3), per_token=True).has_concave_sigmoid)
+
+
+def test_a_reward_that_uses_the_reference_asks_for_it() -> None:
+    with pytest.raises(ValueError, match="`ref_logps` must be given"):
+        LogRatio(jnp.array(0.1))(jnp.zeros(2), None, None)
