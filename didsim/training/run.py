@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Int
@@ -67,7 +66,7 @@ def divergence_of(run: Run, step: int, failed: np.ndarray) -> DivergenceError:
     where = f"{failed.sum()} of {failed.size} runs" if failed.ndim else "the run"
     first = tuple(int(k) for k in np.argwhere(failed)[0]) if failed.ndim else ()
     parameters = jax.tree.leaves(partition(run.policy)[0])
-    largest = max(float(jnp.abs(leaf[first]).max()) for leaf in parameters)
+    largest = max(float(np.abs(np.asarray(leaf)[first]).max()) for leaf in parameters)
     until = f"until step {run.steps[-1]}" if len(run.steps) else "nothing"
     return DivergenceError(
         f"the loss or its gradient is not finite at step {step} in {where}"
