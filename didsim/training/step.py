@@ -224,8 +224,10 @@ def _update(
     # A minibatch's loss is cheap. The loss over all pairs is not, and its gradient does not need it: only
     # records look at it.
     good = _all_finite((gradient, new) if given.minibatches is None else (value, gradient, new))
-    keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
-    return Stepped(jax.tree.map(keep, new, trained), jax.tree.map(keep, new_state, state), ~good)
+    new, new_state = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), (new, new_state), (trained, state)
+    )
+    return Stepped(new, new_state, ~good)
 
 
 def _all_finite(tree: PyTree) -> Array:

@@ -57,56 +57,60 @@ def train(
 ) -> Run:
     """Minimise an objective over a policy's parameters.
 
-    All batch axes of the arguments (seeds, prompts, values of beta) broadcast together, and each entry is a
-    run of its own with its own optimiser state, which no other touches, except that all stop when one
-    diverges (`on_divergence`). A policy without batch axes starts every run. The whole of it, steps and
-    records, is one compiled program. New values of any array (another beta, seed, target) do not compile it
-    again, unless they change whether labelled pairs are summed in two parts (`Labelled.separable`); another
-    shape or number of records does, and so does another optimiser or metric, even one just like it: make
-    them once. For another learning rate, or a batch of them, give the optimiser with its settings apart:
-    `jax.tree_util.Partial(optax.adam, 0.03)`.
+    The batch axes of all arguments (seeds, prompts, values of beta) broadcast together. Each index of that
+    batch is a run of its own, with its own parameters and optimiser state. Runs do not affect one another,
+    with one exception: by default all stop when one diverges (`on_divergence`). A policy without batch axes
+    starts every run.
 
-    All numbers are in the dtype of the policy. In float32 a population's gradient is good to 3e-5 of its
-    largest entry, at worst: a limit that gives some sequences next to no probability wants float64.
+    All steps and records are one compiled program. New values of any array (another beta, seed, target) do
+    not compile it again, unless they change whether labelled pairs are summed in two parts
+    (`Labelled.separable`). Another shape or number of records compiles it again. So does another optimiser
+    or metric, even one that computes the same: make each once and pass it to every call. To vary the
+    learning rate without compiling, or to train with a batch of learning rates, give the optimiser its
+    settings as arguments: `jax.tree_util.Partial(optax.adam, 0.03)`.
+
+    All numbers have the dtype of the policy. In float32 the error of the exact gradient of a population is
+    at most 3e-5 of its largest entry. Use float64 if the limit gives some sequences almost no probability.
 
     Args:
-        policy: any module with `log_probs()`; its floating-point arrays are trained, those of
-            `policy.trainable()` where it has that method.
-        reference: the reference policy's log-probabilities.
+        policy: any module with `log_probs()`. All its floating-point arrays are trained, or those that its
+            method `trainable()` selects, if it has that method.
+        reference: log-probabilities of the reference policy, `[*batch, sequences]`.
         problem: where pairs come from.
-        objective: what is minimised; a batch of objectives has batch axes on its parameters.
-        optimizer: any optax optimiser, line searches included; or a `jax.tree_util.Partial` of a function
-            that makes one from numbers, whose arguments are arrays as any other, with batch axes or without.
-        steps: number of steps; 0 records the start alone.
-        record: when and what to record; every 10 steps, all standard metrics, by default.
-        batch_size: number of pairs drawn from the problem for each step's gradient; None is the exact
-            gradient of the population loss, or of all pairs of a dataset. Metrics are always exact.
-        key: random key, needed with `batch_size`.
-        target: what the metrics `…_target` compare with. By default, for DPO and cDPO on a population of
-            full support, the policy that the preferences encode at the objective's `beta`, DPO's limit
-            `reference · (chosen/rejected)^(1/beta)` or `reference · exp(reward/beta)`; otherwise none.
+        objective: what is minimised. A batch of objectives has batch axes on its parameters.
+        optimizer: any optax optimiser, line searches included, or a `jax.tree_util.Partial` of a function
+            that makes one. The arguments of the `Partial` are numbers or arrays, with or without batch axes.
+        steps: number of steps; 0 records only the start.
+        record: when and what to record. By default, every 10 steps, the metrics that `Record` describes.
+        batch_size: number of pairs that each step draws for its gradient. By default the gradient is exact,
+            over the whole population or over all pairs of a dataset. Metrics are always exact.
+        key: random key or a batch of keys; needed with `batch_size`.
+        target: log-probabilities, `[*batch, sequences]`, that the metrics `…_target` compare the policy with.
+            The default is DPO's limit at the objective's `beta`, if the objective is DPO or cDPO and the
+            problem a population of full support: `reference · (chosen/rejected)^(1/beta)` or
+            `reference · exp(reward/beta)`. For all else there is none by default.
         lengths: number of tokens of every sequence, `space.lengths`; see `Objective.loss`.
         progress: whether to show a progress bar, or its label.
-        mesh: devices to spread the runs over, a mesh of one axis; the number of runs must be a multiple of
-            theirs. Runs of one device then go on when one of another diverges. With several processes
-            (`jax.distributed`), each calls `train` with the same arguments and gets the whole result.
-        on_divergence: "raise" stops all runs when one diverges, and raises; with "record" the others go on,
-            the one that diverged keeps its last finite parameters, its metrics are NaN from then on, and
-            `Run.diverged_at` says when. Metrics are then floating-point numbers.
+        mesh: devices to spread the runs over, as a mesh of one axis. The number of devices must divide the
+            number of runs. When a run diverges, only the runs on its device stop with it. With several
+            processes (`jax.distributed`), each calls `train` with the same arguments and gets all runs.
+        on_divergence: with "raise", all runs stop when one diverges, and the error is raised. With "record",
+            the other runs go on. The run that diverged keeps its last finite parameters, its metrics are NaN
+            from then on, and `Run.diverged_at` holds the step; metrics are then floating-point numbers.
 
     Returns:
-        A `Run`. Each step costs one gradient of `Objective.loss`, O(N + pairs) with minibatches, per run. A
-        record costs what its metrics do: O(N), but for the loss, which costs about as a gradient, the reward
-        accuracy, O(N log N) or, for labelled pairs, O(N²), and the fraction ordered, O(N²); online pairs
-        have new marginals at every record (`Labelled.chosen_marginal`). The gradient that is recorded is the
-        next step's own. Parameters and optimiser state are updated in place.
+        A `Run`. Each step costs one gradient of `Objective.loss` for each run; with minibatches, O(N +
+        pairs). A record costs as much as its metrics. The loss costs about as much as a gradient, the reward
+        accuracy O(N log N) or, for labelled pairs, O(N²), the fraction ordered O(N²), and every other metric
+        O(N). With online pairs a record also computes their marginals (`Labelled.chosen_marginal`). The step
+        after a record uses the gradient of the record. Parameters and optimiser states are updated in place.
 
     Raises:
         ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, `key`
-            is missing, or runs cannot be spread over the mesh.
-        DivergenceError: the gradient became NaN or infinite in any run of the batch, or the loss, which is
-            looked at in records, and with minibatches that of the minibatch at every step. The error holds
-            all records until then. Not raised with `on_divergence="record"`.
+            is missing, or the runs cannot be spread over the mesh.
+        DivergenceError: with `on_divergence="raise"`, a gradient or the loss of a run became NaN or infinite.
+            The loss over all pairs is checked at records, the loss of a minibatch at every step. The error
+            holds all records until then.
 
     >>> import didsim
     >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
