@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_softmax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
+from didsim._batches import as_runs
+from didsim._batches import batched as batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Certificate, Method, Solution
 from didsim.fixed_points.newton import Found
@@ -45,13 +47,13 @@ class Task(eqx.Module):
         batch: Shape,
         measured: bool,
     ) -> "Task":
-        def runs(leaf: Any, event_ndim: int) -> Array:
-            leaf = jnp.asarray(leaf)
-            event = leaf.shape[leaf.ndim - event_ndim :]
-            return jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event)
-
-        objective = jax.tree.map(lambda leaf: runs(leaf, 0), objective)
-        return cls(objective, runs(reference, 1), problem.over_runs(runs), lengths, measured)
+        return cls(
+            objective=as_runs(objective, batch, 0),
+            reference=as_runs(reference, batch, 1),
+            problem=problem.over_runs(lambda leaf, event_ndim: as_runs(leaf, batch, event_ndim)),
+            lengths=lengths,
+            measured=measured,
+        )
 
     @property
     def runs(self) -> int:
@@ -134,11 +136,6 @@ def _gradient_norm(task: Task, log_probs: Array) -> Array:
         return jnp.max(jnp.abs(jax.grad(loss)(log_probs)))
 
     return norm(task.objective, task.reference, problem, log_probs)
-
-
-def batched(tree: PyTree, batch: Shape) -> Any:
-    """Arrays with the batch axes of the arguments for their axis of runs."""
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), tree)
 
 
 def check_dense(task: Task, what: str) -> None:

@@ -1,10 +1,11 @@
 """Training: a batch of runs inside one compiled program, and what is recorded of them.
 
-train      the call, its checks, and what it hands back
-loop       the compiled program: steps and records
+train      the call: its checks, the arrays it prepares, its result
+loop       the compiled program: all steps and records of all runs
+step       one run: its loss, one step, one record
 record     when and what to record
 metrics    the functions that are recorded
-run        the result, and the error of a run that diverges
+run        the result, and the error for a run that diverges
 progress   progress bars
 """
 

@@ -1,285 +1,169 @@
-"""The compiled program of `train`: all steps and records of a batch of runs."""
+"""The compiled program of `train`: all steps and records of a batch of runs.
 
-from collections.abc import Callable
+Every array of a run has a first axis of runs. A chunk is one record and the steps until the next one.
+"""
+
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import Partial
-from jaxtyping import Array, PyTree
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Int, PyTree
 
-from didsim.information import expectation
-from didsim.objectives.objective import Objective
-from didsim.preferences.problem import Problem
-from didsim.training.metrics import Metric, Snapshot
 from didsim.training.progress import tick
+from didsim.training.step import Common, Given, Measured, Stepped, measure, prepared, step, step_along
 
 
-class _Options(NamedTuple):
-    """What a run is compiled for: the number of pairs of a minibatch, and whether all runs stop together."""
+class Runs(NamedTuple):
+    """All runs between two steps.
 
-    batch_size: int | None
-    together: bool
+    Attributes:
+        trained: their parameters.
+        state: their optimiser states.
+        taken: number of steps that the loop took.
+        counted: number of steps that each run took before it failed.
+        failed: which runs have failed.
+    """
 
-
-def _without(values: Array, broken: np.ndarray) -> Array:
-    """Records `[records, runs, …]` with NaN for those of runs that had diverged."""
-    return jnp.where(broken.reshape(*broken.shape, *(1,) * (values.ndim - 2)), jnp.nan, values)
-
-
-class _Data(eqx.Module):
-    """What a run is given, each array with one leading axis of runs."""
-
-    reference: Array
-    target: Array | None
-    problem: Problem
-    objective: Objective
-    optimizer: optax.GradientTransformation | Partial
-
-    @property
-    def axes(self) -> "_Data":
-        """Which leaves have the axis of runs: all arrays, none of an optimiser's functions."""
-        return jax.tree.map(lambda leaf: 0 if eqx.is_array(leaf) else None, self)
+    trained: PyTree
+    state: PyTree
+    taken: Int[Array, ""]
+    counted: Int[Array, " runs"]
+    failed: Bool[Array, " runs"]
 
 
-@eqx.filter_jit
-def _initial_state(trained: PyTree, optimizer: optax.GradientTransformation | Partial) -> PyTree:
-    axes = jax.tree.map(lambda leaf: 0 if eqx.is_array(leaf) else None, optimizer)
-    return jax.vmap(lambda trained, optimizer: _made(optimizer).init(trained), (0, axes))(trained, optimizer)
+class Result(NamedTuple):
+    """What the program hands back.
 
+    Attributes:
+        trained: the last parameters.
+        counted: number of steps that each run took before it failed.
+        failed: which runs failed.
+        broken: which runs had failed by each record.
+        metrics: for each metric an array `[records, runs, …]`; arbitrary where `broken`.
+    """
 
-def _made(optimizer: optax.GradientTransformation | Partial) -> optax.GradientTransformationExtraArgs:
-    made = optimizer() if isinstance(optimizer, Partial) else optimizer
-    return optax.with_extra_args_support(made)
-
-
-_Result = tuple[PyTree, Array, Array, Array, dict[str, Array]]
+    trained: PyTree
+    counted: Int[Array, " runs"]
+    failed: Bool[Array, " runs"]
+    broken: Bool[Array, "records runs"]
+    metrics: dict[str, Array]
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _run(
-    given: tuple[tuple[_Data, Array | None], tuple[Any, ...]],
-    trained: PyTree,
-    state: PyTree,
-    *,
-    metrics: dict[str, Metric],
-    options: _Options,
-    mesh: Mesh | None,
-) -> _Result:
-    """Train all runs, on one device or spread over those of a mesh."""
-    spread, same = given
+def run_all(
+    kept: tuple[Given, Common, Int[Array, " records"]], trained: PyTree, state: PyTree, *, mesh: Mesh | None
+) -> Result:
+    """Train all runs, on one device or spread over the devices of a mesh.
+
+    Args:
+        kept: what the runs are given, what they have in common, and the number of steps after each record.
+        trained: the parameters to start from; their memory is reused for the result.
+        state: the optimiser states to start from; likewise.
+        mesh: a mesh of one axis, or None for one device.
+    """
     if mesh is None:
-        return _loop(spread, same, trained, state, metrics, options)
+        return _loop(*kept, trained, state)
+    given, common, counts = kept
+    spread, rest = eqx.partition((given, trained, state), eqx.is_array)
+    copied, constant = eqx.partition((common, counts), eqx.is_array)
+
+    def on_device(spread: PyTree, copied: PyTree) -> Result:
+        given, trained, state = eqx.combine(spread, rest)
+        common, counts = eqx.combine(copied, constant)
+        return _loop(given, common, counts, trained, state)
+
     (axis,) = mesh.axis_names
-    arrays, rest = eqx.partition((spread, trained, state), eqx.is_array)
-    shared, constant = eqx.partition(same, eqx.is_array)
-
-    def on_device(arrays: PyTree, shared: PyTree) -> _Result:
-        spread, trained, state = eqx.combine(arrays, rest)
-        return _loop(spread, eqx.combine(shared, constant), trained, state, metrics, options)
-
-    runs, nothing = PartitionSpec(axis), PartitionSpec()
-    records = PartitionSpec(None, axis)
-    out_specs = (runs, runs, runs, records, records)
-    specs: Any = {"in_specs": (runs, nothing), "out_specs": out_specs}
-    return jax.shard_map(on_device, mesh=mesh, check_vma=False, **specs)(arrays, shared)
+    runs: Any = PartitionSpec(axis)
+    records: Any = PartitionSpec(None, axis)
+    out_specs = Result(trained=runs, counted=runs, failed=runs, broken=records, metrics=records)
+    in_specs = (runs, PartitionSpec())
+    return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
+        spread, copied
+    )
 
 
-def _loop(
-    spread: tuple[_Data, Array | None],
-    same: tuple[Any, ...],
-    trained: PyTree,
-    state: PyTree,
-    metrics: dict[str, Metric],
-    options: _Options,
-) -> _Result:
-    """Take all steps and records; the third of `same` holds the number of steps after each record."""
-    (data, keys), (fixed, lengths, counts, meter) = spread, same
-    size = data.reference.shape[-1]
-    batch_size, together = options
-    exact = batch_size is None
-    data = eqx.tree_at(lambda one: one.problem, data, jax.vmap(lambda p: p.prepared())(data.problem))
-    axes = data.axes
+def _loop(given: Given, common: Common, counts: Array, trained: PyTree, state: PyTree) -> Result:
+    """One chunk after another; `counts` says how many steps each has."""
+    given = eqx.filter_vmap(prepared)(given)
+    num_runs = given.reference.shape[0]
+    none, nowhere = jnp.zeros(num_runs, counts.dtype), jnp.zeros(num_runs, bool)
+    start = Runs(trained, state, jnp.zeros((), counts.dtype), none, nowhere)
+    end, (broken, metrics) = jax.lax.scan(lambda runs, n: _chunk(runs, n, given, common), start, counts)
+    return Result(end.trained, end.counted, end.failed, broken, metrics)
 
-    def marginals_of(problem: Problem) -> tuple[Array, Array]:
-        chosen, rejected = problem.chosen_marginal(size), problem.rejected_marginal(size)
-        return chosen.astype(data.reference.dtype), rejected.astype(data.reference.dtype)
 
-    marginals = None if data.problem.online else jax.vmap(marginals_of)(data.problem)
-
-    def log_probs_of(trained: PyTree) -> Array:
-        return eqx.combine(trained, fixed).log_probs()
-
-    def current(trained: PyTree, data: _Data) -> Problem:
-        """Where pairs come from while the policy is this one."""
-        log_probs = log_probs_of(trained)
-        return data.problem.at(log_probs, data.objective.reward(log_probs, data.reference, lengths))
-
-    def loss_at(
-        trained: PyTree, data: _Data, problem: Problem, marginals: tuple[Array, Array] | None
-    ) -> Callable[[PyTree], Array]:
-        """The loss near these parameters: of the pairs and with the baselines of their policy."""
-        held = log_probs_of(trained)
-
-        def loss(trained: PyTree) -> Array:
-            return data.objective.population_loss(
-                log_probs_of(trained), data.reference, problem, lengths, marginals, held
-            )
-
-        return loss
-
-    def value_and_direction(
-        trained: PyTree, data: _Data, problem: Problem, marginals: tuple[Array, Array] | None
-    ) -> tuple[Array, PyTree]:
-        """The loss, and its gradient as the objective has it used."""
-        value, gradient = jax.value_and_grad(loss_at(trained, data, problem, marginals))(trained)
-
-        def chosen_gradient() -> PyTree:
-            chosen = problem.chosen_marginal(size) if marginals is None else marginals[0]
-            return jax.grad(lambda trained: expectation(chosen, log_probs_of(trained)))(trained)
-
-        return value, data.objective.direction(gradient, chosen_gradient)
-
-    def update(
-        trained: PyTree,
-        state: PyTree,
-        data: _Data,
-        loss: Callable[[PyTree], Array],
-        value: Array,
-        gradient: PyTree,
-    ) -> tuple[PyTree, PyTree, Array]:
-        """One step of the optimiser, and whether it failed; a run that fails keeps its last parameters."""
-        updates, new_state = _made(data.optimizer).update(
-            gradient, state, trained, value=value, grad=gradient, value_fn=loss
+def _chunk(
+    runs: Runs, count: Array, given: Given, common: Common
+) -> tuple[Runs, tuple[Array, dict[str, Array]]]:
+    """One record and the `count` steps after it; also, which runs had failed by then, and the metrics."""
+    end = runs.taken + count
+    measured = _record(runs, given, common)
+    runs = runs._replace(failed=runs.failed | measured.diverged)
+    broken = runs.failed
+    if given.minibatches is None:
+        # The record holds the gradient of the first step.
+        runs = jax.lax.cond(
+            (count > 0) & ~_is_over(runs, common),
+            lambda runs: _first_step(runs, measured, given, common),
+            lambda runs: runs,
+            runs,
         )
-        new = optax.apply_updates(trained, updates)
-        # A minibatch's loss is cheap; a population's, which its gradient does not need, is left to records.
-        good = _all_finite((gradient, new) if exact else (value, gradient, new))
-        keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
-        return jax.tree.map(keep, new, trained), jax.tree.map(keep, new_state, state), ~good
-
-    def step(
-        trained: PyTree,
-        state: PyTree,
-        data: _Data,
-        marginals: tuple[Array, Array] | None,
-        key: Array | None,
-        index: Array,
-    ) -> tuple[PyTree, PyTree, Array]:
-        problem = current(trained, data)
-        if not exact and key is not None:
-            assert batch_size is not None
-            problem = problem.sample(jax.random.fold_in(key, index), batch_size)
-            marginals = marginals_of(problem)
-        found = value_and_direction(trained, data, problem, marginals)
-        return update(trained, state, data, loss_at(trained, data, problem, marginals), *found)
-
-    def measure(
-        trained: PyTree, data: _Data, marginals: tuple[Array, Array] | None
-    ) -> tuple[dict[str, Array], Array, PyTree, Array]:
-        """The metrics, the exact loss and gradient, and whether the loss is not finite."""
-        policy = eqx.combine(trained, fixed)
-        problem = current(trained, data)
-        value, gradient = value_and_direction(trained, data, problem, marginals)
-        chosen, rejected = marginals_of(problem) if marginals is None else marginals
-        snapshot = Snapshot(
-            policy=policy,
-            log_probs=policy.log_probs(),
-            reference=data.reference,
-            target=data.target,
-            chosen=chosen,
-            rejected=rejected,
-            problem=problem,
-            objective=data.objective,
-            lengths=lengths,
-            loss=value,
-            gradient=gradient,
-        )
-        values = {name: jnp.asarray(metric(snapshot)) for name, metric in metrics.items()}
-        # With minibatches a sum over all pairs is not asked for, unless by a metric.
-        unmeasurable = ~jnp.isfinite(value) if exact else jnp.zeros((), bool)
-        return values, value, gradient, unmeasurable
-
-    def measure_all(trained: PyTree) -> tuple[dict[str, Array], Array, PyTree, Array]:
-        return jax.vmap(measure, (0, axes, 0))(trained, data, marginals)
-
-    def measured_update(trained: PyTree, state: PyTree, data: _Data, marginals: Any, *found: Any) -> Any:
-        # A line search looks along the loss of the pairs that the gradient was taken of.
-        loss = loss_at(trained, data, current(trained, data), marginals)
-        return update(trained, state, data, loss, *found)
-
-    def take(carry: _Carry) -> _Carry:
-        found = jax.vmap(step, (0, 0, axes, 0, 0, None))(
-            carry.trained, carry.state, data, marginals, keys, carry.taken
-        )
-        return after(carry, *found)
-
-    def after(carry: _Carry, trained: PyTree, state: PyTree, failed: Array) -> _Carry:
-        """The carry after one step, which does not count for a run that failed in it."""
-        if not together:
-            failed = failed | carry.failed
-            keep = lambda new, old: jnp.where(_like(carry.failed, new), old, new)  # noqa: E731
-            trained = jax.tree.map(keep, trained, carry.trained)
-            state = jax.tree.map(keep, state, carry.state)
-        counts = failed.any() if together else failed
-        ended = jnp.where(counts, carry.ended, carry.ended + 1)
-        return _Carry(trained, state, carry.taken + 1, ended, failed)
-
-    def is_over(carry: _Carry) -> Array:
-        return carry.failed.any() if together else carry.failed.all()
-
-    def chunk(carry: _Carry, count: Array) -> tuple[_Carry, tuple[Array, dict[str, Array]]]:
-        """One record, and the steps that follow it; the first of them takes the record's own gradient."""
-        values, loss, gradient, unmeasurable = jax.lax.cond(
-            is_over(carry), lambda _: blank, measure_all, carry.trained
-        )
-        carry = carry._replace(failed=carry.failed | unmeasurable)
-        broken = carry.failed
-        end = carry.taken + count
-        if exact:
-
-            def first(carry: _Carry) -> _Carry:
-                found = jax.vmap(measured_update, (0, 0, axes, 0, 0, 0))(
-                    carry.trained, carry.state, data, marginals, loss, gradient
-                )
-                return after(carry, *found)
-
-            carry = jax.lax.cond((count > 0) & ~is_over(carry), first, lambda carry: carry, carry)
-        carry = jax.lax.while_loop(lambda c: (c.taken < end) & ~is_over(c), take, carry)
-        if meter is not None:
-            jax.debug.callback(tick, meter, carry.taken)
-        return carry, (broken, values)
-
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure_all, trained))
-    num_runs = data.reference.shape[0]
-    nothing = jnp.zeros((), counts.dtype)
-    start = _Carry(trained, state, nothing, jnp.zeros(num_runs, counts.dtype), jnp.zeros(num_runs, bool))
-    end, (broken, recorded) = jax.lax.scan(chunk, start, counts)
-    return end.trained, end.ended, end.failed, broken, recorded
+    runs = jax.lax.while_loop(
+        lambda runs: (runs.taken < end) & ~_is_over(runs, common),
+        lambda runs: _step(runs, given, common),
+        runs,
+    )
+    if common.meter is not None:
+        jax.debug.callback(tick, common.meter, runs.taken)
+    return runs, (broken, measured.metrics)
 
 
-class _Carry(NamedTuple):
-    trained: PyTree
-    state: PyTree
-    taken: Array  # steps of the loop
-    ended: Array  # steps that each run took before it failed
-    failed: Array
+def _record(runs: Runs, given: Given, common: Common) -> Measured:
+    """One record of all runs; zeros, which cost nothing, once the loop is over."""
+    measure_all = eqx.filter_vmap(measure, in_axes=(eqx.if_array(0), eqx.if_array(0), None))
+
+    def measured(trained: PyTree) -> Measured:
+        return measure_all(trained, given, common)
+
+    shapes = jax.eval_shape(measured, runs.trained)
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.cond(_is_over(runs, common), lambda _: blank, measured, runs.trained)
 
 
-def _like(flags: Array, leaf: Array) -> Array:
-    """A flag for each run, with as many axes as an array that has one of runs first."""
-    return flags.reshape(-1, *(1,) * (leaf.ndim - 1))
+def _step(runs: Runs, given: Given, common: Common) -> Runs:
+    each = eqx.if_array(0)
+    step_all = eqx.filter_vmap(step, in_axes=(each, each, None, each, None))
+    return _after(runs, step_all(runs.trained, runs.state, runs.taken, given, common), common)
 
 
-def spread_over(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """The tree with its arrays placed on devices."""
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding) if eqx.is_array(leaf) else leaf, tree)
+def _first_step(runs: Runs, measured: Measured, given: Given, common: Common) -> Runs:
+    each = eqx.if_array(0)
+    step_all = eqx.filter_vmap(step_along, in_axes=(each, each, each, each, None))
+    return _after(runs, step_all(runs.trained, runs.state, measured.slope, given, common), common)
 
 
-def _all_finite(tree: PyTree) -> Array:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+def _after(runs: Runs, stepped: Stepped, common: Common) -> Runs:
+    """The runs after one step, which does not count for a run that failed in it or before."""
+    trained, state, failed = stepped
+    if not common.together:
+        failed = failed | runs.failed
+        trained = _where(runs.failed, runs.trained, trained)
+        state = _where(runs.failed, runs.state, state)
+    stopped = failed.any() if common.together else failed
+    counted = jnp.where(stopped, runs.counted, runs.counted + 1)
+    return Runs(trained, state, runs.taken + 1, counted, failed)
+
+
+def _is_over(runs: Runs, common: Common) -> Array:
+    return runs.failed.any() if common.together else runs.failed.all()
+
+
+def _where(flags: Array, yes: PyTree, no: PyTree) -> PyTree:
+    """`yes` for the runs that are flagged, `no` for the others."""
+
+    def one(yes: Array, no: Array) -> Array:
+        return jnp.where(flags.reshape(-1, *(1,) * (no.ndim - 1)), yes, no)
+
+    return jax.tree.map(one, yes, no)

@@ -1,4 +1,8 @@
-"""The progress bar of a compiled program, which knows it by a number and calls back to move it on."""
+"""The progress bar of a compiled program.
+
+The program knows its bar by a number, which is an array like its other inputs, so that another bar does not
+compile it again. It calls `tick` with that number to move the bar.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -22,7 +26,7 @@ _METER_NUMBERS = itertools.count()
 
 @contextmanager
 def progress_bar(progress: bool | str, steps: int) -> Iterator[Array | None]:
-    """A progress bar, as the number by which the compiled program knows it."""
+    """Show a progress bar, unless `progress` is false; gives its number, or None without a bar."""
     if not progress:
         yield None
         return
@@ -44,8 +48,8 @@ def progress_bar(progress: bool | str, steps: int) -> Iterator[Array | None]:
 
 
 def tick(number: Array, step: Array) -> None:
-    """Move a bar on to a step; called by the compiled program."""
-    # A callback may come late, after its bar is gone, when the program was stopped.
+    """Move the bar with this number to `step`. The compiled program calls this."""
+    # If the program was stopped, a call may come after its bar is gone.
     if int(number) in _METERS:
         bars, task = _METERS[int(number)]
         bars.update(task, completed=max(int(step), int(bars.tasks[0].completed)))

@@ -1,10 +1,9 @@
-"""What training hands back: its records, or an error that holds them."""
+"""The result of training: the policy and its records, or an error that holds both."""
 
 from collections.abc import Sequence
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Int
@@ -14,13 +13,13 @@ from didsim.training.record import metric_attributes
 
 
 class Run(eqx.Module):
-    """What `train` hands back.
+    """The result of `train`.
 
     Attributes:
-        policy: the trained policy, with the batch axes of the run.
-        steps: the steps that were recorded, from 0.
+        policy: the trained policy, with the batch axes of the runs.
+        steps: the number of steps before each record; the first is 0.
         metrics: for each metric an array `[*batch, records, …]`.
-        diverged_at: the number of steps that each run took before it diverged, −1 for one that did not.
+        diverged_at: for each run the number of steps before it diverged, or −1 if it did not.
     """
 
     policy: Policy
@@ -29,10 +28,11 @@ class Run(eqx.Module):
     diverged_at: Int[np.ndarray, "*batch"]
 
     def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
-        """The metrics as a labelled dataset, with dimensions `(*batch_dims, "step")`.
+        """The metrics as a labelled dataset with dimensions `(*batch_dims, "step")`.
 
         Raises:
-            ValueError: `batch_dims` does not name every batch axis, or a metric is not a scalar per step.
+            ValueError: `batch_dims` does not name every batch axis, or a metric is not one number for each
+                record.
         """
         variables = {}
         for name, values in self.metrics.items():
@@ -47,12 +47,12 @@ class Run(eqx.Module):
 
 
 class DivergenceError(FloatingPointError):
-    """Training met a loss or a gradient that is not finite.
+    """A loss or a gradient became NaN or infinite during training.
 
     Attributes:
-        run: what was recorded until then, with the last policy whose parameters are finite.
-        step: the number of steps that were taken before.
-        failed: which runs of the batch diverged, a boolean array of the batch's shape.
+        run: all records until then, and the last policy with finite parameters.
+        step: the number of steps before the first run diverged.
+        failed: a boolean array of the batch's shape, true for the runs that diverged.
     """
 
     def __init__(self, message: str, run: Run, step: int, failed: np.ndarray):
@@ -63,11 +63,11 @@ class DivergenceError(FloatingPointError):
 
 
 def divergence_of(run: Run, step: int, failed: np.ndarray) -> DivergenceError:
-    """The error that says where and when runs diverged, and what that may mean."""
+    """The error for runs that diverged: its message says which, when, and what the reason may be."""
     where = f"{failed.sum()} of {failed.size} runs" if failed.ndim else "the run"
     first = tuple(int(k) for k in np.argwhere(failed)[0]) if failed.ndim else ()
     parameters = jax.tree.leaves(partition(run.policy)[0])
-    largest = max(float(jnp.abs(leaf[first]).max()) for leaf in parameters)
+    largest = max(float(np.abs(np.asarray(leaf)[first]).max()) for leaf in parameters)
     until = f"until step {run.steps[-1]}" if len(run.steps) else "nothing"
     return DivergenceError(
         f"the loss or its gradient is not finite at step {step} in {where}"

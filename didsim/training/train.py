@@ -2,7 +2,8 @@
 
 import math
 import numbers
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -12,19 +13,22 @@ import optax
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from didsim import _checks
+from didsim._batches import as_runs, batched
 from didsim._checks import Shape
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.rewards import Reward
 from didsim.policies import Policy, partition
 from didsim.preferences.problem import Problem
-from didsim.training.loop import _Data, _initial_state, _Options, _run, _without, spread_over
+from didsim.training.loop import Result, run_all
 from didsim.training.progress import progress_bar
 from didsim.training.record import Record
 from didsim.training.run import Run, divergence_of
+from didsim.training.step import Common, Given, Minibatches, Optimizer, initial_states
 
 
 def train(
@@ -46,56 +50,60 @@ def train(
 ) -> Run:
     """Minimise an objective over a policy's parameters.
 
-    All batch axes of the arguments (seeds, prompts, values of beta) broadcast together, and each entry is a
-    run of its own with its own optimiser state, which no other touches, except that all stop when one
-    diverges (`on_divergence`). A policy without batch axes starts every run. The whole of it, steps and
-    records, is one compiled program. New values of any array (another beta, seed, target) do not compile it
-    again, unless they change whether labelled pairs are summed in two parts (`Labelled.separable`); another
-    shape or number of records does, and so does another optimiser or metric, even one just like it: make
-    them once. For another learning rate, or a batch of them, give the optimiser with its settings apart:
-    `jax.tree_util.Partial(optax.adam, 0.03)`.
+    The batch axes of all arguments (seeds, prompts, values of beta) broadcast together. Each index of that
+    batch is a run of its own, with its own parameters and optimiser state. Runs do not affect one another,
+    with one exception: by default all stop when one diverges (`on_divergence`). A policy without batch axes
+    starts every run.
 
-    All numbers are in the dtype of the policy. In float32 a population's gradient is good to 3e-5 of its
-    largest entry, at worst: a limit that gives some sequences next to no probability wants float64.
+    All steps and records are one compiled program. New values of any array (another beta, seed, target) do
+    not compile it again, unless they change whether labelled pairs are summed in two parts
+    (`Labelled.separable`). Another shape or number of records compiles it again. So does another optimiser
+    or metric, even one that computes the same: make each once and pass it to every call. To vary the
+    learning rate without compiling, or to train with a batch of learning rates, give the optimiser its
+    settings as arguments: `jax.tree_util.Partial(optax.adam, 0.03)`.
+
+    All numbers have the dtype of the policy. In float32 the error of the exact gradient of a population is
+    at most 3e-5 of its largest entry. Use float64 if the limit gives some sequences almost no probability.
 
     Args:
-        policy: any module with `log_probs()`; its floating-point arrays are trained, those of
-            `policy.trainable()` where it has that method.
-        reference: the reference policy's log-probabilities.
+        policy: any module with `log_probs()`. All its floating-point arrays are trained, or those that its
+            method `trainable()` selects, if it has that method.
+        reference: log-probabilities of the reference policy, `[*batch, sequences]`.
         problem: where pairs come from.
-        objective: what is minimised; a batch of objectives has batch axes on its parameters.
-        optimizer: any optax optimiser, line searches included; or a `jax.tree_util.Partial` of a function
-            that makes one from numbers, whose arguments are arrays as any other, with batch axes or without.
-        steps: number of steps; 0 records the start alone.
-        record: when and what to record; every 10 steps, all standard metrics, by default.
-        batch_size: number of pairs drawn from the problem for each step's gradient; None is the exact
-            gradient of the population loss, or of all pairs of a dataset. Metrics are always exact.
-        key: random key, needed with `batch_size`.
-        target: what the metrics `…_target` compare with. By default, for DPO and cDPO on a population of
-            full support, the policy that the preferences encode at the objective's `beta`, DPO's limit
-            `reference · (chosen/rejected)^(1/beta)` or `reference · exp(reward/beta)`; otherwise none.
+        objective: what is minimised. A batch of objectives has batch axes on its parameters.
+        optimizer: any optax optimiser, line searches included, or a `jax.tree_util.Partial` of a function
+            that makes one. The arguments of the `Partial` are numbers or arrays, with or without batch axes.
+        steps: number of steps; 0 records only the start.
+        record: when and what to record. By default, every 10 steps, the metrics that `Record` describes.
+        batch_size: number of pairs that each step draws for its gradient. By default the gradient is exact,
+            over the whole population or over all pairs of a dataset. Metrics are always exact.
+        key: random key or a batch of keys; needed with `batch_size`.
+        target: log-probabilities, `[*batch, sequences]`, that the metrics `…_target` compare the policy with.
+            The default is DPO's limit at the objective's `beta`, if the objective is DPO or cDPO and the
+            problem a population of full support: `reference · (chosen/rejected)^(1/beta)` or
+            `reference · exp(reward/beta)`. For all else there is none by default.
         lengths: number of tokens of every sequence, `space.lengths`; see `Objective.loss`.
         progress: whether to show a progress bar, or its label.
-        mesh: devices to spread the runs over, a mesh of one axis; the number of runs must be a multiple of
-            theirs. Runs of one device then go on when one of another diverges. With several processes
-            (`jax.distributed`), each calls `train` with the same arguments and gets the whole result.
-        on_divergence: "raise" stops all runs when one diverges, and raises; with "record" the others go on,
-            the one that diverged keeps its last finite parameters, its metrics are NaN from then on, and
-            `Run.diverged_at` says when. Metrics are then floating-point numbers.
+        mesh: devices to spread the runs over, as a mesh of one axis. The number of devices must divide the
+            number of runs. When a run diverges, only the runs on its device stop with it. With several
+            processes (`jax.distributed`), each calls `train` with the same arguments and gets all runs.
+        on_divergence: with "raise", all runs stop when one diverges, and the error is raised. With "record",
+            the other runs go on. The run that diverged keeps its last finite parameters, its metrics are NaN
+            from then on, and `Run.diverged_at` holds the step; metrics are then floating-point numbers.
 
     Returns:
-        A `Run`. Each step costs one gradient of `Objective.loss`, O(N + pairs) with minibatches, per run. A
-        record costs what its metrics do: O(N), but for the loss, which costs about as a gradient, the reward
-        accuracy, O(N log N) or, for labelled pairs, O(N²), and the fraction ordered, O(N²); online pairs
-        have new marginals at every record (`Labelled.chosen_marginal`). The gradient that is recorded is the
-        next step's own. Parameters and optimiser state are updated in place.
+        A `Run`. Each step costs one gradient of `Objective.loss` for each run; with minibatches, O(N +
+        pairs). A record costs as much as its metrics. The loss costs about as much as a gradient, the reward
+        accuracy O(N log N) or, for labelled pairs, O(N²), the fraction ordered O(N²), and every other metric
+        O(N). With online pairs a record also computes their marginals (`Labelled.chosen_marginal`). The step
+        after a record uses the gradient of the record. Parameters and optimiser states are updated in place.
 
     Raises:
         ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, `key`
-            is missing, or runs cannot be spread over the mesh.
-        DivergenceError: the gradient became NaN or infinite in any run of the batch, or the loss, which is
-            looked at in records, and with minibatches that of the minibatch at every step. The error holds
-            all records until then. Not raised with `on_divergence="record"`.
+            is missing, or the runs cannot be spread over the mesh.
+        DivergenceError: with `on_divergence="raise"`, a gradient or the loss of a run became NaN or infinite.
+            The loss over all pairs is checked at records, the loss of a minibatch at every step. The error
+            holds all records until then.
 
     >>> import didsim
     >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
@@ -105,6 +113,53 @@ def train(
     >>> run.metrics["js_to_target"].shape, bool(run.metrics["js_to_target"][-1] < 1e-6)
     ((31,), True)
     """
+    record = Record() if record is None else record
+    _check_kinds(policy, problem, objective, optimizer, steps, record, batch_size, key, on_divergence)
+    if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
+        raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
+    start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
+    reference = _checks.distribution("reference", reference, full_support=True)
+    _checks.same_sequences(policy=start, reference=reference)
+    problem.check_size(start.shape[-1])
+    if target is None:
+        target = _encoded_target(objective, reference, problem)
+    else:
+        target = _checks.distribution("target", target, full_support=True)
+    batch = _batch_shape(start, reference, problem, objective, target, key, optimizer)
+    lengths = check_lengths(lengths, start.shape[-1])
+    metrics = record.resolve(has_target=target is not None, has_support=problem.has_full_support)
+    trained, fixed = partition(policy)
+    trained = _parameters(trained, start.shape[:-1], batch)
+    if mesh is not None:
+        _check_mesh(mesh, batch)
+    runs = _over_runs(batch, start.dtype)
+    given = Given(
+        reference=runs(reference, 1),
+        target=runs(target, 1),
+        problem=problem.over_runs(runs),
+        objective=runs(objective, 0),
+        optimizer=runs(optimizer, 0) if isinstance(optimizer, Partial) else optimizer,
+        minibatches=_minibatches(batch_size, key, batch),
+    )
+    recorded = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
+    with progress_bar(progress, steps) as meter:
+        common = Common(fixed, lengths, metrics, meter, together=on_divergence == "raise")
+        result = _run(given, common, recorded, trained, mesh)
+    return _finished(result, common, recorded, batch)
+
+
+def _check_kinds(
+    policy: Policy,
+    problem: Problem,
+    objective: Objective,
+    optimizer: Optimizer,
+    steps: int,
+    record: Record,
+    batch_size: int | None,
+    key: Array | None,
+    on_divergence: str,
+) -> None:
+    """Raise unless each argument is of the kind that it must be."""
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _check_optimizer(optimizer)
@@ -112,90 +167,15 @@ def train(
         raise ValueError(
             f"`policy` must be a module with log_probs() and floating-point arrays to train; got {policy!r}"
         )
-    if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
-        raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
         raise ValueError(f"`steps` must be an integer of at least 0; got {steps!r}")
     if on_divergence not in ("raise", "record"):
         raise ValueError(f"`on_divergence` must be 'raise' or 'record'; got {on_divergence!r}")
-    together = on_divergence == "raise"
-    record = Record() if record is None else record
     _checks.instance("record", record, Record, "a Record")
-    start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
-    reference = _checks.distribution("reference", reference, full_support=True)
     if batch_size is not None:
-        batch_size = _checks.positive_int("batch_size", batch_size)
+        _checks.positive_int("batch_size", batch_size)
         if key is None:
             raise ValueError("`key` must be given with `batch_size`; got None")
-    _checks.same_sequences(policy=start, reference=reference)
-    problem.check_size(start.shape[-1])
-    if target is None:
-        target = _encoded_target(objective, reference, problem)
-    else:
-        target = _checks.distribution("target", target, full_support=True)
-    size = start.shape[-1]
-    batch = _batch_shape(start, reference, problem, objective, target, key, optimizer)
-    lengths = check_lengths(lengths, size)
-    metrics = record.resolve(
-        has_target=target is not None,
-        has_support=problem.has_full_support,
-    )
-
-    def runs(tree: PyTree, event_ndim: int) -> PyTree:
-        """Arrays broadcast to the batch, flattened to one axis of runs, floats in the policy's dtype."""
-
-        def one(leaf: Array) -> Array:
-            event = leaf.shape[leaf.ndim - event_ndim :]
-            leaf = jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event)
-            return leaf.astype(start.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-        return jax.tree.map(one, tree)
-
-    trained, fixed = partition(policy)
-    trained = _replicate(trained, start.shape[:-1], batch)
-    if isinstance(optimizer, Partial):
-        optimizer = runs(jax.tree.map(jnp.asarray, optimizer), 0)
-    keys = None
-    if key is not None:
-        one_key = _checks.key("key", key)
-        keys = jax.random.split(one_key, batch).reshape(-1) if one_key.ndim == 0 else runs(one_key, 0)
-    if mesh is not None:
-        _check_mesh(mesh, batch)
-    records = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
-    with progress_bar(progress, steps) as meter:
-        data = _Data(
-            runs(reference, 1), runs(target, 1), problem.over_runs(runs), runs(objective, 0), optimizer
-        )
-        state = _initial_state(trained, optimizer)
-        if mesh is not None:
-            over_runs = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
-            data, keys, trained, state = spread_over((data, keys, trained, state), over_runs)
-        counts = jnp.diff(jnp.asarray(records), append=records[-1])
-        given = (data, keys), (fixed, lengths, counts, meter)
-        options = _Options(batch_size, together)
-        result = _run(given, trained, state, metrics=metrics, options=options, mesh=mesh)
-        if mesh is not None and jax.process_count() > 1:
-            result = process_allgather(result, tiled=True)
-        trained, ended, failed, broken, recorded = jax.block_until_ready(result)
-        ended, failed, broken = np.asarray(ended), np.asarray(failed), np.asarray(broken)
-
-    def batched(leaf: Array) -> Array:
-        return leaf.reshape(*batch, *leaf.shape[1:])
-
-    kept = len(records)
-    if together and broken.any():
-        kept = int(np.argmax(broken.any(axis=1)))
-    elif broken.any():
-        recorded = {name: _without(values, broken) for name, values in recorded.items()}
-    run = Run(
-        policy=eqx.combine(jax.tree.map(batched, trained), fixed),
-        steps=np.asarray(records[:kept], dtype=int),
-        metrics={name: batched(jnp.moveaxis(recorded[name][:kept], 0, 1)) for name in metrics},
-        diverged_at=np.where(failed, ended, -1).reshape(batch),
-    )
-    if together and failed.any():
-        raise divergence_of(run, int(ended[failed].min()), failed.reshape(batch))
-    return run
 
 
 def _check_mesh(mesh: Mesh, batch: Shape) -> None:
@@ -264,8 +244,8 @@ def _batch_shape(
     return _checks.broadcast(**shapes)
 
 
-def _replicate(trained: PyTree, own: Shape, batch: Shape) -> PyTree:
-    """Parameters of batch shape `own`, broadcast to `batch` and flattened to one axis of runs."""
+def _parameters(trained: PyTree, own: Shape, batch: Shape) -> PyTree:
+    """Parameters of batch shape `own`, copied for every run of the batch."""
 
     def one(leaf: Array) -> Array:
         if leaf.shape[: len(own)] != own:
@@ -273,9 +253,68 @@ def _replicate(trained: PyTree, own: Shape, batch: Shape) -> PyTree:
                 f"`policy` must have its batch axes {own} first in every trained array; "
                 f"got one of shape {leaf.shape}"
             )
-        event = leaf.shape[len(own) :]
-        leaf = leaf.reshape(*(1,) * (len(batch) - len(own)), *leaf.shape)
-        # A copy, as the caller's own array must outlive its use as a buffer.
-        return jnp.array(jnp.broadcast_to(leaf, (*batch, *event)).reshape(-1, *event))
+        # The program reuses the memory of its parameters, and must not get the caller's own array.
+        return jnp.array(as_runs(leaf, batch, leaf.ndim - len(own)))
 
     return jax.tree.map(one, trained)
+
+
+def _over_runs(batch: Shape, dtype: DTypeLike) -> Callable[[PyTree, int], Any]:
+    """`as_runs` for a batch, with floating-point numbers in one dtype."""
+
+    def runs(tree: PyTree, event_ndim: int) -> Any:
+        return jax.tree.map(
+            lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+            as_runs(tree, batch, event_ndim),
+        )
+
+    return runs
+
+
+def _minibatches(batch_size: int | None, key: Array | None, batch: Shape) -> Minibatches | None:
+    """A key for each run: the caller's own where they are a batch, otherwise split from the one key."""
+    if batch_size is None or key is None:
+        return None
+    keys = jax.random.split(key, batch).reshape(-1) if key.ndim == 0 else as_runs(key, batch, 0)
+    return Minibatches(keys, int(batch_size))
+
+
+def _run(given: Given, common: Common, recorded: list[int], trained: PyTree, mesh: Mesh | None) -> Result:
+    """Call the compiled program, and wait for it."""
+    state = initial_states(trained, given.optimizer)
+    if mesh is not None:
+        sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+        given, trained, state = jax.tree.map(
+            lambda leaf: jax.device_put(leaf, sharding) if eqx.is_array(leaf) else leaf,
+            (given, trained, state),
+        )
+    counts = jnp.diff(jnp.asarray(recorded), append=recorded[-1])
+    result = run_all((given, common, counts), trained, state, mesh=mesh)
+    if mesh is not None and jax.process_count() > 1:
+        result = process_allgather(result, tiled=True)
+    return jax.block_until_ready(result)
+
+
+def _finished(result: Result, common: Common, recorded: list[int], batch: Shape) -> Run:
+    """What `train` hands back, or the error that holds it."""
+    counted, failed, broken = (np.asarray(x) for x in (result.counted, result.failed, result.broken))
+    metrics, kept = result.metrics, len(recorded)
+    if broken.any():
+        if common.together:
+            kept = int(np.argmax(broken.any(axis=1)))
+        else:
+            metrics = {name: _without(values, broken) for name, values in metrics.items()}
+    run = Run(
+        policy=eqx.combine(batched(result.trained, batch), common.fixed),
+        steps=np.asarray(recorded[:kept], dtype=int),
+        metrics={name: batched(jnp.moveaxis(metrics[name][:kept], 0, 1), batch) for name in common.metrics},
+        diverged_at=np.where(failed, counted, -1).reshape(batch),
+    )
+    if common.together and failed.any():
+        raise divergence_of(run, int(counted[failed].min()), failed.reshape(batch))
+    return run
+
+
+def _without(values: Array, broken: np.ndarray) -> Array:
+    """Records `[records, runs, …]`, NaN for runs that had diverged by then."""
+    return jnp.where(broken.reshape(*broken.shape, *(1,) * (values.ndim - 2)), jnp.nan, values)

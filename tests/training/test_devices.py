@@ -66,6 +66,32 @@ def test_a_batch_of_runs_over_four_devices_is_that_on_one() -> None:
 
 
 @pytest.mark.slow
+def test_runs_over_two_devices_say_where_they_diverged() -> None:
+    script = """
+        from jax.tree_util import Partial
+
+        reference, target = didsim.normal_logits(jax.random.split(jax.random.key(3)), 6)
+        try:
+            didsim.train(
+                didsim.EnergyBased(reference),
+                reference,
+                didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, 0.5)),
+                didsim.exponential(1.0),
+                Partial(optax.sgd, jnp.array([0.1, 1e6])),
+                25,
+                target=target,
+                mesh=jax.make_mesh((2,), ("runs",)),
+            )
+        except didsim.DivergenceError as error:
+            assert error.failed.tolist() == [False, True]
+            assert "in 1 of 2 runs, first at batch index (1,)" in str(error)
+        else:
+            raise AssertionError
+    """
+    finish(start(script, 2))
+
+
+@pytest.mark.slow
 def test_one_large_distribution_over_four_devices_is_that_on_one() -> None:
     script = """
         import re
