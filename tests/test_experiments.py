@@ -25,8 +25,8 @@ from experiments import (
     results,
 )
 from experiments.__main__ import NAMES, app
-from experiments.catalogue import Limit
-from experiments.configs import TrainingConfig, override
+from experiments.shared.limits import Limit
+from experiments.shared.configs import TrainingConfig, override
 
 SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", "--set", "seeds=4"]
 FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
