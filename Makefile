@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 figures: .venv/installed
 	$(BIN)/python -m experiments all
-	$(BIN)/python -m experiments.readme
+	$(BIN)/python -m experiments.shared.readme
 	rm -rf figures/rejected_distributions.zarr
 	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr
 	$(BIN)/didsim plot figures/rejected_distributions.zarr --hue beta --col rejected \

@@ -1,5 +1,6 @@
 """The picture of the benchmarks: time of a gradient over N, and throughput over the number of runs."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 from benchmarks.pair_sums import Evaluations
 from benchmarks.tables import LABELS
 from benchmarks.throughput import Cell
-from didsim.plotting import COLORS, color_of, new_figure, style
+from didsim.plotting import COLORS, looks_of, new_figure, style
 
 _LINES = {
     "dense": (COLORS[1], "s", "-"),
@@ -73,15 +74,15 @@ def _guide(ax: Axes, size: int, seconds: float, slope: int, smallest: float) -> 
 
 def _plot_throughput(ax: Axes, cells: Sequence[Cell]) -> None:
     sizes = sorted({cell.size for cell in cells})
-    colors = color_of(sizes)
-    for size, marker in zip(sizes, ("o", "s", "^", "D", "v", "P", "X", "*", "h"), strict=False):
+    looks = looks_of(sizes)
+    markers = itertools.cycle(("o", "s", "^", "D", "v", "P", "X", "*", "h"))
+    for size, marker in zip(sizes, markers, strict=False):
         of_size = [cell for cell in cells if cell.size == size]
         timed = [(cell.runs, cell.rate) for cell in of_size if cell.rate is not None]
-        ax.plot(
-            *zip(*timed, strict=True), color=colors[size], marker=marker, markersize=3, label=f"N = {size}"
-        )
+        line = {"markersize": 3, **looks[size].line, "marker": looks[size].marker(marker), "markevery": 1}
+        ax.plot(*zip(*timed, strict=True), label=f"N = {size}", **line)
         stepped = [(cell.runs, cell.stepped_rate) for cell in of_size if cell.stepped_rate is not None]
-        ax.plot(*zip(*stepped, strict=True), color=colors[size], linestyle=(0, (4, 2)), linewidth=0.9)
+        ax.plot(*zip(*stepped, strict=True), color=looks[size].color, linestyle=(0, (4, 2)), linewidth=0.9)
     ax.set_xscale("log")
     ax.set_yscale("log")
     runs = sorted({cell.runs for cell in cells})

@@ -1,49 +1,64 @@
 """The command line: `python -m experiments NAME [--set key=value …]`, or `all` for every figure."""
 
 import importlib
+import pkgutil
+import runpy
 import shlex
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import jax
 import typer
 
-from experiments.configs import override
-from experiments.results import label, save
+import experiments
+from experiments.shared.configs import override
+from experiments.shared.results import label, save
 
-NAMES = (
-    "optimal_rejected",
-    "log_ratio_reward",
-    "objective_zoo",
-    "objective_maps",
-    "log_margin_order",
-    "displacement",
-    "did_entropy",
-)
+
+def find() -> dict[str, ModuleType]:
+    """The experiments by name, in alphabetical order."""
+    names = sorted(found.name for found in pkgutil.iter_modules(experiments.__path__))
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in names if name != "__main__"}
+    parts = ("Config", "run", "plot")
+    return {name: module for name, module in modules.items() if all(hasattr(module, part) for part in parts)}
+
+
+EXPERIMENTS = find()
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(NAMES)}.")],
+    name: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(EXPERIMENTS)}.")],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a setting: key=value. May be given again."),
+    ] = None,
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import",
+            help="Run a Python file first, which adds to OBJECTIVES or REJECTED. May be given again.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("figures"),
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Run an experiment and write its data (NetCDF) and its picture (PNG and PDF)."""
-    if name != "all" and name not in NAMES:
-        raise typer.BadParameter(f"unknown experiment {name!r}; there are all, {', '.join(NAMES)}")
-    chosen = NAMES if name == "all" else (name,)
-    modules = {one: importlib.import_module(f"experiments.{one}") for one in chosen}
+    if name != "all" and name not in EXPERIMENTS:
+        raise typer.BadParameter(f"unknown experiment {name!r}; there are all, {', '.join(EXPERIMENTS)}")
+    # A limit that is nearly deterministic depends on the gradients of sequences of tiny probability.
+    jax.config.update("jax_enable_x64", True)
+    chosen = EXPERIMENTS if name == "all" else {name: EXPERIMENTS[name]}
     try:
-        configs = {one: override(module.Config, settings or []) for one, module in modules.items()}
+        for path in imports or ():
+            load(path)
+        configs = {one: override(module.Config, settings or []) for one, module in chosen.items()}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     try:
@@ -51,12 +66,11 @@ def main(
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise typer.BadParameter(f"--out must be a folder that can be written to: {error}") from None
-    # Limits that are nearly deterministic hang on the gradients of sequences of tiny probability.
-    jax.config.update("jax_enable_x64", True)
-    for one, module in modules.items():
+    options = [word for path in imports or () for word in ("--import", str(path))]
+    options += [word for setting in settings or () for word in ("--set", setting)]
+    for one, module in chosen.items():
         began = time.perf_counter()
-        arguments = [one, *(word for setting in settings or [] for word in ("--set", setting))]
-        command = f"python -m experiments {shlex.join(arguments)}"
+        command = f"python -m experiments {shlex.join([one, *options])}"
         try:
             dataset = label(module.run(configs[one], progress=not quiet), one, configs[one], command)
         except FloatingPointError as error:
@@ -65,6 +79,18 @@ def main(
         paths = save(dataset, module.plot(dataset), one, out)
         written = ", ".join(str(path) for path in paths)
         typer.echo(f"{one}: {written} in {time.perf_counter() - began:.0f} s")
+
+
+# TODO(merge): the helper that `didsim run --import` uses takes the place of this one.
+def load(path: Path) -> None:
+    """Run a Python file for what it registers.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"--import must be a Python file; got {path}")
+    runpy.run_path(str(path))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from scipy.stats import binomtest
 
 import didsim
 from didsim import plotting
-from experiments.configs import SpaceConfig
-from experiments.instances import make_space
+from experiments.shared.configs import SpaceConfig
 
 Pair = tuple[Array, Array]
 
@@ -74,7 +73,7 @@ def best_of_n(key: Array, space: didsim.SequenceSpace) -> Pair:
     return reference, didsim.best_of_n(reference, score, n)
 
 
-FAMILIES: dict[str, Callable[[Array, didsim.SequenceSpace], Pair]] = {
+RANDOM_UPDATES: dict[str, Callable[[Array, didsim.SequenceSpace], Pair]] = {
     "normal": normal,
     "dirichlet": dirichlet,
     "zipf": zipf,
@@ -85,10 +84,10 @@ FAMILIES: dict[str, Callable[[Array, didsim.SequenceSpace], Pair]] = {
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
-    """Measure all instances, and how often the claim's and the slope's signs are right."""
-    space = make_space(config)
+    """Measure all instances, and how often the signs of the claim and of the slope are right."""
+    space = config.make_space()
     measured: list[dict[str, Array]] = []
-    families = track(FAMILIES.values(), "did_entropy", disable=not progress)
+    families = track(RANDOM_UPDATES.values(), "did_entropy", disable=not progress)
     for number, family in enumerate(families):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number), config.instances)
         measured.append(jax.jit(jax.vmap(lambda key, make=family: _measure(*make(key, space))))(keys))
@@ -104,7 +103,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
             name: (dims, np.stack([one[name] for one in measured]), {"long_name": text, "units": "nats"})
             for name, text in variables.items()
         },
-        coords={"family": list(FAMILIES), "instance": np.arange(config.instances)},
+        coords={"family": list(RANDOM_UPDATES), "instance": np.arange(config.instances)},
     )
     return dataset.merge(_shares(dataset))
 

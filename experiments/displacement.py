@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 import didsim
 from didsim import plotting
 from didsim.training.metrics import METRICS
-from experiments.configs import Count, NonNegative, PolicyName, Positive, TrainingConfig
-from experiments.instances import make_space, seed_keys, train
+from experiments.shared.configs import Count, NonNegative, PolicyName, Positive, TrainingConfig
+from experiments.shared.training import seed_keys, train
 
 UPDATES = ("reinforcing", "smoothing")
 RECORDED = ("chosen_displacement", "rejected_displacement", "policy_entropy", "did_entropy")
@@ -31,7 +31,7 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Train both kinds of update, with chosen responses from the reference, and compute the exact limits."""
-    space = make_space(config)
+    space = config.make_space()
     keys = seed_keys(config, 2)
     reference = didsim.markov(keys[0], space)
     bumps = config.noise * didsim.normal_logits(keys[1], space.size)

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 import didsim
 from didsim import plotting
 from didsim.training.metrics import margin_learned, margin_reference, margin_rejected, margin_target
-from experiments.configs import Count, NonNegative, TrainingConfig
-from experiments.instances import make_space, seed_keys, train
+from experiments.shared.configs import Count, NonNegative, TrainingConfig
+from experiments.shared.training import seed_keys, train
 
 MARGINS = {
     "margin_rejected": margin_rejected,
@@ -43,7 +43,7 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if make_space(self).size < 2:
+        if self.make_space().size < 2:
             raise ValueError("`vocab_size` and `max_length` must make at least 2 sequences, for a pair")
         if not np.isfinite(self.noises).all():
             raise ValueError(f"`noises` must be finite; got {self.noises}")
@@ -51,7 +51,7 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Train under the optimal distribution, and measure order under perturbed ones."""
-    space = make_space(config)
+    space = config.make_space()
     keys = seed_keys(config, 3)
     reference, target = didsim.normal_logits(keys[:2], space.size)
     rejected = didsim.optimal_rejected(reference, target, config.beta)
@@ -158,7 +158,7 @@ def plot(dataset: xr.Dataset) -> Figure:
         (pairs, expected), (share, spread) = axes
         plotting.plot_pair_margins(pairs, dataset["pair_margin"])
         pairs.set_title("(a) pairs of one seed; black: mean")
-        colors = dict(zip(POLICIES, plotting.COLORS, strict=False))
+        colors = plotting.color_of(POLICIES)
         for name in POLICIES:
             values = dataset[f"margin_{name}"]
             if name == "learned":

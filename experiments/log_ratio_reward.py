@@ -8,14 +8,17 @@ from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from experiments.configs import Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import run_study
+from experiments.shared.configs import Names, NonNegative, Positive, TrainingConfig
+from experiments.shared.limits import strength
+from experiments.shared.training import run_study
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    `beta` is that of the data and of every objective that has one, and IPO's `tau`.
+    `beta` is that of the data, of every objective that has one, and IPO's `tau`. An objective that divides
+    rewards by lengths has `beta · max_length`. The other settings are `label_smoothing` of cDPO, `gamma` of
+    SimPO, `delta` of SLiC, and `weight` of ORPO and CPO.
     """
 
     objectives: Names = (
@@ -42,18 +45,17 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Train all runs of every objective and compare them with the limits that exist and are unique."""
-    beta = {"beta": config.beta}
-    # The entries of the registry that take other settings than the data's beta.
-    settings = {
-        "cdpo": beta | {"label_smoothing": config.label_smoothing},
-        "ipo": {"tau": config.beta},
-        # It divides by lengths, so that this beta gives the reward the scale of the others'.
-        "simpo": {"beta": config.beta * config.max_length, "gamma": config.gamma},
-        "slic": beta | {"delta": config.delta},
+    others = {
+        "cdpo": {"label_smoothing": config.label_smoothing},
+        "simpo": {"gamma": config.gamma},
+        "slic": {"delta": config.delta},
         "orpo": {"weight": config.weight},
-        "cpo": beta | {"weight": config.weight},
+        "cpo": {"weight": config.weight},
     }
-    objectives = [{"name": name, **settings.get(name, beta)} for name in config.objectives]
+    objectives = [
+        {"name": name, **strength(name, config.beta, config.max_length), **others.get(name, {})}
+        for name in config.objectives
+    ]
     return run_study(config, {"objective": objectives}, progress)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
+import msgspec
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
@@ -15,9 +16,8 @@ from rich.progress import track
 
 import didsim
 from didsim import plotting
-from experiments.catalogue import check_names, find_limit, make
-from experiments.configs import Count, Names, Positive, SpaceConfig
-from experiments.instances import make_space
+from experiments.shared.configs import Count, Names, Positive, SpaceConfig
+from experiments.shared.limits import check_names, find_limit, make
 
 _COLUMNS = 5
 
@@ -33,7 +33,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_length: Count = 5
     eos: bool = True
     seeds: Count = 4
-    objectives: Names = tuple(didsim.OBJECTIVES)
+    objectives: Names = msgspec.field(default_factory=lambda: tuple(didsim.OBJECTIVES))
     beta: Positive = 0.5
     reach: Positive = 4.0
     starts: Count = 2
@@ -51,7 +51,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     With `u` a grid shuffled over the sequences, chosen responses come from `reference · exp(u/2)` and
     rejected ones from `reference · exp(−u/2)`, normalised, so that `log(π_w/π_l)` is `u` plus a constant.
     """
-    space = make_space(config)
+    space = config.make_space()
     keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
     reference = didsim.normal_logits(keys[0], space.size)
     grid = jnp.linspace(-config.reach, config.reach, space.size)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import xarray as xr
 from jaxtyping import Array
@@ -10,9 +11,9 @@ from rich.progress import track
 
 import didsim
 from didsim import plotting
-from experiments.catalogue import NAMES, Limit, check_names, find_limit, make
-from experiments.configs import Count, Names, Positive, SpaceConfig
-from experiments.instances import make_space
+from experiments.shared import limits
+from experiments.shared.configs import Count, Names, Positive, SpaceConfig
+from experiments.shared.limits import Limit, find_limit
 
 MEASURES = {
     "js": "JS(minimiser, target)",
@@ -38,7 +39,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     vocab_size: Count = 3
     eos: bool = True
     seeds: Count = 200
-    objectives: Names = NAMES
+    objectives: Names = msgspec.field(default_factory=limits.all_names)
     beta: Positive = 0.5
     starts: Count = 2
     steps: Count = 10_000
@@ -46,12 +47,12 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names(self.objectives)
+        limits.check_names(self.objectives)
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Solve all instances of every objective, chosen responses being the reference's."""
-    space = make_space(config)
+    space = config.make_space()
     keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
     reference, target = didsim.normal_logits(keys, space.size)
     rejected = didsim.optimal_rejected(reference, target, config.beta)
@@ -59,7 +60,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     measured, facts, methods = [], [], []
     for name in track(config.objectives, "objective_zoo", disable=not progress):
         limit = find_limit(
-            make(name, config.beta, config.max_length),
+            limits.make(name, config.beta, config.max_length),
             reference,
             problem,
             space,

@@ -1,12 +1,13 @@
 """Where DPO ends under each rejected-sampling distribution: at the target under the optimal one alone."""
 
+import msgspec
 import xarray as xr
 from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from experiments.configs import Count, Names, NonNegative, Positive, TrainingConfig
-from experiments.instances import run_study
+from experiments.shared.configs import Count, Names, NonNegative, Positive, TrainingConfig
+from experiments.shared.training import run_study
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,7 +19,7 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     steps: Count = 1000
-    rejected: Names = tuple(didsim.REJECTED)
+    rejected: Names = msgspec.field(default_factory=lambda: tuple(didsim.REJECTED))
     exponent: float = 0.5
     position: Positive = 2.0
     noise: NonNegative = 0.5

@@ -525,23 +525,6 @@ def test_a_dimension_has_one_place(curves: xr.Dataset, arguments: dict[str, Any]
         plot_study(curves.isel(rejected=0), **{"y": "js_to_target", **arguments})
 
 
-def test_too_many_lines_are_refused_by_the_argument(curves: xr.Dataset) -> None:
-    many = curves.isel(rejected=0, beta=0, seed=0, drop=True).expand_dims(run=range(len(COLORS) + 1))
-    with pytest.raises(ValueError, match="`hue`"):
-        plot_study(many, "js_to_target", hue="run")
-
-
-def test_more_lines_than_colours_are_refused(curves: xr.Dataset) -> None:
-    many = curves.isel(rejected=0, beta=0, seed=0, drop=True).expand_dims(run=range(len(COLORS) + 1))
-    with pytest.raises(
-        ValueError, match=f"at most {len(COLORS)}, one for each colour; got {len(COLORS) + 1}"
-    ):
-        plot_study(many, "js_to_target", hue="run")
-    fewer = many.isel(run=slice(len(COLORS)))
-    (panel,) = panels_of(plot_study(fewer, "js_to_target", hue="run"))
-    assert len({line.get_color() for line in panel.lines}) == len(COLORS)
-
-
 def test_there_is_nothing_to_draw_before_a_cell_is_done(
     sweep: Sweep, pending: tuple[Path, tuple[int, ...]], tmp_path: Path
 ) -> None:

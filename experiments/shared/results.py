@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from didsim import plotting
-from experiments.configs import SpaceConfig
+from experiments.shared.configs import SpaceConfig
 
 _PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "matplotlib", "numpy", "optax", "scipy", "xarray")
 

@@ -1,4 +1,4 @@
-"""What the experiments that train share: the space, the keys, and how a run is made."""
+"""What the experiments that train share: random keys, the optimiser, and how a run or a study is made."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,11 @@ from jaxtyping import Array, Float, Key
 import didsim
 from didsim.sweeps.study import ContrastiveData, Recorded, Space
 from didsim.training.metrics import Metric
-from experiments.configs import SpaceConfig, TrainingConfig
-
-
-def make_space(config: SpaceConfig) -> didsim.SequenceSpace:
-    """The space of a config."""
-    return didsim.SequenceSpace(config.vocab_size, config.max_length, config.eos)
+from experiments.shared.configs import TrainingConfig
 
 
 def seed_keys(config: TrainingConfig, number: int) -> Key[Array, "number seeds"]:
-    """Independent random keys, a row of `config.seeds` for each of `number` uses."""
+    """Independent random keys: one row of `config.seeds` keys for each of `number` uses."""
     return jax.random.split(jax.random.key(config.seed), (number, config.seeds))
 
 
@@ -45,7 +40,7 @@ def train(
     metrics: Mapping[str, Metric],
     progress: str | bool,
 ) -> didsim.Run:
-    """Train a policy of the config's kind from the reference, as the config says."""
+    """Train a policy of the config's kind, which starts at the reference, with the config's settings."""
     policy: didsim.Policy = didsim.EnergyBased(reference)
     if config.policy == "autoregressive":
         policy = didsim.Autoregressive.from_log_probs(reference, space)
@@ -64,18 +59,21 @@ def train(
 
 
 def run_study(config: TrainingConfig, axes: Mapping[str, Sequence[Any]], progress: bool) -> xr.Dataset:
-    """DPO, or what the axes say, on pairs that encode the target, or what they say, and the exact limits.
+    """Train every cell of a grid and solve for its exact limit.
+
+    Where the axes say nothing else, DPO is trained on pairs that encode the target.
 
     Args:
-        config: of the experiment.
-        axes: those of the sweep, beside the seeds.
-        progress: whether to show how far it is.
+        config: the experiment's settings.
+        axes: the axes of the grid, beside the seeds, as `didsim.Sweep` takes them.
+        progress: whether to show progress bars.
 
     Returns:
-        `js_to_target` over the axes, seeds and steps; `js_limit` and `js_to_limit`, NaN where there is none.
+        `js_to_target` over the axes, seeds and steps, and `js_limit` and `js_to_limit` over the axes and
+        seeds, all in nats. The last two are NaN where the objective has no limit.
 
     Raises:
-        FloatingPointError: a run diverged.
+        FloatingPointError: a run diverged or failed.
     """
     first = config.seed * config.seeds % (2**31 - config.seeds)
     study = didsim.Study(

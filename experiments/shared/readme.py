@@ -1,4 +1,4 @@
-"""The README's table of objectives, from `objective_zoo`'s data: `python -m experiments.readme`.
+"""The README's table of objectives, from `objective_zoo`'s data: `python -m experiments.shared.readme`.
 
 `make figures` ends with it. The numbers are also kept in `figures/objective_zoo.json`.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _BEGIN, _END = "<!-- zoo -->", "<!-- /zoo -->"
 _MEASURES = ("js", "entropy", "displacement", "margin")
 

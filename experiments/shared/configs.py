@@ -1,4 +1,4 @@
-"""Configs of experiments: what they share, and how the command line changes them."""
+"""Configs: the settings that experiments share, and how the command line changes them."""
 
 import math
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +16,11 @@ PolicyName = Literal["energy_based", "autoregressive"]
 
 
 class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The space of sequences and the random key, which every experiment has."""
+    """The settings of every experiment: the random seed and the space of sequences.
+
+    Raises:
+        ValueError: there is no such space, a number is not finite, or a tuple has an entry twice.
+    """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
     vocab_size: Count = 4
@@ -24,14 +28,21 @@ class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     eos: bool = False
 
     def __post_init__(self) -> None:
-        didsim.SequenceSpace(self.vocab_size, self.max_length, self.eos)
+        self.make_space()
         for name in self.__struct_fields__:
-            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"`{name}` must be finite; got {value}")
+            if isinstance(value, tuple) and len(set(value)) < len(value):
+                raise ValueError(f"`{name}` must have no entry twice; got {value}")
+
+    def make_space(self) -> didsim.SequenceSpace:
+        """The space of sequences."""
+        return didsim.SequenceSpace(self.vocab_size, self.max_length, self.eos)
 
 
 class TrainingConfig(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What experiments that train have besides."""
+    """The settings of every experiment that trains."""
 
     seeds: Count = 32
     policy: PolicyName = "energy_based"
@@ -45,7 +56,7 @@ Config = TypeVar("Config", bound=SpaceConfig)
 
 
 def override(config: type[Config], settings: list[str]) -> Config:
-    """A config with its defaults changed by `key=value` settings, whose values are TOML or plain words.
+    """A config with its defaults changed by `key=value` settings. A value is TOML or a plain word.
 
     Raises:
         ValueError: a setting is not of that form, names no key of the config, or has a wrong value.

@@ -1,0 +1,75 @@
+"""Distributions of sequences: their probabilities, and the log-margins of pairs."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from jaxtyping import ArrayLike, Float
+from matplotlib.axes import Axes
+
+from didsim.plotting.looks import COLORS, describe, looks_of
+
+
+def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy") -> None:
+    """Log-margins of pairs across policies: a thin line for each pair, from one policy to the next.
+
+    Where policies are log-margin ordered, lines turned so that the first step rises never fall. Those
+    that do, by more than a thousandth of the largest margin, have another colour. The mean is in black. The
+    fewer the pairs, up to 200, the stronger their lines.
+
+    Args:
+        ax: where to draw.
+        margins: with dimensions `pair` and `policy`.
+        policy: the dimension that is laid out from left to right.
+    """
+    names = [str(name) for name in margins[policy].values]
+    values = margins.transpose(policy, "pair").values
+    falls = np.any(np.diff(values, axis=0) < -1e-3 * np.abs(values).max(), axis=0)
+    places = np.arange(len(names))
+    alpha = float(np.clip(50 / max(values.shape[1], 1), 0.25, 0.6))
+    for chosen, color in ((~falls, COLORS[0]), (falls, COLORS[1])):
+        if chosen.any():
+            ax.plot(places, values[:, chosen], color=color, alpha=alpha, linewidth=0.6)
+    ax.plot(places, values.mean(axis=1), color="black", marker="o", markersize=3, linewidth=1.2)
+    ax.set_xticks(places, names)
+    ax.set_xlim(-0.2, len(names) - 0.8)
+    ax.set_ylabel(describe(margins))
+
+
+def plot_distributions(
+    ax: Axes,
+    distributions: Mapping[str, Float[ArrayLike, " sequences"]],
+    sequences: Sequence[str] | None = None,
+    *,
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Probabilities of every sequence under several distributions, as bars side by side.
+
+    Args:
+        ax: where to draw.
+        distributions: log-probabilities by name, in the order of the bars.
+        sequences: how the sequences are called, by default by their numbers.
+        colors: by name, for those that should not have the style's next.
+
+    Raises:
+        ValueError: the distributions, or the names, are not over as many sequences.
+    """
+    looks = looks_of(list(distributions))
+    probabilities = {name: np.exp(np.asarray(one)) for name, one in distributions.items()}
+    shapes = {name: one.shape for name, one in probabilities.items()}
+    expected: tuple[int, ...] = next(iter(shapes.values()), ())
+    if sequences is not None:
+        expected = (len(sequences),)
+    if set(shapes.values()) != {expected} or len(expected) != 1:
+        raise ValueError(f"`distributions` must all be over the same sequences; got shapes {shapes}")
+    places = np.arange(expected[0])
+    width = 0.8 / len(probabilities)
+    for number, (name, heights) in enumerate(probabilities.items()):
+        shift = width * (number - (len(probabilities) - 1) / 2)
+        look = {**looks[name].bar, **({"color": colors[name]} if colors and name in colors else {})}
+        ax.bar(places + shift, heights, width, label=name, **look)
+    ax.set_xticks(places, places if sequences is None else sequences)
+    ax.set_xlim(-0.6, len(places) - 0.4)
+    ax.grid(visible=False, axis="x")
+    ax.set_xlabel("Sequence")
+    ax.set_ylabel("Probability")

@@ -1,0 +1,180 @@
+"""Many random instances: as dots, as shares, and as intervals around their median."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from didsim.plotting.looks import COLORS, color_of, describe, looks_of
+
+
+def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str, **options: Any) -> None:
+    """A scatter of two variables over many instances, coloured by family.
+
+    Args:
+        ax: where to draw.
+        dataset: with variables `x` and `y` over dimensions `hue` and one of instances.
+        x: the variable on the horizontal axis.
+        y: the variable on the vertical axis.
+        hue: the dimension that colours tell apart.
+        options: of the dots, by default small and faint, as `markersize` and `alpha`.
+    """
+    dots: dict[str, Any] = {"markersize": 2.2, "alpha": 0.35, "markeredgewidth": 0, "rasterized": True}
+    for name, look in looks_of(dataset[hue].values).items():
+        one = dataset.sel({hue: name})
+        marked = {"linestyle": "", "marker": look.marker(), "color": look.color, "label": name}
+        ax.plot(one[x], one[y], **(dots | marked | options))
+    ax.set_xlabel(describe(dataset[x]))
+    ax.set_ylabel(describe(dataset[y]))
+
+
+def plot_shares(
+    ax: Axes,
+    share: xr.DataArray,
+    low: xr.DataArray,
+    high: xr.DataArray,
+    row: str,
+    *,
+    marker: str = "o",
+    shift: float = 0.0,
+    label: str | None = None,
+) -> None:
+    """Shares with their intervals, a row for each entry of a dimension, coloured as elsewhere.
+
+    Args:
+        ax: where to draw.
+        share: with the one dimension `row`, from 0 to 1.
+        low: lower ends of the intervals.
+        high: upper ends.
+        row: the dimension of the rows.
+        marker: of the points.
+        shift: of the rows, to set several series side by side.
+        label: of the series.
+    """
+    colors = color_of(share[row].values)
+    for place, name in enumerate(share[row].values):
+        at = float(share.sel({row: name}))
+        reach = [[at - float(low.sel({row: name}))], [float(high.sel({row: name})) - at]]
+        ax.errorbar(
+            at,
+            place + shift,
+            xerr=reach,
+            fmt=marker,
+            color=colors[name],
+            markersize=4,
+            linewidth=1,
+            markerfacecolor="white" if marker == "s" else colors[name],
+        )
+    ax.plot(
+        [],
+        [],
+        marker,
+        color="black",
+        markersize=4,
+        label=label,
+        markerfacecolor="white" if marker == "s" else "black",
+    )
+    ax.set_yticks(range(share.sizes[row]), [str(name) for name in share[row].values])
+    for tick, name in zip(ax.get_yticklabels(), share[row].values, strict=True):
+        tick.set_color(colors[name])
+    ax.set_xlim(0, 1.03)
+    ax.grid(visible=False, axis="y")
+
+
+def plot_intervals(
+    ax: Axes,
+    values: xr.DataArray,
+    row: str,
+    *,
+    over: str = "seed",
+    marks: Sequence[dict[str, Any]] | None = None,
+    floor: float | None = None,
+) -> None:
+    """A dot at the median and a line over the central 90%, a row for each entry of a dimension.
+
+    Infinite values stand as arrows at the edge, with their share where it is not all. Missing values count
+    for nothing.
+
+    Args:
+        ax: where to draw; its scale must be set before.
+        values: with dimensions `row` and `over`.
+        row: the dimension of the rows, the first at the top.
+        over: the dimension that medians and lines are over.
+        marks: options of each row's dot and line, as `color`, `marker` and `markerfacecolor`.
+        floor: below it values stand as arrows at the left edge.
+    """
+    rows = [one[~np.isnan(one)] for one in values.transpose(row, over).values]
+    below = -np.inf if floor is None else floor
+    summaries = [
+        np.quantile(one, [0.05, 0.5, 0.95], method="nearest") if one.size else np.full(3, np.nan)
+        for one in rows
+    ]
+    flat = np.concatenate(summaries)
+    shown = flat[np.isfinite(flat) & (flat >= below)]
+    low_ones, high_ones = (flat < below) | np.isneginf(flat), np.isposinf(flat)
+    left, right = _edges(ax, shown, bool(low_ones.any()), bool(high_ones.any()))
+    ax.set_xlim(left, right)
+    for place, (one, (low, middle, high)) in enumerate(zip(rows, summaries, strict=True)):
+        options = {"color": COLORS[0], "marker": "o", **(marks[place] if marks else {})}
+        if not one.size:
+            continue
+        ends = np.clip([low, high], left, right)
+        ax.plot(ends, [place, place], color=options["color"], linewidth=1, solid_capstyle="butt")
+        if below <= middle and np.isfinite(middle):
+            ax.plot(middle, place, linestyle="", markersize=3.6, markeredgewidth=0.9, **options)
+        for off, at, arrow, sign in (
+            (one < below if floor is not None else np.isneginf(one), 0.0, "<", -1),
+            (np.isposinf(one), 1.0, ">", 1),
+        ):
+            if not off.any():
+                continue
+            where: Any = {"transform": ax.get_yaxis_transform(), "clip_on": False}
+            ax.plot(at, place, arrow, color=options["color"], markersize=4, **where)
+            share = "" if off.all() else f" {100 * off.mean():.2g}%"
+            ax.text(
+                at - 0.06 * sign,
+                place,
+                f"0{share}" if floor is not None and sign < 0 else f"{'−' if sign < 0 else ''}∞{share}",
+                va="center_baseline",
+                ha="left" if sign < 0 else "right",
+                fontsize=6,
+                color=options["color"],
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+                **where,
+            )
+    ax.set_yticks(range(len(rows)), [str(name) for name in values[row].values])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlabel(describe(values))
+
+
+def plot_clipped(ax: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> None:
+    """Dots, with triangles at the upper and lower edge for those that lie beyond it, infinite ones too.
+
+    Args:
+        ax: where to draw; its limits must be set before.
+        x: horizontal places.
+        y: vertical places, of the same shape; NaN is left out.
+        options: passed to the dots, as `color`.
+    """
+    low, high = ax.get_ylim()
+    inset = 0.03 * (high - low)
+    for inside, marker, at in (
+        ((y >= low) & (y <= high), ".", y),
+        (y > high, "^", np.full_like(y, high - inset)),
+        (y < low, "v", np.full_like(y, low + inset)),
+    ):
+        if inside.any():
+            ax.plot(x[inside], at[inside], marker, markeredgewidth=0, **options)
+
+
+def _edges(ax: Axes, shown: np.ndarray, room_left: bool, room_right: bool) -> tuple[float, float]:
+    """Limits of an axis around values, with room for arrows."""
+    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.1, 1.0)
+    transform = ax.xaxis.get_transform()
+    ends = transform.transform(np.array([low, high]))
+    span = float(ends[1] - ends[0]) or 1.0
+    share = np.array([0.3 if room_left else 0.05, 0.3 if room_right else 0.05])
+    left, right = transform.inverted().transform(ends + span * share * np.array([-1, 1]))
+    return float(left), float(right)

@@ -1,0 +1,133 @@
+"""The style of all figures: size, colours, and how many entries are told apart by looks."""
+
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from cycler import cycler
+from matplotlib.figure import Figure
+
+WIDTH = 5.5
+"""Width of a figure in inches: the column of a one-column paper, without scaling."""
+
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8C6D31",
+    "#888888",
+)
+
+_STYLE: Any = {
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.prop_cycle": cycler(color=COLORS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8,
+    "figure.dpi": 100,
+    "font.size": 8,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 250,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """The context in which all figures are made: sizes, colours and fonts for a printed column."""
+    return mpl.rc_context(_STYLE)
+
+
+def use_style() -> None:
+    """Make `style` that of the whole session, for notebooks: call it once."""
+    mpl.rcParams.update(_STYLE)
+
+
+class _ShownFigure(Figure):
+    """A figure that a notebook shows, at screen resolution, where a cell ends with it, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        image = io.BytesIO()
+        # Without matplotlib's version in it, the image is the same wherever the pixels are.
+        self.savefig(image, format="png", dpi="figure", metadata={"Software": None})
+        return image.getvalue()
+
+
+def new_figure(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
+    """A figure of the common width and its axes, as `subplots` gives them, outside pyplot's global state."""
+    figure = _ShownFigure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def describe(values: xr.DataArray) -> str:
+    """An axis label from a variable's long name and units."""
+    name = str(values.attrs.get("long_name", values.name))
+    units = values.attrs.get("units", "1")
+    return name if units == "1" else f"{name} ({units})"
+
+
+class Look(NamedTuple):
+    """How one of several entries is drawn.
+
+    Attributes:
+        color: one of `COLORS`.
+        turn: how often all colours were used before it. At 0 a line is solid and dots are those of the plot.
+            From 1 on a line is dashed with `turn` dots in each gap, and marked with polygons of `turn + 2`
+            corners, which are also its dots. No such line looks like the plain dashes of an exact limit.
+    """
+
+    color: str
+    turn: int
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Options of `plot` for a line."""
+        if not self.turn:
+            return {"color": self.color}
+        gap = 1.5
+        return {
+            "color": self.color,
+            "linestyle": (0, (6, gap, *(1, gap) * self.turn)),
+            "marker": self.marker(),
+            "markersize": 3.5,
+            "markevery": 0.1,
+        }
+
+    def marker(self, first: Any = ".") -> Any:
+        """The marker of dots; `first` is that of the first turn."""
+        return (self.turn + 2, 0, 0) if self.turn else first
+
+    @property
+    def bar(self) -> dict[str, Any]:
+        """Options of `bar`: hatched with `turn` lines in the place of one, from the second turn on."""
+        if not self.turn:
+            return {"color": self.color}
+        return {"color": self.color, "hatch": "/" * (2 * self.turn + 1), "edgecolor": "white", "linewidth": 0}
+
+
+def looks_of(names: Sequence[Any] | np.ndarray) -> dict[Any, Look]:
+    """A look for each name, in the order of `COLORS`; no two are the same, however many names there are."""
+    return {name: Look(COLORS[place % len(COLORS)], place // len(COLORS)) for place, name in enumerate(names)}
+
+
+def color_of(names: Sequence[Any] | np.ndarray) -> dict[Any, str]:
+    """A colour for each name, in the order of `COLORS`, which begins again when it is used up.
+
+    `looks_of` also tells names of the same colour apart.
+    """
+    return {name: look.color for name, look in looks_of(names).items()}

@@ -1,0 +1,122 @@
+"""Objectives at settings that make them comparable, and where each of them ends."""
+
+import inspect
+from typing import NamedTuple
+
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+import didsim
+from didsim.objectives import KeepsChosen, LogProb, LogRatio
+
+SUM = "dpo + sft"
+
+# Where a log-probability is below this and the solver still moves, the policy runs off.
+_RUNS_OFF = -300.0
+_AT_REST = 1e-6
+
+
+def all_names() -> tuple[str, ...]:
+    """Every objective of `OBJECTIVES`, and one sum of two."""
+    return (*didsim.OBJECTIVES, SUM)
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Raise ValueError at the first name of no objective."""
+    for name in names:
+        if name != SUM:
+            didsim.OBJECTIVES[name]
+
+
+def strength(name: str, beta: float, max_length: int) -> dict[str, float]:
+    """The argument of an objective that gives it the `beta` of the data.
+
+    The argument is `beta`, or IPO's `tau`; there is none if the objective has neither. An objective whose
+    reward is divided by the length gets `beta · max_length`, so that rewards have the scale of the others'.
+    """
+    make = didsim.OBJECTIVES[name]
+    for argument in {"beta", "tau"} & set(inspect.signature(make).parameters):
+        reward = make(**{argument: beta}).reward
+        per_token = isinstance(reward, LogRatio | LogProb) and reward.per_token
+        return {argument: beta * max_length if per_token else beta}
+    return {}
+
+
+def make(name: str, beta: float, max_length: int) -> didsim.Objective:
+    """An objective with the `beta` of the data and otherwise its own defaults; see `strength`."""
+    if name == SUM:
+        return didsim.dpo(beta) + didsim.sft()
+    return didsim.OBJECTIVES[name](**strength(name, beta, max_length))
+
+
+class Limit(NamedTuple):
+    """Where an objective ends, for a batch of instances.
+
+    Attributes:
+        log_probs: log-probabilities of the policy at the end, `−inf` where it has no mass. If the policy runs
+            off, they are those at which the solver stopped.
+        method: how the end was found.
+        converged: whether the end is stationary.
+        runs_off: whether the policy was on its way to zero probabilities when the solver stopped.
+        unique: 1 if this is proven to be the only minimiser, 0 if it is proven not to be, NaN if neither is.
+        agreed: 1 if all starts ended here, 0 if they did not, NaN if there was one start.
+    """
+
+    log_probs: Float[Array, "instances sequences"]
+    method: str
+    converged: Bool[np.ndarray, " instances"]
+    runs_off: Bool[np.ndarray, " instances"]
+    unique: Float[np.ndarray, " instances"]
+    agreed: Float[np.ndarray, " instances"]
+
+
+def find_limit(
+    objective: didsim.Objective,
+    reference: Float[Array, "instances sequences"],
+    problem: didsim.Contrastive,
+    space: didsim.SequenceSpace,
+    *,
+    starts: int,
+    steps: int,
+    learning_rate: float,
+) -> Limit:
+    """The exact minimiser of each instance.
+
+    A gradient rule (DPO-PG) has no loss to minimise. It is trained by plain gradient descent on logits from
+    the reference, until it rests.
+
+    Args:
+        objective: the objective.
+        reference: log-probabilities of the reference policies.
+        problem: where pairs come from.
+        space: the sequences.
+        starts: number of starts of the solver, where the loss is not known to be convex.
+        steps: number of steps of a gradient rule.
+        learning_rate: learning rate of a gradient rule.
+    """
+    unknown = np.full(reference.shape[0], np.nan)
+    if isinstance(objective, KeepsChosen):
+        run = didsim.train(
+            didsim.EnergyBased(reference),
+            reference,
+            problem,
+            objective,
+            optax.sgd(learning_rate),
+            steps,
+            record=didsim.Record(steps, {"gradient_norm": didsim.METRICS["gradient_norm"]}),
+        )
+        rests = np.asarray(run.metrics["gradient_norm"][..., -1]) < _AT_REST
+        never = np.zeros_like(rests)
+        return Limit(run.policy.log_probs(), "gradient descent", rests, never, unknown, unknown)
+    solution = didsim.solve(objective, reference, problem, space.lengths, starts=starts)
+    known = solution.certificate
+    converged = np.asarray(known.converged)
+    return Limit(
+        solution.log_probs,
+        known.method,
+        converged,
+        ~converged & (np.asarray(solution.log_probs).min(axis=-1) < _RUNS_OFF),
+        unknown if known.unique is None else np.asarray(known.unique, float),
+        unknown if known.agreed is None else np.asarray(known.agreed, float),
+    )
