@@ -90,7 +90,7 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLi
     return _per_key(key, one_chain)
 
 
-def temper(p: LogProbsLike, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
+def temper(p: LogProbsLike, exponent: Float[ArrayLike, "*#batch"]) -> LogProbs:
     """The tempered distribution `∝ p^exponent`: sharper above 1, flatter below, reversed under 0.
 
     Raises:
@@ -105,7 +105,7 @@ def temper(p: LogProbsLike, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
     return log_softmax(exponent[..., None] * p, axis=-1)
 
 
-def mixture(p: LogProbsLike, q: LogProbsLike, weight: Float[ArrayLike, "*batch"]) -> LogProbs:
+def mixture(p: LogProbsLike, q: LogProbsLike, weight: Float[ArrayLike, "*#batch"]) -> LogProbs:
     """The mixture `weight · p + (1 − weight) · q`.
 
     Raises:
@@ -131,7 +131,7 @@ def mixture(p: LogProbsLike, q: LogProbsLike, weight: Float[ArrayLike, "*batch"]
 
 
 def best_of_n(
-    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""]
+    p: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Float[ArrayLike, ""]
 ) -> LogProbs:
     """The distribution of the highest-scoring of `n` independent draws from `p`, in closed form.
 
@@ -159,7 +159,7 @@ def best_of_n(
 
 
 def worst_of_n(
-    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""]
+    p: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Float[ArrayLike, ""]
 ) -> LogProbs:
     """The distribution of the lowest-scoring of `n` independent draws from `p`; see `best_of_n`.
 

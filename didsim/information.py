@@ -16,11 +16,11 @@ from jaxtyping import Array, ArrayLike, Float
 from didsim import _checks
 
 LogProbs = Float[Array, "*batch sequences"]
-LogProbsLike = Float[ArrayLike, "*batch sequences"]
+LogProbsLike = Float[ArrayLike, "*#batch sequences"]
 
 
 def expectation(
-    log_probs: LogProbsLike, values: Float[ArrayLike, "*batch sequences"]
+    log_probs: LogProbsLike, values: Float[ArrayLike, "*#batch sequences"]
 ) -> Float[Array, "*batch"]:
     """The expectation `Σ_y π(y) f(y)`, where a sequence of probability zero counts for nothing.
 
@@ -154,7 +154,7 @@ def did_entropy(policy: LogProbsLike, reference: LogProbsLike) -> Float[Array, "
     return entropy(did(policy, reference))
 
 
-def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequences"]) -> LogProbs:
+def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*#batch sequences"]) -> LogProbs:
     """The posterior `π(y) ∝ reference(y) q(y)` of evidence whose likelihood is proportional to `q`.
 
     The inverse of `did` in its first argument: `bayes_update(b, did(a, b)) = a`.
@@ -183,7 +183,7 @@ def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequen
 
 
 def geodesic(
-    reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequences"], s: Float[ArrayLike, "*batch"]
+    reference: LogProbsLike, log_q: Float[ArrayLike, "*#batch sequences"], s: Float[ArrayLike, "*#batch"]
 ) -> LogProbs:
     """The policy at `s` on the geodesic through `reference` in the direction `q`: `π_s ∝ reference · q^s`.
 

@@ -74,12 +74,12 @@ class Objective(eqx.Module):
 
     def pair_loss(
         self,
-        chosen_logps: Float[ArrayLike, "*pairs"],
-        rejected_logps: Float[ArrayLike, "*pairs"],
-        ref_chosen_logps: Float[ArrayLike, "*pairs"] | None = None,
-        ref_rejected_logps: Float[ArrayLike, "*pairs"] | None = None,
-        chosen_lengths: Int[ArrayLike, "*pairs"] | None = None,
-        rejected_lengths: Int[ArrayLike, "*pairs"] | None = None,
+        chosen_logps: Float[ArrayLike, "*#pairs"],
+        rejected_logps: Float[ArrayLike, "*#pairs"],
+        ref_chosen_logps: Float[ArrayLike, "*#pairs"] | None = None,
+        ref_rejected_logps: Float[ArrayLike, "*#pairs"] | None = None,
+        chosen_lengths: Int[ArrayLike, "*#pairs"] | None = None,
+        rejected_lengths: Int[ArrayLike, "*#pairs"] | None = None,
         *,
         baseline: Float[ArrayLike, ""] | None = None,
     ) -> Float[Array, "*pairs"]:

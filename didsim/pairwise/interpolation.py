@@ -39,7 +39,7 @@ def convergence_rate(half_range: Array, strip: float) -> Array:
     return ratio + jnp.sqrt(1 + ratio**2)
 
 
-def half_range(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+def half_range(x: Float[Array, "*#batch n"]) -> Float[Array, "*batch"]:
     """Half the distance of the smallest from the largest."""
     return (jnp.max(x, axis=-1) - jnp.min(x, axis=-1)) / 2
 

@@ -105,7 +105,7 @@ class Pairs(Problem):
         return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − x_loser − offset)`. O(N + pairs).
 
@@ -118,7 +118,7 @@ class Pairs(Problem):
         return jnp.sum(self._pair_weights(x.dtype) * kernel(differences), axis=-1)
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − y_loser)`. O(N + pairs)."""
         return jnp.sum(self._pair_weights(x.dtype) * kernel(self._differences(x, y)), axis=-1)
@@ -135,7 +135,7 @@ class Pairs(Problem):
 
         return of(x, self.winners) - of(y, self.losers)
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
         log_weights = jnp.log(self._pair_weights(x.dtype))
         return jnp.exp(logsumexp(log_weights + self._differences(x, x), axis=-1))
@@ -243,7 +243,7 @@ class Joint(Problem):
         return Pairs(drawn // size, drawn % size)
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − x_j − offset)`. O(N²) time and memory."""
         differences = x[..., :, None] - x[..., None, :]
@@ -252,13 +252,13 @@ class Joint(Problem):
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
         differences = x[..., :, None] - y[..., None, :]
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
         return jnp.exp(logsumexp(self.log_probs + (x[..., :, None] - x[..., None, :]), axis=(-2, -1)))
 
