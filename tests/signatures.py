@@ -7,14 +7,13 @@ of its own, which tests ask for, and that argument need not fit.
 from collections.abc import Callable
 from typing import Any, Self
 
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
 
-_beartype = beartype(
-    conf=BeartypeConf(
-        is_pep484_tower=True,  # an int is a float, as for mypy
-        hint_overrides=BeartypeHintOverrides({Self: Any}),  # the class is not made yet
-    )
+_SETTINGS = BeartypeConf(
+    is_pep484_tower=True,  # an int is a float, as for mypy
+    is_random=False,  # of a list the first entry is checked, not a random one
+    hint_overrides=FrozenDict({Self: Any}),  # jaxtyping has methods checked apart from their class
 )
 
 
@@ -29,4 +28,6 @@ def once_returned(function: Callable[..., Any]) -> Callable[..., Any]:
     jaxtyping calls it twice: for the arguments alone, which it declares `-> Any`, and for the arguments
     together with the result.
     """
-    return function if function.__annotations__.get("return", Any) is Any else _beartype(function)
+    if function.__annotations__.get("return", Any) is Any:
+        return function
+    return beartype(conf=_SETTINGS)(function)

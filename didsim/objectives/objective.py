@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbs, LogProbsLike
@@ -40,7 +40,7 @@ class Objective(eqx.Module):
 
     terms: tuple[Term, ...]
 
-    def __init__(self, *terms: Term):
+    def __init__(self, *terms: Term) -> None:
         if not terms:
             raise ValueError("`terms` must be at least one Term; got none")
         for term in terms:
@@ -54,7 +54,7 @@ class Objective(eqx.Module):
             raise ValueError("a gradient rule is not a loss, and cannot be added to another")
         return Objective(*self.terms, *other.terms)
 
-    def __rmul__(self, factor: Float[ArrayLike, ""]) -> "Objective":
+    def __rmul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
         if not isinstance(factor, numbers.Real | jax.Array | np.ndarray | np.number):
             return NotImplemented
         factor = _checks.positive("factor", factor)
@@ -81,7 +81,7 @@ class Objective(eqx.Module):
         chosen_lengths: Int[ArrayLike, "*#pairs"] | None = None,
         rejected_lengths: Int[ArrayLike, "*#pairs"] | None = None,
         *,
-        baseline: Float[ArrayLike, ""] | None = None,
+        baseline: Real[ArrayLike, ""] | None = None,
     ) -> Float[Array, "*pairs"]:
         """The loss of each pair, from the quantities that a training run logs.
 
@@ -245,7 +245,7 @@ class KeepsChosen(Objective):
     `log π(y_w)`, both over the pairs of a step: if `⟨d, g⟩ < 0`, `d` becomes `d − g ⟨d, g⟩ / ⟨g, g⟩`.
     """
 
-    def __init__(self, *terms: Term):
+    def __init__(self, *terms: Term) -> None:
         super().__init__(*terms)
 
     def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:

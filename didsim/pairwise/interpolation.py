@@ -155,7 +155,7 @@ def _grid_arrays(degree: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
 class _Blocks:
     """Points in blocks: `[lanes, blocks, points]`, the last padded with zeros."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         self.size = size
         self.points = min(_BLOCK, -(-size // _LANES))
         self.number = -(-size // (_LANES * self.points))

@@ -6,7 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from didsim import _checks
 from didsim.pairwise.exact import map_rows
@@ -19,7 +19,7 @@ def pair_sum(
     weights_first: Float[ArrayLike, "*#batch n"],
     weights_second: Float[ArrayLike, "*#batch n"],
     x: Float[ArrayLike, "*#batch n"],
-    offset: Float[ArrayLike, "*#batch"] = 0.0,
+    offset: Real[ArrayLike, "*#batch"] = 0.0,
     *,
     tolerance: float | None = None,
 ) -> Float[Array, "*batch"]:

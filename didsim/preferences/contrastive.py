@@ -50,7 +50,7 @@ class Contrastive(Problem):
     chosen: LogProbs
     rejected: LogProbs
 
-    def __init__(self, chosen: LogProbsLike, rejected: LogProbsLike):
+    def __init__(self, chosen: LogProbsLike, rejected: LogProbsLike) -> None:
         self.chosen = _checks.distribution("chosen", chosen)
         self.rejected = _checks.distribution("rejected", rejected)
         _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)

@@ -41,7 +41,7 @@ class Pairs(Problem):
         winners: Int[ArrayLike, "*batch pairs"],
         losers: Int[ArrayLike, "*batch pairs"],
         weights: Float[ArrayLike, "*batch pairs"] | None = None,
-    ):
+    ) -> None:
         most = jnp.iinfo(jnp.int32).max
         self.winners = _checks.indices("winners", winners, most)
         self.losers = _checks.indices("losers", losers, most)
@@ -193,7 +193,7 @@ class Joint(Problem):
 
     log_probs: Float[Array, "*batch sequences sequences"]
 
-    def __init__(self, log_probs: Float[ArrayLike, "*batch sequences sequences"]):
+    def __init__(self, log_probs: Float[ArrayLike, "*batch sequences sequences"]) -> None:
         shape = jnp.shape(log_probs)
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ValueError(f"`log_probs` must be square in its last two axes; got shape {shape}")

@@ -67,7 +67,7 @@ class Labelled(Problem):
         first: LogProbsLike,
         second: LogProbsLike,
         separable: bool | None = None,
-    ):
+    ) -> None:
         self.reward = _checks.finite("reward", reward)
         self.first = _checks.distribution("first", first)
         self.second = _checks.distribution("second", second)

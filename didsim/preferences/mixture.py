@@ -31,7 +31,9 @@ class Mixture(Problem):
     problems: tuple[Problem, ...]
     log_weights: Float[Array, "*batch problems"]
 
-    def __init__(self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]):
+    def __init__(
+        self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]
+    ) -> None:
         self.problems = tuple(problems)
         for problem in self.problems:
             _checks.instance("problems", problem, Problem, "a tuple of problems")
