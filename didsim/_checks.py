@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 Shape = tuple[int, ...]
@@ -41,7 +41,7 @@ def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
     return array
 
 
-def float_array(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, "..."]:
+def float_array(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
     """A floating-point array, not empty, of at least `min_ndim` axes."""
     array = _array(name, value, "a floating-point array", jnp.floating)
     if array.ndim < min_ndim:
@@ -53,7 +53,7 @@ def float_array(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Arra
     return array
 
 
-def finite(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, "..."]:
+def finite(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
     """A floating-point array without NaN or infinity."""
     array = float_array(name, value, min_ndim=min_ndim)
     if known(value):
@@ -65,9 +65,7 @@ def finite(name: str, value: ArrayLike, *, min_ndim: int = 1) -> Float[Array, ".
     return array
 
 
-def distribution(
-    name: str, value: ArrayLike, *, full_support: bool = False
-) -> Float[Array, "*batch sequences"]:
+def distribution(name: str, value: Any, *, full_support: bool = False) -> Float[Array, "*batch sequences"]:
     """Log-probabilities, normalised over the last axis to within the square root of machine epsilon."""
     log_probs = float_array(name, value)
     if not known(value):

@@ -9,14 +9,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.nn import log_softmax
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key, Real
 
 from didsim import _checks
 from didsim.information import LogProbs, LogProbsLike
 from didsim.spaces import SequenceSpace
 
 
-def normal_logits(key: Key[Array, "*batch"], size: int, scale: Float[ArrayLike, ""] = 1.0) -> LogProbs:
+def normal_logits(key: Key[Array, "*batch"], size: int, scale: Real[ArrayLike, ""] = 1.0) -> LogProbs:
     """Softmax of independent normal logits: `π(y) ∝ exp(scale · z_y)`, `z_y ~ N(0, 1)`.
 
     Args:
@@ -32,7 +32,7 @@ def normal_logits(key: Key[Array, "*batch"], size: int, scale: Float[ArrayLike, 
     return _per_key(key, lambda one: log_softmax(scale * jax.random.normal(one, (size,))))
 
 
-def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Float[ArrayLike, ""]) -> LogProbs:
+def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Real[ArrayLike, ""]) -> LogProbs:
     """A draw from the symmetric Dirichlet distribution, made in log space: no probability underflows.
 
     Args:
@@ -48,7 +48,7 @@ def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Float[ArrayLi
     return _per_key(key, lambda one: log_softmax(jax.random.loggamma(one, concentration, (size,))))
 
 
-def zipf(size: int, exponent: Float[ArrayLike, ""], key: Key[Array, "*batch"] | None = None) -> LogProbs:
+def zipf(size: int, exponent: Real[ArrayLike, ""], key: Key[Array, "*batch"] | None = None) -> LogProbs:
     """Zipf's law `π(k) ∝ k^(−exponent)` over ranks `k = 1..size`, in order or shuffled by a key.
 
     Raises:
@@ -65,7 +65,7 @@ def zipf(size: int, exponent: Float[ArrayLike, ""], key: Key[Array, "*batch"] | 
     return _per_key(key, lambda one: jax.random.permutation(one, ranked))
 
 
-def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLike, ""] = 1.0) -> LogProbs:
+def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Real[ArrayLike, ""] = 1.0) -> LogProbs:
     """Sequences of a random first-order Markov chain.
 
     The first token's logits and each token's logits for its successor are independent `N(0, scale²)`.
@@ -78,7 +78,7 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLi
     scale = _checks.single("scale", _checks.non_negative("scale", scale))
     vocab, continuing = space.vocab_size, space.num_continuing
 
-    def one_chain(one: Array) -> Array:
+    def one_chain(one: Key[Array, ""]) -> LogProbs:
         logits = scale * jax.random.normal(one, (vocab + 1, vocab))
         first, successors = logits[:1], logits[1 : 1 + continuing]
         # The last token varies fastest within a level of the prefix tree.
@@ -90,7 +90,7 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Float[ArrayLi
     return _per_key(key, one_chain)
 
 
-def temper(p: LogProbsLike, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
+def temper(p: LogProbsLike, exponent: Real[ArrayLike, "*#batch"]) -> LogProbs:
     """The tempered distribution `∝ p^exponent`: sharper above 1, flatter below, reversed under 0.
 
     Raises:
@@ -105,7 +105,7 @@ def temper(p: LogProbsLike, exponent: Float[ArrayLike, "*batch"]) -> LogProbs:
     return log_softmax(exponent[..., None] * p, axis=-1)
 
 
-def mixture(p: LogProbsLike, q: LogProbsLike, weight: Float[ArrayLike, "*batch"]) -> LogProbs:
+def mixture(p: LogProbsLike, q: LogProbsLike, weight: Real[ArrayLike, "*#batch"]) -> LogProbs:
     """The mixture `weight · p + (1 − weight) · q`.
 
     Raises:
@@ -131,7 +131,7 @@ def mixture(p: LogProbsLike, q: LogProbsLike, weight: Float[ArrayLike, "*batch"]
 
 
 def best_of_n(
-    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""]
+    p: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Real[ArrayLike, ""]
 ) -> LogProbs:
     """The distribution of the highest-scoring of `n` independent draws from `p`, in closed form.
 
@@ -159,7 +159,7 @@ def best_of_n(
 
 
 def worst_of_n(
-    p: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""]
+    p: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Real[ArrayLike, ""]
 ) -> LogProbs:
     """The distribution of the lowest-scoring of `n` independent draws from `p`; see `best_of_n`.
 
@@ -170,7 +170,7 @@ def worst_of_n(
     return best_of_n(p, -_checks.finite("score", score), n)
 
 
-def _best_of(p: Array, score: Array, n: Array) -> Array:
+def _best_of(p: Float[Array, " n"], score: Float[Array, " n"], n: Float[Array, ""]) -> Float[Array, " n"]:
     size = p.shape[-1]
     order = jnp.argsort(score)
     sorted_p, sorted_score = p[order], score[order]
@@ -186,21 +186,21 @@ def _best_of(p: Array, score: Array, n: Array) -> Array:
     return log_softmax(jnp.zeros_like(p).at[order].set(best))
 
 
-def _log_minus_log1m(log_u: Array) -> Array:
+def _log_minus_log1m(log_u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`log(−log(1 − u))` from `log u <= 0`; infinite at `u = 1`."""
     small, whole = log_u < -40, jnp.exp(log_u) == 1
     exact = jnp.log(-jnp.log1p(-jnp.exp(jnp.where(small | whole, -1, log_u))))
     return jnp.where(small, log_u, jnp.where(whole, jnp.inf, exact))
 
 
-def _log1m_exp_minus(log_z: Array) -> Array:
+def _log1m_exp_minus(log_z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`log(1 − exp(−z))` from `log z`."""
     small, large = log_z < -40, log_z > 5
     exact = jnp.log(-jnp.expm1(-jnp.exp(jnp.where(small | large, 0, log_z))))
     return jnp.where(small, log_z, jnp.where(large, 0, exact))
 
 
-def _per_key(key: Key[Array, "*batch"], make: Callable[[Array], Array]) -> Array:
+def _per_key(key: Key[Array, "*batch"], make: Callable[[Array], Array]) -> LogProbs:
     """`make` of each key of an array, along its axes."""
     for _ in range(_checks.key("key", key).ndim):
         make = jax.vmap(make)

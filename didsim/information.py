@@ -8,19 +8,21 @@ raises `ValueError` for an argument that is NaN or not normalised, and for shape
 `KL = ∞` where the support is not covered); what divides by a probability asks for full support.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_softmax
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from didsim import _checks
 
 LogProbs = Float[Array, "*batch sequences"]
-LogProbsLike = Float[ArrayLike, "*batch sequences"]
+LogProbsLike = Float[ArrayLike, "*#batch sequences"] | list[Any]
 
 
 def expectation(
-    log_probs: LogProbsLike, values: Float[ArrayLike, "*batch sequences"]
+    log_probs: LogProbsLike, values: Float[ArrayLike, "*#batch sequences"]
 ) -> Float[Array, "*batch"]:
     """The expectation `Σ_y π(y) f(y)`, where a sequence of probability zero counts for nothing.
 
@@ -35,7 +37,9 @@ def expectation(
     return _expectation(log_probs, values)
 
 
-def _expectation(log_probs: Array, values: Array) -> Array:
+def _expectation(
+    log_probs: Float[Array, "*#batch sequences"], values: Float[Array, "*#batch sequences"]
+) -> Float[Array, "*batch"]:
     return jnp.sum(jnp.exp(log_probs) * jnp.where(jnp.isneginf(log_probs), 0, values), axis=-1)
 
 
@@ -65,7 +69,9 @@ def kl(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     return jnp.sum(_kl_terms(p, q), axis=-1)
 
 
-def _kl_terms(p: Array, q: Array) -> Array:
+def _kl_terms(
+    p: Float[Array, "*#batch sequences"], q: Float[Array, "*#batch sequences"]
+) -> Float[Array, "*batch sequences"]:
     p, q = jnp.broadcast_arrays(p, q)
     absent, uncovered = jnp.isneginf(p), jnp.isneginf(q)
     # Arguments that would make infinities are replaced, so that derivatives stay finite too.
@@ -97,7 +103,7 @@ def js(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     return jnp.sum(jnp.where(one_sided, (jnp.exp(p) + jnp.exp(q)) * jnp.log(2.0), both), -1) / 2
 
 
-def _log_over_mean(difference: Array) -> Array:
+def _log_over_mean(difference: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`log(2 / (1 + e^−d))`: how far `p` stands above the mean of `p` and `q`, with `d = log p − log q`."""
     size = jnp.abs(difference)
     # log((1 + e^−d)/2), accurate near d = 0 and without overflow far from it.
@@ -154,7 +160,7 @@ def did_entropy(policy: LogProbsLike, reference: LogProbsLike) -> Float[Array, "
     return entropy(did(policy, reference))
 
 
-def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequences"]) -> LogProbs:
+def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*#batch sequences"]) -> LogProbs:
     """The posterior `π(y) ∝ reference(y) q(y)` of evidence whose likelihood is proportional to `q`.
 
     The inverse of `did` in its first argument: `bayes_update(b, did(a, b)) = a`.
@@ -183,7 +189,7 @@ def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequen
 
 
 def geodesic(
-    reference: LogProbsLike, log_q: Float[ArrayLike, "*batch sequences"], s: Float[ArrayLike, "*batch"]
+    reference: LogProbsLike, log_q: Float[ArrayLike, "*#batch sequences"], s: Real[ArrayLike, "*#batch"]
 ) -> LogProbs:
     """The policy at `s` on the geodesic through `reference` in the direction `q`: `π_s ∝ reference · q^s`.
 

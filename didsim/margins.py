@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from didsim import _checks
-from didsim.information import LogProbsLike, expectation
+from didsim.information import LogProbs, LogProbsLike, expectation
 from didsim.pairwise.exact import map_rows
 
 
@@ -59,7 +59,7 @@ def check_order(
     target: LogProbsLike,
     reference: LogProbsLike,
     rejected: LogProbsLike,
-    atol: float | None = None,
+    atol: Real[ArrayLike, ""] | None = None,
     chosen: LogProbsLike | None = None,
 ) -> OrderReport:
     """Check log-margin ordering on all pairs.
@@ -104,7 +104,7 @@ def check_order(
         tolerance = unexplained = _checks.non_negative("atol", atol)
     fraction, ordered, worst = _orders(target - reference, reference - rejected, tolerance, unexplained)
 
-    def expected(p: Array) -> Array:
+    def expected(p: LogProbs) -> Float[Array, "*batch"]:
         return expectation(chosen, p) - expectation(rejected, p)
 
     return OrderReport(
@@ -119,11 +119,16 @@ def check_order(
 
 @jax.jit
 @partial(jnp.vectorize, signature="(n),(n),(),()->(),(),()")
-def _orders(up: Array, down: Array, tolerance: Array, unexplained: Array) -> tuple[Array, Array, Array]:
+def _orders(
+    up: Float[Array, " n"],
+    down: Float[Array, " n"],
+    tolerance: Float[Array, ""],
+    unexplained: Float[Array, ""],
+) -> tuple[Float[Array, ""], Bool[Array, ""], Float[Array, ""]]:
     """The share of ordered pairs, whether all are, and the worst violation, from two log-ratios."""
     size = up.shape[-1]
 
-    def row(up_i: Array, down_i: Array) -> Array:
+    def row(up_i: Float[Array, ""], down_i: Float[Array, ""]) -> Float[Array, "2"]:
         up_step, down_step = up_i - up, down_i - down
         sizes = jnp.abs(up_step), jnp.abs(down_step)
         smaller, larger = jnp.minimum(*sizes), jnp.maximum(*sizes)
@@ -140,7 +145,9 @@ def _orders(up: Array, down: Array, tolerance: Array, unexplained: Array) -> tup
 
 def _three(
     target: LogProbsLike, reference: LogProbsLike, rejected: LogProbsLike
-) -> tuple[Array, Array, Array]:
+) -> tuple[
+    Float[Array, "*#batch sequences"], Float[Array, "*#batch sequences"], Float[Array, "*#batch sequences"]
+]:
     """The three policies, checked."""
     target = _checks.distribution("target", target, full_support=True)
     reference = _checks.distribution("reference", reference, full_support=True)
@@ -149,7 +156,11 @@ def _three(
     return target, reference, rejected
 
 
-def _rounding(target: Array, reference: Array, rejected: Array) -> tuple[Array, float]:
+def _rounding(
+    target: Float[Array, "*#batch sequences"],
+    reference: Float[Array, "*#batch sequences"],
+    rejected: Float[Array, "*#batch sequences"],
+) -> tuple[Float[Array, "*batch"], float]:
     """A bound on the rounding of a step of a margin, and the machine epsilon that it comes from."""
     eps = max(float(jnp.finfo(p.dtype).eps) for p in (target, reference, rejected))
     target, reference, rejected = (jnp.max(jnp.abs(p), axis=-1) for p in (target, reference, rejected))

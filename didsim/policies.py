@@ -64,7 +64,7 @@ class EnergyBased(Policy):
 
     logits: Float[Array, "*batch sequences"]
 
-    def __init__(self, logits: Float[ArrayLike, "*batch sequences"]):
+    def __init__(self, logits: Float[ArrayLike, "*batch sequences"]) -> None:
         self.logits = _checks.finite("logits", logits)
 
     def log_probs(self) -> LogProbs:
@@ -107,7 +107,7 @@ class Autoregressive(Policy):
         logits: Float[ArrayLike, "*batch rows vocab"],
         space: SequenceSpace,
         context: int | None = None,
-    ):
+    ) -> None:
         _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
         if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 0):
             raise ValueError(f"`context` must be an integer of at least 0, or None; got {context!r}")
@@ -187,7 +187,7 @@ class LogLinear(Policy):
         self,
         features: Float[ArrayLike, "sequences features"],
         weights: Float[ArrayLike, "*batch features"],
-    ):
+    ) -> None:
         self.features = _checks.finite("features", features, min_ndim=2)
         self.weights = _checks.finite("weights", weights)
         if self.features.ndim != 2 or self.features.shape[1] != self.weights.shape[-1]:

@@ -11,6 +11,7 @@ from jax.nn import logsumexp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from didsim import _checks
+from didsim.information import LogProbs, LogProbsLike
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ class SequenceSpace:
         good = np.all(~inner | (rows < self.num_continuing), axis=-1)
         self._refuse(name, rows, good, f"ended by token {self.eos_token} at the end only")
 
-    def _refuse(self, name: str, rows: np.ndarray, good: np.ndarray, expected: str) -> None:
+    def _refuse(self, name: str, rows: np.ndarray, good: Any, expected: str) -> None:
         if not np.all(good):
             row = rows[np.unravel_index(np.argmin(good), good.shape)]
             raise ValueError(f"`{name}` must be {expected}; got {row.tolist()}")
@@ -253,9 +254,7 @@ class SequenceSpace:
             code = np.where(inner[..., place], code * self.num_continuing + rows[..., place], code)
         return code
 
-    def log_probs(
-        self, next_token_log_probs: Float[ArrayLike, "*batch prefixes vocab"]
-    ) -> Float[Array, "*batch sequences"]:
+    def log_probs(self, next_token_log_probs: Float[ArrayLike, "*batch prefixes vocab"]) -> LogProbs:
         """The log-probability of every sequence, by the chain rule.
 
             log π(y) = Σ_t log π(y_t | y_<t)
@@ -291,9 +290,7 @@ class SequenceSpace:
             running = children.reshape(*batch, children.shape[-2] * children.shape[-1])
         return jnp.concatenate([*ended, running], axis=-1)
 
-    def next_token_log_probs(
-        self, log_probs: Float[ArrayLike, "*batch sequences"]
-    ) -> Float[Array, "*batch prefixes vocab"]:
+    def next_token_log_probs(self, log_probs: LogProbsLike) -> Float[Array, "*batch prefixes vocab"]:
         """The next-token log-probabilities of a distribution over sequences: the inverse of `log_probs`.
 
             log π(v | prefix) = log P(prefix v) − log P(prefix)

@@ -510,7 +510,7 @@ def test_what_float32_computed_is_taken_back_as_a_list_or_in_float64() -> None:
         p = jax.nn.log_softmax(jnp.linspace(-3, 3, 50))
         assert p.dtype == jnp.float32
         expected = float(didsim.entropy(p))
-        assert float(didsim.entropy([float(value) for value in p])) == expected  # type: ignore[arg-type]
+        assert float(didsim.entropy([float(value) for value in p])) == expected
         assert float(didsim.entropy(np.asarray(p, np.float64))) == expected
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbs, LogProbsLike
@@ -46,7 +46,7 @@ class Objective(eqx.Module):
 
     terms: tuple[Term, ...]
 
-    def __init__(self, *terms: Term):
+    def __init__(self, *terms: Term) -> None:
         if not terms:
             raise ValueError("`terms` must be at least one Term; got none")
         for term in terms:
@@ -60,7 +60,7 @@ class Objective(eqx.Module):
             raise ValueError("a gradient rule is not a loss, and cannot be added to another")
         return Objective(*self.terms, *other.terms)
 
-    def __rmul__(self, factor: Float[ArrayLike, ""]) -> "Objective":
+    def __rmul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
         if not isinstance(factor, numbers.Real | jax.Array | np.ndarray | np.number):
             return NotImplemented
         factor = _checks.positive("factor", factor)
@@ -80,14 +80,14 @@ class Objective(eqx.Module):
 
     def pair_loss(
         self,
-        chosen_logps: Float[ArrayLike, "*pairs"],
-        rejected_logps: Float[ArrayLike, "*pairs"],
-        ref_chosen_logps: Float[ArrayLike, "*pairs"] | None = None,
-        ref_rejected_logps: Float[ArrayLike, "*pairs"] | None = None,
-        chosen_lengths: Int[ArrayLike, "*pairs"] | None = None,
-        rejected_lengths: Int[ArrayLike, "*pairs"] | None = None,
+        chosen_logps: Float[ArrayLike, "*#pairs"],
+        rejected_logps: Float[ArrayLike, "*#pairs"],
+        ref_chosen_logps: Float[ArrayLike, "*#pairs"] | None = None,
+        ref_rejected_logps: Float[ArrayLike, "*#pairs"] | None = None,
+        chosen_lengths: Int[ArrayLike, "*#pairs"] | None = None,
+        rejected_lengths: Int[ArrayLike, "*#pairs"] | None = None,
         *,
-        baseline: Float[ArrayLike, ""] | None = None,
+        baseline: Real[ArrayLike, ""] | None = None,
     ) -> Float[Array, "*pairs"]:
         """The loss of each pair, from the quantities that a training run logs.
 
@@ -272,7 +272,7 @@ class KeepsChosen(Objective):
 
     is_gradient_rule: ClassVar[bool] = True
 
-    def __init__(self, *terms: Term):
+    def __init__(self, *terms: Term) -> None:
         super().__init__(*terms)
 
     def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:

@@ -1,6 +1,7 @@
 """Sums over all pairs, exact, a tile of rows at a time: O(N²) time, O(N) memory."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import jax
@@ -33,7 +34,8 @@ def map_rows(row: Callable[..., Array], *columns: Float[Array, " n"]) -> Array:
 T = TypeVar("T")
 
 
-class Wanted(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Wanted(Generic[T]):
     """The kernels, of one kind, whose sums over pairs are wanted, for each kind of sum; see `Sums`."""
 
     totals: Sequence[T]

@@ -39,7 +39,7 @@ def convergence_rate(half_range: Array, strip: float) -> Array:
     return ratio + jnp.sqrt(1 + ratio**2)
 
 
-def half_range(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+def half_range(x: Float[Array, "*#batch n"]) -> Float[Array, "*batch"]:
     """Half the distance of the smallest from the largest."""
     return (jnp.max(x, axis=-1) - jnp.min(x, axis=-1)) / 2
 
@@ -155,7 +155,7 @@ def _grid_arrays(degree: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
 class _Blocks:
     """Points in blocks: `[lanes, blocks, points]`, the last padded with zeros."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         self.size = size
         self.points = min(_BLOCK, -(-size // _LANES))
         self.number = -(-size // (_LANES * self.points))

@@ -56,7 +56,7 @@ def operands_of(*arrays: Array | float) -> tuple[Array, ...]:
 
 
 def bind(
-    operands: Sequence[Array],
+    operands: Sequence[Any],
     *,
     kernel: Form,
     totals: Orders = (),
@@ -183,7 +183,7 @@ def _shapes(
 
 
 def _batch(
-    operands: Sequence[Array], axes: Sequence[Any], **parameters: Any
+    operands: Sequence[Any], axes: Sequence[Any], **parameters: Any
 ) -> tuple[list[Array], list[int]]:
     mapped = zip(operands, axes, strict=True)
     (size,) = {operand.shape[axis] for operand, axis in mapped if axis is not None}
@@ -201,7 +201,7 @@ batching.primitive_batchers[_pair_sums_p] = _batch
 
 
 def _differentiate(
-    primals: Sequence[Array],
+    primals: Sequence[Any],
     tangents: Sequence[Any],
     *,
     kernel: Form,

@@ -6,7 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from didsim import _checks
 from didsim.pairwise.exact import map_rows
@@ -16,10 +16,10 @@ from didsim.pairwise.primitive import bind, operands_of
 
 def pair_sum(
     kernel: Form,
-    weights_first: Float[ArrayLike, "*batch n"],
-    weights_second: Float[ArrayLike, "*batch n"],
-    x: Float[ArrayLike, "*batch n"],
-    offset: Float[ArrayLike, "*batch"] = 0.0,
+    weights_first: Float[ArrayLike, "*#batch n"],
+    weights_second: Float[ArrayLike, "*#batch n"],
+    x: Float[ArrayLike, "*#batch n"],
+    offset: Real[ArrayLike, "*#batch"] = 0.0,
     *,
     tolerance: float | None = None,
 ) -> Float[Array, "*batch"]:
@@ -106,9 +106,9 @@ def potentials(
 
 def tiled_pair_sum(
     kernel: Callable[..., Array],
-    weights_first: Float[Array, "*batch n"],
-    weights_second: Float[Array, "*batch n"],
-    *x: Float[Array, "*batch n"],
+    weights_first: Float[Array, "*#batch n"],
+    weights_second: Float[Array, "*#batch n"],
+    *x: Float[Array, "*#batch n"],
 ) -> Float[Array, "*batch"]:
     """The sum `Σ_ij A_i B_j k(x_i − x_j)` of any function, exact: O(N²) time, O(N) memory.
 

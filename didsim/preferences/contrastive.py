@@ -52,7 +52,7 @@ class Contrastive(Problem):
     chosen: LogProbs
     rejected: LogProbs
 
-    def __init__(self, chosen: LogProbsLike, rejected: LogProbsLike):
+    def __init__(self, chosen: LogProbsLike, rejected: LogProbsLike) -> None:
         self.chosen = _checks.distribution("chosen", chosen)
         self.rejected = _checks.distribution("rejected", rejected)
         _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)
@@ -96,7 +96,7 @@ class Contrastive(Problem):
         return (*self.batch_shape, self.chosen.shape[-1])
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """`Σ_ij chosen(i) rejected(j) kernel(x_i − x_j − offset)`.
 
@@ -110,7 +110,7 @@ class Contrastive(Problem):
         return at_offsets(tiled_pair_sum, kernel, offset, *weights, x)
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij chosen(i) rejected(j) kernel(x_i − y_j)`. A sum over the pairs of twice as many sequences."""
         weights, values = doubled(jnp.exp(self.chosen), jnp.exp(self.rejected), x, y)
@@ -118,7 +118,7 @@ class Contrastive(Problem):
             return unchecked_pair_sum(kernel, *weights, values)
         return tiled_pair_sum(kernel, *weights, values)
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
         return jnp.exp(logsumexp(self.chosen + x, axis=-1) + logsumexp(self.rejected - x, axis=-1))
 

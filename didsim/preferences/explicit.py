@@ -41,7 +41,7 @@ class Pairs(Problem):
         winners: Int[ArrayLike, "*batch pairs"],
         losers: Int[ArrayLike, "*batch pairs"],
         weights: Float[ArrayLike, "*batch pairs"] | None = None,
-    ):
+    ) -> None:
         most = jnp.iinfo(jnp.int32).max
         self.winners = _checks.indices("winners", winners, most)
         self.losers = _checks.indices("losers", losers, most)
@@ -105,7 +105,7 @@ class Pairs(Problem):
         return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − x_loser − offset)`. O(N + pairs).
 
@@ -118,7 +118,7 @@ class Pairs(Problem):
         return jnp.sum(self._pair_weights(x.dtype) * kernel(differences), axis=-1)
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − y_loser)`. O(N + pairs)."""
         return jnp.sum(self._pair_weights(x.dtype) * kernel(self._differences(x, y)), axis=-1)
@@ -135,7 +135,7 @@ class Pairs(Problem):
 
         return of(x, self.winners) - of(y, self.losers)
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
         log_weights = jnp.log(self._pair_weights(x.dtype))
         return jnp.exp(logsumexp(log_weights + self._differences(x, x), axis=-1))
@@ -198,7 +198,7 @@ class Joint(Problem):
 
     log_probs: Float[Array, "*batch sequences sequences"]
 
-    def __init__(self, log_probs: Float[ArrayLike, "*batch sequences sequences"]):
+    def __init__(self, log_probs: Float[ArrayLike, "*batch sequences sequences"]) -> None:
         shape = jnp.shape(log_probs)
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ValueError(f"`log_probs` must be square in its last two axes; got shape {shape}")
@@ -248,7 +248,7 @@ class Joint(Problem):
         return Pairs(drawn // size, drawn % size)
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − x_j − offset)`. O(N²) time and memory."""
         differences = x[..., :, None] - x[..., None, :]
@@ -257,13 +257,13 @@ class Joint(Problem):
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
         differences = x[..., :, None] - y[..., None, :]
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
         return jnp.exp(logsumexp(self.log_probs + (x[..., :, None] - x[..., None, :]), axis=(-2, -1)))
 

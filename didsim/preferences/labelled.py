@@ -72,11 +72,11 @@ class Labelled(Problem):
 
     def __init__(
         self,
-        reward: Float[ArrayLike, "*batch sequences"],
+        reward: Float[ArrayLike, "*#batch sequences"],
         first: LogProbsLike,
         second: LogProbsLike,
         separable: bool | None = None,
-    ):
+    ) -> None:
         self.reward = _checks.finite("reward", reward)
         self.first = _checks.distribution("first", first)
         self.second = _checks.distribution("second", second)
@@ -146,7 +146,7 @@ class Labelled(Problem):
         return Pairs(jnp.where(wins, y1, y2), jnp.where(wins, y2, y1))
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """`Σ_ij first(i) second(j) [σ(Δr) k(Δx) + σ(−Δr) k(−Δx)]`, with `k` the kernel less its offset.
 
@@ -175,7 +175,7 @@ class Labelled(Problem):
         return at_offsets(_either_way_sum, kernel, offset, *weights, self.reward, x)
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) kernel(x_i − y_j)`. O(N²) time."""
         first, second = jnp.exp(self.first), jnp.exp(self.second)
@@ -187,7 +187,7 @@ class Labelled(Problem):
 
         return one_order(first, second) + one_order(second, first)
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) e^{x_i − x_j}`.
 
         Near-linear time from 4,096 sequences on, where expectations may be taken in two parts; else O(N²).

@@ -32,7 +32,9 @@ class Mixture(Problem):
     problems: tuple[Problem, ...]
     log_weights: Float[Array, "*batch problems"]
 
-    def __init__(self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]):
+    def __init__(
+        self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]
+    ) -> None:
         self.problems = tuple(problems)
         for problem in self.problems:
             _checks.instance("problems", problem, Problem, "a tuple of problems")
@@ -104,18 +106,18 @@ class Mixture(Problem):
         return Pairs(chosen("winners"), chosen("losers"))
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect(kernel, x, offset) for problem in self.problems])
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect_across(kernel, x, y) for problem in self.problems])
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect_exp(x) for problem in self.problems])
 

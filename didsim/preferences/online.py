@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import log_softmax, logsumexp
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key, Real
 
 from didsim import _checks
 from didsim._checks import Shape
@@ -64,7 +64,7 @@ class OnPolicy(Sampler):
 
     exponent: Float[Array, "*batch"]
 
-    def __init__(self, exponent: Float[ArrayLike, "*batch"] = 1.0):
+    def __init__(self, exponent: Real[ArrayLike, "*batch"] = 1.0) -> None:
         self.exponent = _checks.non_negative("exponent", exponent)
 
     def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
@@ -90,7 +90,7 @@ class RewardDifference(Sampler):
 
     of: str = eqx.field(static=True)
 
-    def __init__(self, of: str = "policy"):
+    def __init__(self, of: str = "policy") -> None:
         if of not in ("policy", "reward"):
             raise ValueError(f"`of` must be 'policy' or 'reward'; got {of!r}")
         self.of = of
@@ -143,7 +143,7 @@ class Online(Problem):
     sampler: Sampler
     separable: bool = eqx.field(static=True)
 
-    def __init__(self, reward: Float[ArrayLike, "*batch sequences"], sampler: Sampler):
+    def __init__(self, reward: Float[ArrayLike, "*batch sequences"], sampler: Sampler) -> None:
         self.reward = _checks.finite("reward", reward)
         self.sampler = sampler
         _checks.instance("sampler", sampler, Sampler, "a Sampler, as OnPolicy()")
@@ -198,18 +198,18 @@ class Online(Problem):
         raise _needs_policy()
 
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """Raises `ValueError`."""
         raise _needs_policy()
 
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """Raises `ValueError`."""
         raise _needs_policy()
 
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """Raises `ValueError`."""
         raise _needs_policy()
 

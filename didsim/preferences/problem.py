@@ -118,7 +118,7 @@ class Problem(eqx.Module):
 
     @abstractmethod
     def expect(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], offset: Array | None = None
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """The expectation of `kernel(x_chosen − x_rejected − offset)` over pairs.
 
@@ -127,12 +127,12 @@ class Problem(eqx.Module):
 
     @abstractmethod
     def expect_across(
-        self, kernel: Summand, x: Float[Array, "*batch sequences"], y: Float[Array, "*batch sequences"]
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The expectation of `kernel(x_chosen − y_rejected)` over pairs."""
 
     @abstractmethod
-    def expect_exp(self, x: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
+    def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The expectation of `exp(x_chosen − x_rejected)` over pairs.
 
         Probabilities and exponentials are combined as logarithms, so that a vanishing one times a huge

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.nn import log_softmax
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key, Real
 
 from didsim import _checks, families
 from didsim._registry import Registry
@@ -22,7 +22,7 @@ from didsim.information import LogProbs, LogProbsLike, geodesic
 
 
 def optimal_rejected(
-    reference: LogProbsLike, target: LogProbsLike, beta: Float[ArrayLike, "*batch"]
+    reference: LogProbsLike, target: LogProbsLike, beta: Real[ArrayLike, "*#batch"]
 ) -> LogProbs:
     """The rejected-sampling distribution under which DPO with `beta` learns `target`.
 
@@ -58,21 +58,21 @@ def target_rejected(target: LogProbsLike) -> LogProbs:
     return _checks.distribution("target", target)
 
 
-def tempered_rejected(reference: LogProbsLike, exponent: Float[ArrayLike, "*batch"] = 0.5) -> LogProbs:
+def tempered_rejected(reference: LogProbsLike, exponent: Real[ArrayLike, "*#batch"] = 0.5) -> LogProbs:
     """The reference at another temperature: `π_l ∝ reference^exponent`."""
     reference = _checks.distribution("reference", reference, full_support=True)
     return families.temper(reference, exponent)
 
 
 def reversed_rejected(
-    reference: LogProbsLike, target: LogProbsLike, beta: Float[ArrayLike, "*batch"]
+    reference: LogProbsLike, target: LogProbsLike, beta: Real[ArrayLike, "*#batch"]
 ) -> LogProbs:
     """The optimal one with its sign reversed: `π_l ∝ reference · (target / reference)^beta`."""
     return geodesic_rejected(reference, target, _checks.positive("beta", beta))
 
 
 def geodesic_rejected(
-    reference: LogProbsLike, target: LogProbsLike, position: Float[ArrayLike, "*batch"]
+    reference: LogProbsLike, target: LogProbsLike, position: Real[ArrayLike, "*#batch"]
 ) -> LogProbs:
     """Anywhere on the geodesic: `π_l ∝ reference · (target / reference)^position`.
 
@@ -93,8 +93,8 @@ def perturbed_rejected(
     key: Key[Array, ""],
     reference: LogProbsLike,
     target: LogProbsLike,
-    beta: Float[ArrayLike, "*batch"],
-    noise: Float[ArrayLike, "*batch"] = 0.5,
+    beta: Real[ArrayLike, "*#batch"],
+    noise: Real[ArrayLike, "*#batch"] = 0.5,
 ) -> LogProbs:
     """The optimal one with noise in log space: `π_l ∝ π_optimal · exp(noise · z)`, `z_y ~ N(0, 1)`.
 
@@ -112,7 +112,7 @@ def perturbed_rejected(
 
 
 def worst_of_n_rejected(
-    reference: LogProbsLike, score: Float[ArrayLike, "*batch sequences"], n: Float[ArrayLike, ""] = 4
+    reference: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Real[ArrayLike, ""] = 4
 ) -> LogProbs:
     """The lowest-scoring of `n` draws from the reference, as practitioners build rejected responses."""
     reference = _checks.distribution("reference", reference, full_support=True)

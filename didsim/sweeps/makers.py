@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Key, Real
 
 from didsim import _checks, families
 from didsim._registry import Registry
@@ -27,8 +27,8 @@ from didsim.spaces import SequenceSpace
 def drifted(
     key: Key[Array, ""],
     reference: LogProbsLike,
-    strength: Float[ArrayLike, ""] = 0.0,
-    noise: Float[ArrayLike, ""] = 0.5,
+    strength: Real[ArrayLike, ""] = 0.0,
+    noise: Real[ArrayLike, ""] = 0.5,
 ) -> LogProbs:
     """The reference, moved: `∝ reference · exp(strength · log reference + noise · z)`, `z_y ~ N(0, 1)`.
 

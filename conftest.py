@@ -1,4 +1,4 @@
-"""Settings of the whole suite: float64 on, so that float32 is what a test asks for by dtype."""
+"""Settings of the whole suite, doctests too: float64, so that float32 is what a test asks for by dtype."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 # optimiser a program computes the same formulas, and compiles in a quarter of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 # What one module, worker or subprocess compiled, no other has to. JAX reads this when it is imported.
-_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+_CACHE = Path(__file__).parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
@@ -16,7 +16,10 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+from tests import signatures  # noqa: E402
+
 jax.config.update("jax_enable_x64", True)
+signatures.enforce()
 
 # Each new shape compiles, which is slow once and no fault of the test.
 settings.register_profile(
