@@ -39,6 +39,13 @@ def drifted(
     return bayes_update(reference, strength * reference + noise * z)
 
 
+def best_of_n(
+    reference: LogProbsLike, score: Float[ArrayLike, " sequences"], n: Float[ArrayLike, ""] = 4
+) -> LogProbs:
+    """The highest-scoring of `n` draws from the reference. A study scores by `log(target/reference)`."""
+    return families.best_of_n(reference, score, n)
+
+
 def log_linear(space: SequenceSpace, features: int = 16) -> Policy:
     """Random normal features, the same for every run, with all weights zero: uniform at the start."""
     features = _checks.positive_int("features", features)
@@ -75,7 +82,7 @@ def rmsprop(learning_rate: Any, decay: float = 0.9, eps: float = 1e-8) -> optax.
 
 Maker = Callable[..., Any]
 
-FAMILIES: Registry[Maker] = Registry(
+REFERENCES: Registry[Maker] = Registry(
     "family",
     {
         "normal_logits": families.normal_logits,
@@ -84,10 +91,13 @@ FAMILIES: Registry[Maker] = Registry(
         "markov": families.markov,
     },
 )
-"""Where references come from."""
+"""Where references come from: the families of random distributions."""
 
-TARGETS: Registry[Maker] = Registry("target", {**FAMILIES, "drifted": drifted, "tempered": tempered_rejected})
+TARGETS: Registry[Maker] = Registry("target", {"drifted": drifted, "tempered": tempered_rejected}, REFERENCES)
 """Where targets come from: families, independent of the reference, and updates of it."""
+
+DISTRIBUTIONS: Registry[Maker] = Registry("distribution", {"best_of_n": best_of_n}, REJECTED, REFERENCES)
+"""Where the sequences of pairs come from: `REJECTED`, the families, and the best of several draws."""
 
 POLICIES: Registry[Maker] = Registry(
     "policy",
@@ -105,11 +115,11 @@ class Role(NamedTuple):
     given: frozenset[str]
 
 
-_DISTRIBUTION = Role(REJECTED, frozenset({"key", "reference", "target", "score"}))
+_DISTRIBUTION = Role(DISTRIBUTIONS, frozenset({"key", "size", "space", "reference", "target", "score"}))
 
 ROLES: Mapping[str, Role] = {
     "policy": Role(POLICIES, frozenset({"reference", "space"})),
-    "reference": Role(FAMILIES, frozenset({"key", "size", "space"})),
+    "reference": Role(REFERENCES, frozenset({"key", "size", "space"})),
     "target": Role(TARGETS, frozenset({"key", "size", "space", "reference"})),
     "objective": Role(OBJECTIVES, frozenset()),
     "optimizer": Role(OPTIMIZERS, frozenset()),

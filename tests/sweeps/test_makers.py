@@ -11,9 +11,10 @@ from scipy.special import log_softmax
 
 import didsim
 from didsim.sweeps.makers import (
-    FAMILIES,
+    DISTRIBUTIONS,
     OPTIMIZERS,
     POLICIES,
+    REFERENCES,
     ROLES,
     TARGETS,
     adam,
@@ -74,6 +75,11 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "geodesic": ["position"],
         "perturbed": ["beta", "noise"],
         "worst_of_n": ["n"],
+        "best_of_n": ["n"],
+        "normal_logits": ["scale"],
+        "dirichlet": ["concentration"],
+        "zipf": ["exponent"],
+        "markov": ["scale"],
     },
     "problem.sampler": {"uniform": [], "on_policy": ["exponent"], "reward_difference": ["of"]},
 }
@@ -95,11 +101,31 @@ def test_settings_are_the_parameters_that_a_study_does_not_pass_itself(place: st
 
 def test_every_place_of_a_distribution_has_the_same_choice() -> None:
     for place in ("problem.chosen", "problem.rejected", "problem.first", "problem.second"):
-        assert ROLES[place].registry is didsim.REJECTED
-        assert ROLES[place].given == {"key", "reference", "target", "score"}
+        assert ROLES[place].registry is DISTRIBUTIONS
+        assert ROLES[place].given == {"key", "size", "space", "reference", "target", "score"}
     assert ROLES["objective"].registry is didsim.OBJECTIVES
     assert ROLES["problem.sampler"].registry is didsim.SAMPLERS
-    assert set(TARGETS) == set(FAMILIES) | {"drifted", "tempered"}
+    assert set(TARGETS) == set(REFERENCES) | {"drifted", "tempered"}
+    assert set(DISTRIBUTIONS) == set(REFERENCES) | set(didsim.REJECTED) | {"best_of_n"}
+
+
+def test_a_family_that_is_added_is_a_target_and_a_distribution_too() -> None:
+    def spiky(key: Any, size: int, height: float = 4.0) -> Any:
+        return didsim.normal_logits(key, size, height)
+
+    REFERENCES["spiky"] = spiky
+    try:
+        for registry in (TARGETS, DISTRIBUTIONS):
+            assert registry["spiky"] is spiky
+    finally:
+        del REFERENCES["spiky"]
+    assert "spiky" not in TARGETS
+    assert "spiky" not in DISTRIBUTIONS
+
+
+def test_best_of_n_is_that_of_the_library() -> None:
+    made = make(DISTRIBUTIONS["best_of_n"], {"name": "best_of_n", "n": 3.0}, **AT_HAND)
+    np.testing.assert_array_equal(made, didsim.best_of_n(REFERENCE, TARGET - REFERENCE, 3.0))
 
 
 def test_kinds_of_settings_are_those_of_the_signature() -> None:
@@ -185,7 +211,7 @@ def test_only_what_an_entry_asks_for_is_passed_to_it() -> None:
 @pytest.mark.parametrize(
     ("registry", "message"),
     [
-        (FAMILIES, "unknown family 'x'; there are dirichlet, markov, normal_logits, zipf"),
+        (REFERENCES, "unknown family 'x'; there are dirichlet, markov, normal_logits, zipf"),
         (TARGETS, "unknown target 'x'; there are dirichlet, drifted, markov, normal_logits, tempered, zipf"),
         (POLICIES, "unknown policy 'x'; there are autoregressive, energy_based, log_linear"),
         (OPTIMIZERS, "unknown optimiser 'x'; there are adam, rmsprop, sgd"),

@@ -570,7 +570,7 @@ def test_entries_of_ones_own_in_every_registry() -> None:
         return didsim.EnergyBased(reference)
 
     with (
-        entry(makers.FAMILIES, "spiky", spiky),
+        entry(makers.REFERENCES, "spiky", spiky),
         entry(didsim.REJECTED, "mean", mean),
         entry(makers.OPTIMIZERS, "slow", slow),
         entry(makers.POLICIES, "here", here),
