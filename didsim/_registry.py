@@ -37,7 +37,7 @@ class Registry(MutableMapping[str, Entry]):
 
     def __init__(self, kind: str, entries: Mapping[str, Entry], *others: "Registry[Entry]"):
         self.kind = kind
-        self._entries = ChainMap(dict(entries), *(other._entries for other in others))
+        self._entries: ChainMap[str, Entry] = ChainMap(dict(entries), *(other._entries for other in others))
 
     def __getitem__(self, name: str) -> Entry:
         try:
