@@ -258,3 +258,20 @@ def test_a_registry_answers_an_unknown_name_with_those_it_knows() -> None:
     with pytest.raises(ValueError, match=r"^unknown fruit 'plum'; there are apple, pear$"):
         registry["plum"]
     assert "plum" not in registry
+    assert registry.get("plum") is None
+    with pytest.raises(KeyError, match="unknown fruit 'plum'"):
+        registry.pop("plum")
+
+
+def test_registries_see_what_is_added_to_those_that_they_are_made_of() -> None:
+    fruit = Registry("fruit", {"pear": 1})
+    food = Registry("food", {"bread": 2}, fruit)
+    meal = Registry("meal", {}, food)
+    fruit["plum"] = 3
+    assert list(meal) == ["pear", "plum", "bread"]
+    assert meal["plum"] == food["plum"] == 3
+    food["plum"] = 4
+    assert (meal["plum"], fruit["plum"]) == (4, 3)
+    del food["plum"], fruit["plum"]
+    with pytest.raises(ValueError, match=r"^unknown meal 'plum'; there are bread, pear$"):
+        meal["plum"]

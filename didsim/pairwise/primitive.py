@@ -182,9 +182,7 @@ def _shapes(
     return [offset] * len(totals) + [x] * (len(rows) + len(columns))
 
 
-def _batch(
-    operands: Sequence[Any], axes: Sequence[Any], **parameters: Any
-) -> tuple[list[Array], list[int]]:
+def _batch(operands: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> tuple[list[Array], list[int]]:
     mapped = zip(operands, axes, strict=True)
     (size,) = {operand.shape[axis] for operand, axis in mapped if axis is not None}
 

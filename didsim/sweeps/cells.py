@@ -1,8 +1,7 @@
 """The computation of a block: all its cells as runs of one compiled program."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-import optax
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike
 
 from didsim import _checks
@@ -23,8 +20,11 @@ from didsim.preferences.labelled import Labelled
 from didsim.preferences.online import Online
 from didsim.preferences.problem import Problem
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.makers import ROLES, Maker, make, maker_of
-from didsim.sweeps.study import leaves, metrics_of
+from didsim.sweeps.makers import ROLES, maker_of
+from didsim.sweeps.optimizers import compiled_in, optimizer_of
+from didsim.sweeps.settings import Maker, make
+from didsim.sweeps.study import metrics_of
+from didsim.sweeps.tables import real_numbers, with_values
 from didsim.training.metrics import METRICS
 from didsim.training.record import Record
 from didsim.training.run import Run
@@ -67,11 +67,12 @@ def compute(cells: Sequence[dict[str, Any]], size: int) -> dict[str, np.ndarray]
 
 def _results(cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     config = cells[0]
-    numbers = [{place: one for place, one in leaves(cell) if isinstance(one, float)} for cell in cells]
-    stacked = {place: jnp.asarray([one[place] for one in numbers]) for place in numbers[0]}
+    numbers = [real_numbers(cell) for cell in cells]
+    traced = numbers[0].keys() - compiled_in(config)
+    stacked = {place: jnp.asarray([one[place] for one in numbers]) for place in numbers[0] if place in traced}
     seeds = jnp.asarray([cell["seed"] for cell in cells])
-    # What is compiled for has neither numbers nor a seed in it: these are given apart.
-    fixed = _with_numbers(config, {"seed": 0, **dict.fromkeys(stacked, 0.0)})
+    # The tables that a program is compiled for hold no seed, and zeros for the numbers that are given apart.
+    fixed = with_values(config, {"seed": 0, **dict.fromkeys(stacked, 0.0)})
     try:
         drawn = _drawn(msgspec.json.encode(fixed), _makers(config), stacked, seeds)
     except eqx.EquinoxRuntimeError as error:
@@ -84,16 +85,16 @@ def _results(cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     objective = drawn["objective"]
     # Numbers that a policy is made with lie along the runs, as its reference does.
     along = {place: one[:, None] for place, one in stacked.items()}
-    policy = _with_numbers({"policy": config["policy"]}, along)["policy"]
+    policy = with_values({"policy": config["policy"]}, along)["policy"]
     problem = _problem(config, drawn)
     run = train(
         make(maker_of("policy", policy), policy, reference=reference, space=space),
         reference,
         problem,
         objective,
-        _optimizer(config, stacked),
+        optimizer_of(config, stacked),
         config["steps"],
-        record=_record(config["record"]["every"], tuple(metrics_of(config))),
+        record=Record(config["record"]["every"], {name: METRICS[name] for name in metrics_of(config)}),
         batch_size=config["batch_size"],
         key=drawn["training"] if config["batch_size"] else None,
         target=target,
@@ -121,7 +122,7 @@ def _drawn(fixed: bytes, makers: dict[str, Maker], numbers: dict[str, Array], se
     space = SequenceSpace(**config["space"])
 
     def one(numbers: dict[str, Array], seed: Array) -> dict[str, Any]:
-        tables = _with_numbers(config, numbers)
+        tables = with_values(config, numbers)
         keys = dict(zip(_USES, jax.random.split(jax.random.key(seed), len(_USES)), strict=True))
         at_hand = {"size": space.size, "space": space}
         reference = make(makers["reference"], tables["reference"], key=keys["reference"], **at_hand)
@@ -170,34 +171,6 @@ def _problem(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> Problem:
     return jax.vmap(lambda one, key: one.sample(key, pairs))(problem, drawn["pairs"])
 
 
-def _optimizer(config: Mapping[str, Any], numbers: Mapping[str, Array]) -> Partial:
-    """The optimiser as a function of its settings, the same one for equal tables: another one compiles."""
-    settings = {place.removeprefix("optimizer."): x for place, x in numbers.items() if "optimizer." in place}
-    fixed = {name: x for name, x in config["optimizer"].items() if name not in settings}
-    steps = config["steps"] if config["schedule"] == "cosine" else None
-    made_by = maker_of("optimizer", fixed)
-    return Partial(_optimizer_maker(made_by, msgspec.json.encode(fixed), steps), **settings)
-
-
-@cache
-def _optimizer_maker(
-    made_by: Maker, fixed: bytes, cosine_steps: int | None
-) -> Callable[..., optax.GradientTransformation]:
-    table = msgspec.json.decode(fixed)
-
-    def maker(learning_rate: Any, **settings: Any) -> optax.GradientTransformation:
-        if cosine_steps is not None:
-            learning_rate = optax.cosine_decay_schedule(learning_rate, max(1, cosine_steps))
-        return make(made_by, {**table, "learning_rate": learning_rate, **settings})
-
-    return maker
-
-
-@cache
-def _record(every: int, names: tuple[str, ...]) -> Record:
-    return Record(every, {name: METRICS[name] for name in names})
-
-
 def _limits(
     run: Run, objective: Objective, reference: Array, problem: Problem, target: Array, space: SequenceSpace
 ) -> dict[str, np.ndarray]:
@@ -232,17 +205,3 @@ def _js_where_known(limit: Array, other: Array) -> Array:
     """The JS divergence from limits, NaN for those that are."""
     known = ~jnp.isnan(limit).any(axis=-1)
     return jnp.where(known, js(jnp.where(known[:, None], limit, other), other), jnp.nan)
-
-
-def _with_numbers(config: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables with these values at their dotted places."""
-
-    def filled(tables: Mapping[str, Any], place: str) -> dict[str, Any]:
-        return {
-            key: filled(value, f"{place}{key}.")
-            if isinstance(value, Mapping)
-            else numbers.get(place + key, value)
-            for key, value in tables.items()
-        }
-
-    return filled(config, "")

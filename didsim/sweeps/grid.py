@@ -26,7 +26,9 @@ from didsim.sweeps.axes import (
     put,
     values_of,
 )
-from didsim.sweeps.study import Seed, Study, complete, leaves, metrics_of
+from didsim.sweeps.optimizers import compiled_in
+from didsim.sweeps.study import Seed, Study, complete, metrics_of
+from didsim.sweeps.tables import leaves, real_numbers, with_values
 from didsim.training.metrics import METRICS
 
 MANY = 1_000_000
@@ -260,13 +262,9 @@ class Sweep:
 
 
 def program_of(config: Mapping[str, Any]) -> str:
-    """All of a complete study that a program is compiled for: everything but the seed and real numbers."""
-    fixed = {
-        place: None if isinstance(value, float) else value
-        for place, value in leaves(config)
-        if place != "seed"
-    }
-    return msgspec.json.encode(fixed).decode()
+    """What a program is compiled for: a complete study without its seed and the numbers that are given."""
+    given = real_numbers(config).keys() - compiled_in(config)
+    return msgspec.json.encode(with_values(config, dict.fromkeys(["seed", *given]))).decode()
 
 
 def _bytes_of(config: Mapping[str, Any]) -> int:

@@ -1,17 +1,15 @@
-"""What the tables of a study may name, beside `OBJECTIVES`, `REJECTED` and `SAMPLERS`.
+"""What the tables of a study may name, in the registries of each table.
 
-Every entry is a function. What a study has at hand (a random key, the space, the reference, …) is passed to
-those that have a parameter of that name; all other parameters are settings of the table. A setting is a real
-number, unless it is annotated as `int`, `bool` or `str`, or its default is one of the latter two.
+Every entry is a function, or a class. What a study has at hand (a random key, the space, the reference, …) is
+passed to the functions that have a parameter of that name; the others are settings of the table
+(`didsim.sweeps.settings`). An entry of your own is one line, `REFERENCES["spiky"] = spiky`.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Key, Real
 
 from didsim import _checks, families
@@ -22,6 +20,8 @@ from didsim.policies import Autoregressive, EnergyBased, LogLinear, Policy
 from didsim.preferences.online import SAMPLERS
 from didsim.preferences.rejected import REJECTED, tempered_rejected
 from didsim.spaces import SequenceSpace
+from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES
+from didsim.sweeps.settings import Maker
 
 
 def drifted(
@@ -37,6 +37,13 @@ def drifted(
     reference = jnp.asarray(reference)
     z = jax.random.normal(key, reference.shape, reference.dtype)
     return bayes_update(reference, strength * reference + noise * z)
+
+
+def best_of_n(
+    reference: LogProbsLike, score: Real[ArrayLike, " sequences"], n: Real[ArrayLike, ""] = 4
+) -> LogProbs:
+    """The highest-scoring of `n` draws from the reference. A study scores by `log(target/reference)`."""
+    return families.best_of_n(reference, score, n)
 
 
 def log_linear(space: SequenceSpace, features: int = 16) -> Policy:
@@ -56,26 +63,7 @@ def autoregressive(reference: LogProbs, space: SequenceSpace) -> Policy:
     return Autoregressive.from_log_probs(reference, space)
 
 
-def adam(
-    learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
-) -> optax.GradientTransformation:
-    """Adam."""
-    return optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
-
-
-def sgd(learning_rate: Any, momentum: float = 0.0) -> optax.GradientTransformation:
-    """Gradient descent, with momentum."""
-    return optax.sgd(learning_rate, momentum=momentum)
-
-
-def rmsprop(learning_rate: Any, decay: float = 0.9, eps: float = 1e-8) -> optax.GradientTransformation:
-    """RMSProp."""
-    return optax.rmsprop(learning_rate, decay=decay, eps=eps)
-
-
-Maker = Callable[..., Any]
-
-FAMILIES: Registry[Maker] = Registry(
+REFERENCES: Registry[Maker] = Registry(
     "family",
     {
         "normal_logits": families.normal_logits,
@@ -84,18 +72,19 @@ FAMILIES: Registry[Maker] = Registry(
         "markov": families.markov,
     },
 )
-"""Where references come from."""
+"""Where references come from: the families of random distributions."""
 
-TARGETS: Registry[Maker] = Registry("target", {**FAMILIES, "drifted": drifted, "tempered": tempered_rejected})
+TARGETS: Registry[Maker] = Registry("target", {"drifted": drifted, "tempered": tempered_rejected}, REFERENCES)
 """Where targets come from: families, independent of the reference, and updates of it."""
+
+DISTRIBUTIONS: Registry[Maker] = Registry("distribution", {"best_of_n": best_of_n}, REJECTED, REFERENCES)
+"""Where the sequences of pairs come from: `REJECTED`, the families, and the best of several draws."""
 
 POLICIES: Registry[Maker] = Registry(
     "policy",
     {"energy_based": energy_based, "autoregressive": autoregressive, "log_linear": log_linear},
 )
 """Makers of the policies of all runs at once, from references `[runs, sequences]` and numbers `[runs, 1]`."""
-
-OPTIMIZERS: Registry[Maker] = Registry("optimiser", {"adam": adam, "sgd": sgd, "rmsprop": rmsprop})
 
 
 class Role(NamedTuple):
@@ -105,14 +94,15 @@ class Role(NamedTuple):
     given: frozenset[str]
 
 
-_DISTRIBUTION = Role(REJECTED, frozenset({"key", "reference", "target", "score"}))
+_DISTRIBUTION = Role(DISTRIBUTIONS, frozenset({"key", "size", "space", "reference", "target", "score"}))
 
 ROLES: Mapping[str, Role] = {
     "policy": Role(POLICIES, frozenset({"reference", "space"})),
-    "reference": Role(FAMILIES, frozenset({"key", "size", "space"})),
+    "reference": Role(REFERENCES, frozenset({"key", "size", "space"})),
     "target": Role(TARGETS, frozenset({"key", "size", "space", "reference"})),
     "objective": Role(OBJECTIVES, frozenset()),
     "optimizer": Role(OPTIMIZERS, frozenset()),
+    "schedule": Role(SCHEDULES, frozenset({"learning_rate", "steps"})),
     "problem.chosen": _DISTRIBUTION,
     "problem.rejected": _DISTRIBUTION,
     "problem.first": _DISTRIBUTION,
@@ -122,34 +112,7 @@ ROLES: Mapping[str, Role] = {
 """The role of each table that names an entry of a registry, by its place in a study."""
 
 
-class Setting(NamedTuple):
-    """A setting of a table: its type, and its default, if it has one."""
-
-    kind: Callable[..., Any]
-    default: Any
-
-
-def settings_of(role: Role, name: str) -> dict[str, Setting]:
-    """The settings that an entry takes: its parameters, but for those that it is given."""
-    found = {}
-    for parameter in inspect.signature(role.registry[name], eval_str=True).parameters.values():
-        if parameter.name not in role.given and parameter.name != "self":
-            kind = parameter.annotation
-            if kind not in (bool, int, str):
-                kind = type(parameter.default) if isinstance(parameter.default, bool | str) else float
-            found[parameter.name] = Setting(kind, parameter.default)
-    return found
-
-
 def maker_of(place: str, table: Mapping[str, Any]) -> Maker:
     """The function that a table at a place of a study names."""
     maker: Maker = ROLES[place].registry[table["name"]]
     return maker
-
-
-def make(maker: Maker, table: Mapping[str, Any], **at_hand: Any) -> Any:
-    """Call what a table names with its settings, and with what it asks for of what is at hand."""
-    settings = {name: value for name, value in table.items() if name != "name"}
-    asked = inspect.signature(maker).parameters
-    given = {name: value for name, value in at_hand.items() if name in asked}
-    return maker(**given, **settings)

@@ -21,7 +21,7 @@ import zarr
 from filelock import FileLock, Timeout
 
 from didsim.sweeps.grid import Block, Sweep
-from didsim.sweeps.study import leaves
+from didsim.sweeps.tables import leaves
 from didsim.training.record import metric_attributes
 
 FORMAT = 1

@@ -2,9 +2,10 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from inspect import Parameter
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
@@ -14,7 +15,10 @@ import msgspec
 from didsim import _checks
 from didsim.objectives.objective import Objective
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.makers import ROLES, Maker, make, maker_of, settings_of
+from didsim.sweeps.makers import ROLES
+from didsim.sweeps.optimizers import check_optimizer, schedule_defaults
+from didsim.sweeps.settings import Maker, make, settings_of
+from didsim.sweeps.tables import leaves
 from didsim.training.metrics import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT
 from didsim.training.record import Record
 
@@ -92,8 +96,10 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         problem: where pairs come from: `name` is "contrastive", "labelled" or "online". A `beta` that is
             needed there and not given is that of the objective.
         objective: what is minimised.
-        optimizer: "adam", "sgd" or "rmsprop", with a learning rate.
-        schedule: of the learning rate: "constant", or "cosine", which falls to zero.
+        optimizer: "adam", "sgd", "rmsprop", or any optimiser of optax by its name there, with its numbers.
+        schedule: how the learning rate changes: "constant", "cosine", which falls to zero, or any schedule of
+            optax by its name there. Its `peak_value` (else its `init_value` or `value`) is the optimiser's
+            learning rate unless it is given, and its `decay_steps` or `transition_steps` are `steps`.
         steps: number of steps.
         record: when and what is recorded.
         batch_size: pairs drawn for each step's gradient; None is the exact gradient.
@@ -111,7 +117,7 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     problem: ContrastiveData | LabelledData | OnlineData = ContrastiveData()
     objective: Named = "dpo"
     optimizer: Named = msgspec.field(default_factory=lambda: {"name": "adam", "learning_rate": 0.1})
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Named = "constant"
     steps: Annotated[int, msgspec.Meta(ge=0)] = 500
     record: Recorded = Recorded()
     batch_size: Count | None = None
@@ -130,7 +136,7 @@ def _default(place: str) -> dict[str, Any]:
     return next(_table(getattr(table, key)) for table in tables if hasattr(table, key))
 
 
-SCHEDULES, DTYPES = ("constant", "cosine"), ("float32", "float64")
+DTYPES = ("float32", "float64")
 _PROBLEMS = {"contrastive": ContrastiveData, "labelled": LabelledData, "online": OnlineData}
 _DEFAULTS = {place: _default(place) for place in ROLES}
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -149,9 +155,8 @@ def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
     """
     tables = _with_problem_named(tables)
     _check_keys(tables)
-    for key, words in (("schedule", SCHEDULES), ("dtype", DTYPES)):
-        if key in tables and tables[key] not in words:
-            raise ValueError(f"`{key}` must be one of {', '.join(words)}; got {tables[key]!r}")
+    if "dtype" in tables and tables["dtype"] not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}; got {tables['dtype']!r}")
     try:
         study = msgspec.convert(tables, Study)
     except msgspec.ValidationError as error:
@@ -165,18 +170,21 @@ def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
     beta = config["objective"].get("beta")
     for place in ROLES:
         table, key = _parent(config, place)
+        if place == "schedule":
+            at_hand = {"learning_rate": config["optimizer"].get("learning_rate"), "steps": config["steps"]}
+        else:
+            at_hand = {"beta": beta}
         if key in table and place != "objective":
-            table[key] = _completed(place, table[key], dtype, beta)
+            table[key] = _completed(place, table[key], dtype, at_hand)
     problem = config["problem"]
     if "beta" in problem and problem["beta"] is None:
         problem["beta"] = _beta_for("problem.beta", beta)
     if "beta" in problem and not problem["beta"] > 0:
         raise ValueError(f"`problem.beta` must be positive; got {problem['beta']}")
-    if "learning_rate" not in config["optimizer"]:
-        raise ValueError(f"`optimizer` must have a learning_rate; {config['optimizer']['name']!r} has none")
-    if not config["optimizer"]["learning_rate"] > 0:
-        rate = config["optimizer"]["learning_rate"]
+    rate = config["optimizer"].get("learning_rate")
+    if rate is not None and not rate > 0:
         raise ValueError(f"`optimizer.learning_rate` must be positive; got {rate}")
+    check_optimizer(config)
     _check_recorded(config)
     try:
         SequenceSpace(**config["space"])
@@ -192,15 +200,6 @@ def metrics_of(config: Mapping[str, Any]) -> list[str]:
     record = Record(recorded["every"], metrics, recorded["also"])
     has_support = config["problem"].get("pairs") is None
     return list(record.resolve(has_target=True, has_support=has_support))
-
-
-def leaves(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """All values of nested tables by their dotted places."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{place}{key}.")
-        else:
-            yield place + key, value
 
 
 def nearest(key: str, known: list[str]) -> str:
@@ -256,8 +255,13 @@ def _parent(config: dict[str, Any], place: str) -> tuple[dict[str, Any], str]:
     return config, key
 
 
-def _completed(place: str, given: Named, dtype: str, beta: float | None = None) -> dict[str, Any]:
-    """A table that names something, with all settings of what it names."""
+def _completed(
+    place: str, given: Named, dtype: str, at_hand: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """A table that names something, with all settings of what it names.
+
+    A setting that is not given and has no default is taken from what the study has at hand.
+    """
     table = _table(given)
     if "name" not in table:
         table = {**_DEFAULTS[place], **table}
@@ -265,7 +269,10 @@ def _completed(place: str, given: Named, dtype: str, beta: float | None = None) 
     name = table.pop("name")
     if not isinstance(name, str) or name not in role.registry:
         raise ValueError(f"`{place}.name` is unknown: {name!r}; {nearest(str(name), list(role.registry))}")
-    settings = settings_of(role, name)
+    maker = role.registry[name]
+    settings = settings_of(maker, role.given)
+    if place == "schedule":
+        at_hand = schedule_defaults(settings, **at_hand)
     for key in table:
         if key not in settings:
             what = nearest(key, list(settings)) if settings else "it has no settings"
@@ -278,17 +285,21 @@ def _completed(place: str, given: Named, dtype: str, beta: float | None = None) 
                 complete[key] = msgspec.convert(table[key], kind)
             except msgspec.ValidationError as error:
                 raise ValueError(f"`{full}`: {error}") from None
+        elif default is None:
+            continue
         elif default is not Parameter.empty:
             try:
                 complete[key] = msgspec.convert(default, kind)
             except msgspec.ValidationError as error:
                 raise ValueError(f"`{full}` must be given, as its default is no value: {error}") from None
+        elif at_hand.get(key) is not None:
+            complete[key] = at_hand[key]
         elif key == "beta":
-            complete[key] = _beta_for(full, beta)
+            complete[key] = _beta_for(full, None)
         else:
             raise ValueError(f"`{full}` must be given to {name!r}")
     _check_finite({place: complete})
-    _check_settings(place, maker_of(place, complete), msgspec.json.encode(complete), dtype)
+    _check_settings(place, maker, msgspec.json.encode(complete), dtype)
     return complete
 
 
@@ -303,9 +314,11 @@ def _check_settings(place: str, maker: Maker, table: bytes, dtype: str) -> None:
     """Make what a table names, on a space of two sequences, to hear what it has against its settings."""
     with jax.enable_x64(dtype == "float64"):
         p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.4, 0.6]))
-        at_hand = {"key": jax.random.key(0), "space": SequenceSpace(2, 1), "size": 2}
+        at_hand: dict[str, Any] = {"reference": p, "target": q, "score": q, "learning_rate": 1.0, "steps": 1}
+        at_hand |= {"key": jax.random.key(0), "space": SequenceSpace(2, 1), "size": 2}
+        given = {name: at_hand[name] for name in ROLES[place].given}
         try:
-            made = make(maker, msgspec.json.decode(table), reference=p, target=q, score=q, **at_hand)
+            made = make(maker, msgspec.json.decode(table), **given)
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{place}`: {error}") from None
     if place == "objective":

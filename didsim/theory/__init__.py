@@ -9,15 +9,15 @@ from didsim.theory import (  # noqa: F401, registers the checks
     pair_sums,
     preference_data,
 )
-from didsim.theory.cases import FAMILIES, Case, make_cases
+from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Counterexample, Found
 from didsim.theory.report import Report, Row, check_all
 
 __all__ = [
+    "CASE_FAMILIES",
     "CHECKS",
     "COUNTEREXAMPLES",
-    "FAMILIES",
     "Case",
     "Check",
     "Counterexample",

@@ -101,7 +101,7 @@ def _from_uniform(seed: int, count: int, size: int) -> Case:
     return eqx.tree_at(lambda one: one.reference, case, jnp.full((count, size), -jnp.log(size)))
 
 
-FAMILIES: Mapping[str, Callable[[int, int, int], Case]] = MappingProxyType(
+CASE_FAMILIES: Mapping[str, Callable[[int, int, int], Case]] = MappingProxyType(
     {
         "normal": _independent(_normal),
         "dirichlet": _independent(_dirichlet),
@@ -114,7 +114,7 @@ FAMILIES: Mapping[str, Callable[[int, int, int], Case]] = MappingProxyType(
         "huge beta": _independent(_normal, 2.0, 4.0),
     }
 )
-"""Kinds of instances by name: the first three are ordinary, the others hostile."""
+"""Families of instances by name: the first three are ordinary, the others hostile."""
 
 
 def make_cases(family: str, seed: int, size: int, instances: int) -> Case:
@@ -123,8 +123,8 @@ def make_cases(family: str, seed: int, size: int, instances: int) -> Case:
     Raises:
         ValueError: there is no such family.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
-    number = list(FAMILIES).index(family)
+    if family not in CASE_FAMILIES:
+        raise ValueError(f"unknown family {family!r}; there are {', '.join(CASE_FAMILIES)}")
+    number = list(CASE_FAMILIES).index(family)
     own = int(np.random.SeedSequence((seed, number, size)).generate_state(1)[0])
-    return FAMILIES[family](own, instances, size)
+    return CASE_FAMILIES[family](own, instances, size)

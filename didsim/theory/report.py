@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from didsim import _checks
-from didsim.theory.cases import FAMILIES, Case, make_cases
+from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Found
 
@@ -123,9 +123,9 @@ def check_all(
 ) -> Report:
     """Check every statement of the theory on random instances, in float64.
 
-    Instances are shared out over the families of `didsim.theory.FAMILIES` and over spaces of 1, 2, 3 and 8
-    sequences. Checks that are JAX functions run on all of a size at once; the others, one by one, on at most
-    the number that they state.
+    Instances are shared out over the families of `didsim.theory.CASE_FAMILIES` and over spaces of 1, 2, 3
+    and 8 sequences. A check that is a JAX function runs on all instances of one size at once. Any other check
+    runs on one instance after the other, and on no more than its own limit (`Check.most`).
 
     Args:
         instances: for each check.
@@ -171,10 +171,12 @@ Cases = dict[int, dict[str, Case]]
 def draw_cases(instances: int, seed: int) -> Cases:
     """As many instances of each size and family as any check may need."""
     share = max(
-        -(-_total(check, instances) // (len(FAMILIES) * len(check.sizes or SIZES)))
+        -(-_total(check, instances) // (len(CASE_FAMILIES) * len(check.sizes or SIZES)))
         for check in CHECKS.values()
     )
-    return {size: {family: make_cases(family, seed, size, share) for family in FAMILIES} for size in SIZES}
+    return {
+        size: {family: make_cases(family, seed, size, share) for family in CASE_FAMILIES} for size in SIZES
+    }
 
 
 def _total(check: Check, instances: int) -> int:
@@ -183,7 +185,7 @@ def _total(check: Check, instances: int) -> int:
 
 def measure(check: Check, instances: int, cases: Cases) -> Row:
     """What one check comes to on some of the instances."""
-    measured: dict[str, list[np.ndarray]] = {family: [] for family in FAMILIES}
+    measured: dict[str, list[np.ndarray]] = {family: [] for family in CASE_FAMILIES}
     for parts in _parts(check, instances, cases):
         if check.most is None:
             values = _together(check, parts)
@@ -222,7 +224,7 @@ def _parts(check: Check, instances: int, cases: Cases) -> Iterator[dict[str, Cas
     """For each size that a check is made for, its share of the instances of each family."""
     sizes = SIZES if check.sizes is None else check.sizes
     total = _total(check, instances)
-    slots = [(size, family) for size in sizes for family in FAMILIES]
+    slots = [(size, family) for size in sizes for family in CASE_FAMILIES]
     share, extra = divmod(total, len(slots))
     counts = {slot: share + (k < extra) for k, slot in enumerate(slots)}
     for size in sizes:

@@ -79,7 +79,10 @@ def test_entries_of_the_same_colour_have_other_lines_and_dots() -> None:
     assert one.get_color() == other.get_color()
     assert (one.is_dashed(), other.is_dashed()) == (False, True)
     places = [tick.get_text() for tick in right.get_yticklabels()]
-    dots = {places[round(float(np.mean(line.get_ydata())))]: line for line in right.lines[: len(names)]}
+    dots = {
+        places[round(float(np.mean(np.asarray(line.get_ydata(), float))))]: line
+        for line in right.lines[: len(names)]
+    }
     # The dots of an entry are the marks on its line.
     assert dots[names[1]].get_marker() == "."
     assert dots[names[1 + len(plotting.COLORS)]].get_marker() == other.get_marker()

@@ -11,21 +11,18 @@ from scipy.special import log_softmax
 
 import didsim
 from didsim.sweeps.makers import (
-    FAMILIES,
-    OPTIMIZERS,
+    DISTRIBUTIONS,
     POLICIES,
+    REFERENCES,
     ROLES,
     TARGETS,
-    adam,
     autoregressive,
     drifted,
     energy_based,
     log_linear,
-    make,
-    rmsprop,
-    settings_of,
-    sgd,
 )
+from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES, adam, rmsprop, sgd
+from didsim.sweeps.settings import make, settings_of
 from tests import strategies
 
 SPACE = didsim.SequenceSpace(3, 2)
@@ -37,6 +34,8 @@ AT_HAND: dict[str, Any] = {
     "reference": REFERENCE,
     "target": TARGET,
     "score": TARGET - REFERENCE,
+    "learning_rate": 0.1,
+    "steps": 10,
 }
 
 # A value for each setting that has no default.
@@ -74,37 +73,71 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "geodesic": ["position"],
         "perturbed": ["beta", "noise"],
         "worst_of_n": ["n"],
+        "best_of_n": ["n"],
+        "normal_logits": ["scale"],
+        "dirichlet": ["concentration"],
+        "zipf": ["exponent"],
+        "markov": ["scale"],
     },
+    "schedule": {"constant": [], "cosine": []},
     "problem.sampler": {"uniform": [], "on_policy": ["exponent"], "reward_difference": ["of"]},
 }
 
 
 def complete_settings(place: str, name: str) -> dict[str, Any]:
     """Settings of an entry: its defaults, and a value for each that has none."""
-    return {key: NEEDED.get(key, one.default) for key, one in settings_of(ROLES[place], name).items()}
+    return {
+        key: NEEDED.get(key, one.default)
+        for key, one in settings_of(ROLES[place].registry[name], ROLES[place].given).items()
+    }
 
 
-ENTRIES = [(place, name) for place, role in ROLES.items() for name in role.registry]
+# Of optimisers and schedules those that are not optax's own.
+OURS = {"optimizer": ["adam", "rmsprop", "sgd"], "schedule": ["constant", "cosine"]}
+ENTRIES = [(place, name) for place, role in ROLES.items() for name in OURS.get(place, role.registry)]
 
 
 @pytest.mark.parametrize("place", SETTINGS)
 def test_settings_are_the_parameters_that_a_study_does_not_pass_itself(place: str) -> None:
-    found = {name: list(settings_of(ROLES[place], name)) for name in ROLES[place].registry}
-    assert found == SETTINGS[place]
+    role = ROLES[place]
+    names = OURS.get(place, role.registry)
+    assert {name: list(settings_of(role.registry[name], role.given)) for name in names} == SETTINGS[place]
 
 
 def test_every_place_of_a_distribution_has_the_same_choice() -> None:
     for place in ("problem.chosen", "problem.rejected", "problem.first", "problem.second"):
-        assert ROLES[place].registry is didsim.REJECTED
-        assert ROLES[place].given == {"key", "reference", "target", "score"}
+        assert ROLES[place].registry is DISTRIBUTIONS
+        assert ROLES[place].given == {"key", "size", "space", "reference", "target", "score"}
     assert ROLES["objective"].registry is didsim.OBJECTIVES
     assert ROLES["problem.sampler"].registry is didsim.SAMPLERS
-    assert set(TARGETS) == set(FAMILIES) | {"drifted", "tempered"}
+    assert set(TARGETS) == set(REFERENCES) | {"drifted", "tempered"}
+    assert set(DISTRIBUTIONS) == set(REFERENCES) | set(didsim.REJECTED) | {"best_of_n"}
+
+
+def test_a_family_that_is_added_is_a_target_and_a_distribution_too() -> None:
+    def spiky(key: Any, size: int, height: float = 4.0) -> Any:
+        return didsim.normal_logits(key, size, height)
+
+    REFERENCES["spiky"] = spiky
+    try:
+        for registry in (TARGETS, DISTRIBUTIONS):
+            assert registry["spiky"] is spiky
+    finally:
+        del REFERENCES["spiky"]
+    assert "spiky" not in TARGETS
+    assert "spiky" not in DISTRIBUTIONS
+
+
+def test_best_of_n_is_that_of_the_library() -> None:
+    made = make(DISTRIBUTIONS["best_of_n"], {"name": "best_of_n", "n": 3.0}, **AT_HAND)
+    np.testing.assert_array_equal(made, didsim.best_of_n(REFERENCE, TARGET - REFERENCE, 3.0))
 
 
 def test_kinds_of_settings_are_those_of_the_signature() -> None:
     def kinds(place: str, name: str) -> dict[str, Any]:
-        return {key: one.kind for key, one in settings_of(ROLES[place], name).items()}
+        return {
+            key: one.kind for key, one in settings_of(ROLES[place].registry[name], ROLES[place].given).items()
+        }
 
     assert kinds("policy", "log_linear") == {"features": int}
     assert kinds("objective", "simpo") == {"beta": float, "gamma": float, "length_normalised": bool}
@@ -124,6 +157,8 @@ def test_every_entry_can_be_made_and_is_what_its_place_needs(place: str, name: s
     }
     if place in kinds:
         assert isinstance(made, kinds[place])
+    elif place == "schedule":
+        assert (made(0) if callable(made) else made) == pytest.approx(0.1)
     else:
         assert made.shape == (SPACE.size,)
         assert float(jax.nn.logsumexp(made)) == pytest.approx(0, abs=1e-12)
@@ -175,7 +210,7 @@ def test_only_what_an_entry_asks_for_is_passed_to_it() -> None:
     assert "nosy" not in role.registry
     role.registry["nosy"] = nosy
     try:
-        assert list(settings_of(role, "nosy")) == ["share"]
+        assert list(settings_of(role.registry["nosy"], role.given)) == ["share"]
         assert make(role.registry["nosy"], {"name": "nosy", "share": 0.25}, **AT_HAND) == "made"
         assert asked == {"target": AT_HAND["target"], "key": AT_HAND["key"], "share": 0.25}
     finally:
@@ -185,10 +220,11 @@ def test_only_what_an_entry_asks_for_is_passed_to_it() -> None:
 @pytest.mark.parametrize(
     ("registry", "message"),
     [
-        (FAMILIES, "unknown family 'x'; there are dirichlet, markov, normal_logits, zipf"),
+        (REFERENCES, "unknown family 'x'; there are dirichlet, markov, normal_logits, zipf"),
         (TARGETS, "unknown target 'x'; there are dirichlet, drifted, markov, normal_logits, tempered, zipf"),
         (POLICIES, "unknown policy 'x'; there are autoregressive, energy_based, log_linear"),
-        (OPTIMIZERS, "unknown optimiser 'x'; there are adam, rmsprop, sgd"),
+        (OPTIMIZERS, "unknown optimiser 'x'; there are adabelief, .*, yogi, zero_nans"),
+        (SCHEDULES, "unknown schedule 'x'; there are constant, constant_schedule, cosine, .*"),
     ],
 )
 def test_an_unknown_name_is_answered_with_those_that_there_are(registry: Any, message: str) -> None:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import didsim
 from didsim.sweeps import makers
-from didsim.sweeps.study import Study, complete, leaves, metrics_of
+from didsim.sweeps.optimizers import OPTIMIZERS
+from didsim.sweeps.study import Study, complete, metrics_of
+from didsim.sweeps.tables import leaves
 
 # A rejected distribution that needs no beta, for objectives that have none.
 UNIFORM: dict[str, Any] = {"rejected": "uniform"}
@@ -43,7 +45,7 @@ def test_an_empty_study_is_the_one_that_the_signatures_say() -> None:
         },
         "objective": {"name": "dpo", "beta": 0.1},
         "optimizer": {"name": "adam", "learning_rate": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8},
-        "schedule": "constant",
+        "schedule": {"name": "constant"},
         "steps": 500,
         "record": {"every": 10, "metrics": None, "also": ()},
         "batch_size": None,
@@ -301,7 +303,7 @@ WRONG_NAMES: list[tuple[dict[str, Any], str]] = [
         "`record.also` adds to the standard metrics, and must be empty beside `record.metrics`; got "
         "['fraction_ordered']",
     ),
-    ({"schedule": "linear"}, "`schedule` must be one of constant, cosine; got 'linear'"),
+    ({"schedule": "cosin"}, "`schedule.name` is unknown: 'cosin'; did you mean 'cosine'?"),
     ({"dtype": "float16"}, "`dtype` must be one of float32, float64; got 'float16'"),
 ]
 
@@ -331,7 +333,7 @@ WRONG_TYPES: list[tuple[dict[str, Any], str]] = [
         "`objective.length_normalised`: Expected `bool`, got `int`",
     ),
     ({"optimizer": {"learning_rate": "fast"}}, "`optimizer.learning_rate`: Expected `float`, got `str`"),
-    ({"schedule": 3}, "`schedule` must be one of constant, cosine; got "),
+    ({"schedule": 3}, "`schedule`: Expected `object | str`, got `int`"),
     ({"steps": 2.5}, "`steps`: Expected `int`, got `float`"),
     ({"steps": True}, "`steps`: Expected `int`, got `bool`"),
     ({"record": 3}, "`record`: Expected `object`, got `int`"),
@@ -570,9 +572,9 @@ def test_entries_of_ones_own_in_every_registry() -> None:
         return didsim.EnergyBased(reference)
 
     with (
-        entry(makers.FAMILIES, "spiky", spiky),
+        entry(makers.REFERENCES, "spiky", spiky),
         entry(didsim.REJECTED, "mean", mean),
-        entry(makers.OPTIMIZERS, "slow", slow),
+        entry(OPTIMIZERS, "slow", slow),
         entry(makers.POLICIES, "here", here),
         entry(makers.TARGETS, "also_spiky", spiky),
         entry(didsim.SAMPLERS, "off_policy", didsim.Uniform),
@@ -600,7 +602,7 @@ def test_entries_of_ones_own_in_every_registry() -> None:
 
 
 def test_an_optimiser_of_ones_own_without_a_learning_rate() -> None:
-    with entry(makers.OPTIMIZERS, "fixed", lambda: optax.sgd(0.1)):
+    with entry(OPTIMIZERS, "fixed", lambda: optax.sgd(0.1)):
         try:
             assert complete({"optimizer": "fixed"})["optimizer"] == {"name": "fixed"}
         except ValueError as error:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import didsim
-from didsim.theory import CHECKS, FAMILIES, Case, Check, make_cases
+from didsim.theory import CASE_FAMILIES, CHECKS, Case, Check, make_cases
 from didsim.theory.checks import largest, off
 from tests.strategies import betas, policies
 
@@ -111,7 +111,7 @@ def test_the_rate_of_finite_data_needs_preferences_that_data_can_show() -> None:
     assert not check.measure(a_case("near-deterministic"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CASE_FAMILIES)
 def test_cases_are_normalised_and_their_own(family: str) -> None:
     one, same = make_cases(family, 3, 4, 5), make_cases(family, 3, 4, 5)
     other = make_cases(family, 4, 4, 5)

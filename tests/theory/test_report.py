@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from didsim.theory import CHECKS, COUNTEREXAMPLES, FAMILIES, Case, Check, check_all
+from didsim.theory import CASE_FAMILIES, CHECKS, COUNTEREXAMPLES, Case, Check, check_all
 from didsim.theory.report import Report, draw_cases, measure
 
 CASES = draw_cases(360, 0)
@@ -36,7 +36,7 @@ def test_what_is_not_a_number_fails() -> None:
 
 def test_a_claim_has_its_share_by_family() -> None:
     row = measure(check_of(lambda case: case.beta > 1e2, "claim"), 360, CASES)
-    assert row.shares == {family: float(family == "huge beta") for family in FAMILIES}
+    assert row.shares == {family: float(family == "huge beta") for family in CASE_FAMILIES}
     assert row.share == pytest.approx(1 / 9)
     assert (row.verdict, row.worst) == ("measured", None)
 
