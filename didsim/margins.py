@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from didsim import _checks
-from didsim.information import LogProbs, LogProbsLike, expectation
+from didsim.information import LogProbsLike, expectation
 from didsim.pairwise.exact import map_rows
 
 
@@ -104,7 +104,7 @@ def check_order(
         tolerance = unexplained = _checks.non_negative("atol", atol)
     fraction, ordered, worst = _orders(target - reference, reference - rejected, tolerance, unexplained)
 
-    def expected(p: LogProbs) -> Float[Array, "*batch"]:
+    def expected(p: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         return expectation(chosen, p) - expectation(rejected, p)
 
     return OrderReport(

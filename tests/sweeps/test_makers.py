@@ -21,7 +21,7 @@ from didsim.sweeps.makers import (
     energy_based,
     log_linear,
 )
-from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES, adam, rmsprop, sgd
+from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES
 from didsim.sweeps.settings import make, settings_of
 from tests import strategies
 
@@ -274,42 +274,3 @@ def test_policies_start_at_the_reference_or_uniform() -> None:
 def test_features_are_counted(features: Any) -> None:
     with pytest.raises(ValueError, match=r"^`features` must be an integer of at least 1; got"):
         log_linear(SPACE, features)
-
-
-def by_hand(name: str, settings: dict[str, float], gradients: list[np.ndarray]) -> np.ndarray:
-    """The parameter after these gradients, from the definitions of Kingma and Ba, Polyak, and Hinton."""
-    x, rate = np.zeros(2), settings["learning_rate"]
-    first, second = np.zeros(2), np.zeros(2)
-    for k, gradient in enumerate(gradients, start=1):
-        if name == "adam":
-            b1, b2 = settings["b1"], settings["b2"]
-            first, second = b1 * first + (1 - b1) * gradient, b2 * second + (1 - b2) * gradient**2
-            x = x - rate * first / (1 - b1**k) / (np.sqrt(second / (1 - b2**k)) + settings["eps"])
-        elif name == "sgd":
-            first = settings["momentum"] * first + gradient
-            x = x - rate * first
-        else:
-            decay = settings["decay"]
-            second = decay * second + (1 - decay) * gradient**2
-            x = x - rate * gradient / np.sqrt(second + settings["eps"])
-    return x
-
-
-@pytest.mark.parametrize(
-    ("make_one", "settings"),
-    [
-        (adam, {"learning_rate": 0.1, "b1": 0.7, "b2": 0.8, "eps": 1e-3}),
-        (sgd, {"learning_rate": 0.1, "momentum": 0.6}),
-        (sgd, {"learning_rate": 0.1, "momentum": 0.0}),
-        (rmsprop, {"learning_rate": 0.1, "decay": 0.7, "eps": 1e-3}),
-    ],
-)
-def test_optimisers_by_their_definitions(make_one: Any, settings: dict[str, float]) -> None:
-    gradients = list(np.random.default_rng(0).normal(size=(5, 2)))
-    optimizer = make_one(**settings)
-    x = jnp.zeros(2)
-    state = optimizer.init(x)
-    for gradient in gradients:
-        updates, state = optimizer.update(jnp.asarray(gradient), state, x)
-        x = optax.apply_updates(x, updates)
-    np.testing.assert_allclose(x, by_hand(make_one.__name__, settings, gradients), rtol=1e-10)
