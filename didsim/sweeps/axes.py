@@ -9,6 +9,9 @@ import numpy as np
 
 from didsim.training.metrics import METRICS
 
+RESERVED = frozenset({"step", "status", "diverged_at", "js_limit", "js_to_limit"})
+"""What results hold beside metrics and axes, by name."""
+
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Evenly spaced values of an axis.
@@ -101,7 +104,7 @@ def values_of(key: str, given: Sequence[Any] | Range) -> tuple[Any, ...]:
 
 def dims_of(keys: list[str]) -> list[str]:
     """The last parts of keys, or whole keys where these are taken."""
-    taken = {"step", "status", "diverged_at", "js_limit", "js_to_limit", *METRICS}
+    taken = RESERVED | set(METRICS)
 
     def short(key: str) -> str:
         *parents, last = key.split(".")

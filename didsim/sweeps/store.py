@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from didsim.sweeps.grid import Block, Sweep
 from didsim.sweeps.tables import leaves
+from didsim.training.metrics import METRICS
 from didsim.training.record import metric_attributes
 
 FORMAT = 1
@@ -301,7 +302,7 @@ class _Variable(NamedTuple):
 def _variables(sweep: Sweep) -> dict[str, _Variable]:
     """All variables of a store, by name."""
     found = {
-        name: _Variable(sweep.dtype, np.nan, metric_attributes(name), has_steps=True)
+        name: _Variable(sweep.dtype, np.nan, metric_attributes(name, METRICS[name]), has_steps=True)
         for name in sweep.metrics
     }
     if sweep.has_limits:

@@ -15,12 +15,13 @@ import msgspec
 from didsim import _checks
 from didsim.objectives.objective import Objective
 from didsim.spaces import SequenceSpace
+from didsim.sweeps.axes import RESERVED
 from didsim.sweeps.makers import ROLES
 from didsim.sweeps.optimizers import check_optimizer, schedule_defaults
 from didsim.sweeps.settings import Maker, make, settings_of
 from didsim.sweeps.tables import leaves
-from didsim.training.metrics import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT
-from didsim.training.record import Record
+from didsim.training.metrics import METRICS, metric_of
+from didsim.training.record import Record, not_by_default
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -332,13 +333,15 @@ def _check_recorded(config: Mapping[str, Any]) -> None:
             "`record.also` adds to the standard metrics, and must be empty beside `record.metrics`; got "
             f"{list(recorded['also'])}"
         )
-    for place, known in (("metrics", list(METRICS)), ("also", sorted(COUNTS_PAIRS))):
+    for place, known in (("metrics", list(METRICS)), ("also", sorted(not_by_default()))):
         for name in recorded[place] or ():
+            if name in RESERVED:
+                raise ValueError(f"`record.{place}` has a metric named {name!r}, which is a name of results")
             if name not in known:
                 raise ValueError(f"`record.{place}` has an unknown metric {name!r}; {nearest(name, known)}")
     if config["problem"].get("pairs") is not None:
         for name in (*(recorded["metrics"] or ()), *recorded["also"]):
-            if name in NEEDS_SUPPORT:
+            if metric_of(METRICS[name]).needs_support:
                 raise ValueError(
                     f"`record`: the metric {name!r} needs a rejected distribution without zeros, which "
                     "finite pairs do not have"
