@@ -1,7 +1,7 @@
 """Axes of a sweep: the keys of a study, and the values that they take."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -121,16 +121,31 @@ def labels_of(values: tuple[Any, ...]) -> np.ndarray:
     """Values of an axis as a coordinate: numbers, or words."""
     if all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
         return np.asarray(values)
-    names = [one["name"] if isinstance(one, Mapping) and "name" in one else one for one in values]
-    words = [str(one).lower() if isinstance(one, bool) else str(one) for one in names]
+    words = [word(one["name"] if isinstance(one, Mapping) and "name" in one else one) for one in values]
     if len(set(words)) < len(words):
         words = [_spelt(one) if isinstance(one, Mapping) else str(one) for one in values]
     return np.asarray(words)
 
 
+def word(value: Any) -> str:
+    """A value as a label of an axis of words."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _spelt(table: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in table.items() if key != "name")
     return f"{table.get('name', '')}({settings})"
+
+
+def cell_name(axes: Iterable[tuple[str, Sequence[Any] | np.ndarray]], index: Iterable[int]) -> str:
+    """A cell by its place in a grid: `beta=0.1, seed=3`.
+
+    Args:
+        axes: the name and the labels of each axis.
+        index: the place of the cell on each axis.
+    """
+    places = (f"{name}={labels[k]}" for (name, labels), k in zip(axes, index, strict=True))
+    return ", ".join(places) or "the only cell"
 
 
 def put(tables: dict[str, Any], key: str, value: Any) -> None:
@@ -167,11 +182,15 @@ def as_toml(value: Any, place: str) -> Any:
     raise ValueError(f"`{place}` must be a table, a list, a word or a number; got {value!r}")
 
 
-def parsed(setting: str) -> tuple[str, Any]:
-    """The key and the value of a setting `key=value`."""
+def parsed(setting: str, option: str = "--set") -> tuple[str, Any]:
+    """The key and the value of an option `key=value` of the command line.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"--set must be key=value; got {setting!r}")
+        raise ValueError(f"{option} must be key=value; got {setting!r}")
     return key.strip().replace('"', ""), parse_value(text.strip())
 
 

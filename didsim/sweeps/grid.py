@@ -17,6 +17,7 @@ from didsim.sweeps.axes import (
     Axis,
     Range,
     as_toml,
+    cell_name,
     dims_of,
     flat_axes,
     in_place_of,
@@ -135,8 +136,7 @@ class Sweep:
 
     def describe(self, index: Sequence[int]) -> str:
         """A cell by its place in the grid."""
-        places = (f"{axis.dim}={axis.labels[k]}" for axis, k in zip(self.axes, index, strict=True))
-        return ", ".join(places) or "the only cell"
+        return cell_name([(axis.dim, axis.labels) for axis in self.axes], index)
 
     def cells_of(self, block: Block) -> Iterator[tuple[int, ...]]:
         """The indices of a block's cells, in order."""

@@ -1,6 +1,5 @@
 """What can be read from a store, while it is written or after."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +7,8 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
+from didsim._files import written_whole
+from didsim.sweeps.axes import cell_name
 from didsim.sweeps.store import Status, failures_of, stored_attributes
 
 
@@ -42,8 +43,7 @@ def export(path: str | Path, out: str | Path) -> None:
     if out.suffix not in (".nc", ".csv", ".parquet"):
         raise ValueError(f"`out` must end in .nc, .csv or .parquet; got {str(out)!r}")
     dataset = open_results(path).load()
-    draft = out.with_name(f".{out.name}.partial")
-    try:
+    with written_whole(out) as (draft,):
         match out.suffix:
             case ".nc":
                 dataset.to_netcdf(draft, engine="scipy")
@@ -54,9 +54,6 @@ def export(path: str | Path, out: str | Path) -> None:
                     dataset.to_dataframe().reset_index().to_parquet(draft, index=False)
                 except ImportError:
                     raise ValueError("`out`: Parquet needs pyarrow: pip install 'didsim[parquet]'") from None
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 class Summary(NamedTuple):
@@ -91,15 +88,9 @@ def summarise(path: str | Path) -> Summary:
     counts = {one: int((status == one).sum()) for one in Status}
     axes = [(str(dim), dataset[dim].values) for dim in dataset["status"].dims]
     reasons = failures_of(Path(path))
-    failures = {name: reasons[name] for name, _ in _named(axes, status == Status.FAILED)}
-    diverged = {name: int(diverged_at[index]) for name, index in _named(axes, status == Status.DIVERGED)}
-    return Summary(counts, failures, diverged)
-
-
-def _named(
-    axes: Sequence[tuple[str, np.ndarray]], cells: np.ndarray
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The names and indices of cells."""
-    for index in map(tuple, np.argwhere(cells)):
-        places = (f"{dim}={labels[k]}" for (dim, labels), k in zip(axes, index, strict=True))
-        yield ", ".join(places) or "the only cell", index
+    failed = [cell_name(axes, index) for index in np.argwhere(status == Status.FAILED)]
+    diverged = {
+        cell_name(axes, index): int(diverged_at[tuple(index)])
+        for index in np.argwhere(status == Status.DIVERGED)
+    }
+    return Summary(counts, {name: reasons[name] for name in failed}, diverged)

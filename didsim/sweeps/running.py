@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from didsim import _checks
 from didsim.sweeps.cells import compute
 from didsim.sweeps.grid import Block, Sweep
 from didsim.sweeps.store import Status, Store, locked, open_store
+from didsim.training.progress import shown_bar
 
 MEMORY = 2**30
 _QUIET_SECONDS = 60.0
@@ -225,20 +224,9 @@ def _shown(total: int, done: int, progress: bool) -> Iterator[Callable[[int], No
     if not progress:
         yield lambda cells: None
     elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        with ProgressBar(*columns, console=console) as bars:
-            task = bars.add_task("cells", total=total, completed=done, rate="")
-
-            def move(count: int, rate: float, left: float) -> None:
-                bars.update(task, completed=count, rate=f"{rate:.3g}/s")
-
-            yield _Progress(total, done, move, 0.0).advance
+        with shown_bar("cells", total, console=console) as move:
+            move(done)
+            yield _Progress(total, done, lambda count, rate, left: move(count, f"{rate:.3g}/s"), 0.0).advance
     else:
 
         def line(count: int, rate: float, left: float) -> None:

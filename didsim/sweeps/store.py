@@ -1,11 +1,7 @@
 """Results on disk: one Zarr store for each study, written block by block."""
 
-import importlib.metadata
 import math
-import os
-import platform
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +16,8 @@ import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
 
+from didsim._files import DRAFTS, written_whole
+from didsim._versions import versions
 from didsim.sweeps.grid import Block, Sweep
 from didsim.sweeps.tables import leaves
 from didsim.training.metrics import METRICS
@@ -28,7 +26,6 @@ from didsim.training.record import metric_attributes
 FORMAT = 1
 """Of the layout below; another one is another format."""
 
-_PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "numpy", "optax", "scipy")
 _FAILURES = "failures.json"
 _LOCK = ".lock"
 
@@ -108,12 +105,16 @@ class Store:
     def _note_failures(self, block: Block, failures: Mapping[int, str]) -> None:
         indices = list(self._sweep.cells_of(block))
         named = {self._sweep.describe(indices[number]): reason for number, reason in failures.items()}
-        _write_whole(self.path / _FAILURES, msgspec.json.encode(failures_of(self.path) | named))
+        with written_whole(self.path / _FAILURES) as (draft,):
+            draft.write_bytes(msgspec.json.encode(failures_of(self.path) | named))
 
     def tidy(self) -> None:
         """Remove what a killed process left half written."""
-        for partial in self.path.rglob("*.partial"):
-            partial.unlink(missing_ok=True)
+        for partial in list(self.path.rglob(f"*{DRAFTS}")):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
     def _put(self, array: Any, block: Block, values: np.ndarray) -> None:
         try:
@@ -210,12 +211,6 @@ def failures_of(path: Path) -> dict[str, str]:
         return {}
 
 
-def versions() -> dict[str, str]:
-    """Of all that numbers depend on."""
-    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), **found}
-
-
 def plain(value: Any) -> Any:
     """A value as it comes back from JSON."""
     return msgspec.json.decode(msgspec.json.encode(value))
@@ -239,18 +234,13 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _create(sweep: Sweep, path: Path, block_shape: Sequence[int]) -> None:
     """Make an empty store, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
-        _fill(sweep, draft, tuple(block_shape))
-        draft.chmod(0o755)
-        try:
-            os.rename(draft, path)
-        except OSError:
-            # Another process may have been first.
-            if not path.exists():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with written_whole(path) as (draft,):
+            _fill(sweep, draft, tuple(block_shape))
+    except OSError:
+        # Another process may have been first.
+        if not path.exists():
+            raise
 
 
 def _fill(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
@@ -316,9 +306,3 @@ def _variables(sweep: Sweep) -> dict[str, _Variable]:
     }
     found["status"] = _Variable("uint8", int(Status.PENDING), {"long_name": "Status", **flags})
     return found
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    draft = path.with_suffix(".partial")
-    draft.write_bytes(content)
-    os.replace(draft, path)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-from rich.progress import track
 from rich.table import Table
 
 from didsim import _checks
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Found
+from didsim.training.progress import tracked
 
 SIZES = (1, 2, 3, 8)
 
@@ -151,16 +151,12 @@ def check_all(
     with jax.enable_x64(True):
         cases = draw_cases(instances, seed)
         rows = [
-            measure(check, instances, cases)
-            for check in track(checks, "Checking statements", disable=not progress, transient=True)
+            measure(check, instances, cases) for check in tracked(checks, "Checking statements", progress)
         ]
         found = []
         if counterexamples:
             chosen = COUNTEREXAMPLES if only is None else [one for one in COUNTEREXAMPLES if one.of in only]
-            found = [
-                one.find()
-                for one in track(chosen, "Dropping assumptions", disable=not progress, transient=True)
-            ]
+            found = [one.find() for one in tracked(chosen, "Dropping assumptions", progress)]
     return Report(seed, instances, rows, found)
 
 
