@@ -1,12 +1,17 @@
+import inspect
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 from typer.testing import CliRunner
 
+from didsim import cli
 from didsim.cli import app
-from didsim.sweeps.running import Outcome
+from didsim.sweeps.running import Outcome, run_sweep
 from didsim.theory import CHECKS
 from didsim.theory.checks import Check
 
@@ -44,6 +49,33 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["check", "--out", str(tmp_path / "no" / "such.json")])
     assert result.exit_code == 2
     assert "--out" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["run"], ["check"], ["show"], ["plot"], ["export"]],
+    ids=lambda one: " ".join(one) or "app",
+)
+def test_help_needs_no_heavy_library(arguments: list[str]) -> None:
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from didsim.cli import app
+result = CliRunner().invoke(app, {[*arguments, "--help"]})
+assert result.exit_code == 0 and "Usage" in result.output, result.output
+print(*{{"jax", "numpy", "optax", "scipy", "xarray", "zarr", "matplotlib"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_version_is_the_packages_own() -> None:
+    assert output_of("--version") == f"didsim {version('didsim')}\n"
+
+
+def test_memory_of_a_block_is_by_default_that_of_run_sweep() -> None:
+    default = inspect.signature(cli.run).parameters["memory"].default
+    assert default * 2**20 == inspect.signature(run_sweep).parameters["memory"].default
 
 
 STUDY = """
@@ -126,12 +158,13 @@ def test_diverged_and_failed_cells_are_told(study: str) -> None:
 
 def test_what_is_left_to_do_is_told_beside_what_failed(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = Outcome(done=4, diverged=0, failed=3, pending=5)
-    monkeypatch.setattr("didsim.cli.run_sweep", lambda *arguments, **options: outcome)
-    settings = ["--set", "steps=5", "--any-version", "--yes"]
+    monkeypatch.setattr("didsim.sweeps.running.run_sweep", lambda *arguments, **options: outcome)
+    Path("mine.py").write_text("")
+    settings = ["--set", "steps=5", "--import", "mine.py", "--any-version", "--yes"]
     assert output_of("run", study, *settings, status=130).splitlines() == [
         "tiny.zarr: 4 cells done, 0 diverged, 3 failed",
         "why: didsim show tiny.zarr",
-        "5 to go: didsim run tiny.toml --store tiny.zarr --set steps=5 --yes --any-version",
+        "5 to go: didsim run tiny.toml --store tiny.zarr --set steps=5 --import mine.py --yes --any-version",
     ]
 
 

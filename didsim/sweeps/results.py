@@ -1,5 +1,6 @@
 """What can be read from a store, while it is written or after."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import xarray as xr
 from rich.table import Table
 
 from didsim._files import written_whole
-from didsim.sweeps.axes import cell_name
+from didsim.sweeps.axes import cell_name, parsed, word
 from didsim.sweeps.store import Status, failures_of, stored_attributes
 
 
@@ -27,6 +28,25 @@ def open_results(path: str | Path) -> xr.Dataset:
     # Words of variable length, which few libraries read, as those of a fixed one, which NetCDF has.
     words = {name: one for name, one in dataset.coords.items() if one.dtype.kind == "T"}
     return dataset.assign_coords({name: one.astype(object).astype(str) for name, one in words.items()})
+
+
+def select_values(dataset: xr.Dataset, settings: Iterable[str]) -> xr.Dataset:
+    """The part of a dataset at some values of its dimensions, each given as `dimension=value`.
+
+    Raises:
+        ValueError: a setting is not of that form, or there is no such dimension or value.
+    """
+    for setting in settings:
+        dim, value = parsed(setting, "--select")
+        if dim not in dataset.dims:
+            known = ", ".join(map(str, dataset.dims))
+            raise ValueError(f"--select has an unknown dimension {dim!r}; there are {known}")
+        try:
+            dataset = dataset.sel({dim: word(value) if dataset[dim].dtype.kind == "U" else value})
+        except KeyError:
+            known = ", ".join(map(str, dataset[dim].values))
+            raise ValueError(f"--select has no {dim} {word(value)!r}; there are {known}") from None
+    return dataset
 
 
 def export(path: str | Path, out: str | Path) -> None:

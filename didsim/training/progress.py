@@ -81,7 +81,7 @@ def shown_bar(
 
 
 def tracked(items: Sequence[Item], label: str, progress: bool) -> Iterator[Item]:
-    """The items one by one, with a progress bar that goes when it is at its end, unless `progress` is false."""
+    """The items one by one, with a progress bar until the last, unless `progress` is false."""
     if not progress:
         yield from items
         return
