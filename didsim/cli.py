@@ -36,10 +36,11 @@ Imports = Annotated[
 ]
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"didsim {didsim.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

@@ -20,9 +20,14 @@ def test_files_take_their_places_together(tmp_path: Path) -> None:
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), written_whole(path) as (draft,):
-        draft.write_text("half")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with written_whole(path) as (draft,):
+            draft.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
+import optax
 import pytest
 from typer.testing import CliRunner
 
@@ -75,7 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (OPTIMIZERS, "slow"),
         (CHECKS, "positive"),
     ):
-        registry.pop(name, None)  # type: ignore[attr-defined]
+        registry.pop(name, None)
 
 
 def output_of(*arguments: str, status: int = 0) -> str:
@@ -91,15 +93,11 @@ def test_a_study_names_what_a_file_adds(folder: Path) -> None:
     assert printed == "study.zarr: 2 cells done, 0 diverged, 0 failed\n"
     results = didsim.open_results("study.zarr")
     assert results["peak"].attrs == {"long_name": "peak"}
-    import jax
-
     keys = jax.random.split(jax.random.key(1), 8)
     reference, target, chosen = (
         didsim.normal_logits(key, 4, scale) for key, scale in zip(keys[:3], (4.0, 1.0, 4.0), strict=True)
     )
     rejected = didsim.geodesic(reference, target - reference, -0.5)
-    import optax
-
     run = didsim.train(
         didsim.EnergyBased(reference),
         reference,

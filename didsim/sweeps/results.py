@@ -108,9 +108,9 @@ def summarise(path: str | Path) -> Summary:
     counts = {one: int((status == one).sum()) for one in Status}
     axes = [(str(dim), dataset[dim].values) for dim in dataset["status"].dims]
     reasons = failures_of(Path(path))
-    failed = [cell_name(axes, index) for index in np.argwhere(status == Status.FAILED)]
+    failed = [cell_name(axes, index) for index in np.argwhere(status == Status.FAILED).tolist()]
     diverged = {
         cell_name(axes, index): int(diverged_at[tuple(index)])
-        for index in np.argwhere(status == Status.DIVERGED)
+        for index in np.argwhere(status == Status.DIVERGED).tolist()
     }
     return Summary(counts, {name: reasons[name] for name in failed}, diverged)
