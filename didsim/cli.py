@@ -23,7 +23,7 @@ _MANY_FAILURES = 20
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-StorePath = Annotated[Path, typer.Argument(help="Folder of a study's results.")]
+StorePath = Annotated[Path, typer.Argument(help="Folder with the results of a study.")]
 Quiet = Annotated[bool, typer.Option(help="No progress bar.")]
 
 
@@ -106,9 +106,10 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Change a key of the study: key=value. May be given again."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be computed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the grid; compute nothing.")] = False,
     dask: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler; or local:2, for two workers here.")
+        str | None,
+        typer.Option(help="Address of a Dask scheduler, or local:2 for two workers here."),
     ] = None,
     memory: Annotated[int, typer.Option(min=1, help="Memory for a block of cells, in MiB.")] = 1024,
     yes: Annotated[bool, typer.Option("--yes", help="Run a study of more than a million cells.")] = False,
@@ -183,13 +184,14 @@ def plot(
     store: StorePath,
     y: Annotated[str, typer.Option(help="Metric on the vertical axis.")] = "js_to_target",
     x: Annotated[str, typer.Option(help="Dimension of the horizontal axis.")] = "step",
-    hue: Annotated[str | None, typer.Option(help="Dimension that colours tell apart.")] = None,
+    hue: Annotated[str | None, typer.Option(help="Dimension with a colour for each value.")] = None,
     col: Annotated[str | None, typer.Option(help="Dimension with a panel for each value.")] = None,
     over: Annotated[
-        str | None, typer.Option(help="Dimension that bands are over. By default the seeds.")
+        str | None, typer.Option(help="Dimension that a band is taken over. By default the seeds.")
     ] = None,
     select: Annotated[
-        list[str] | None, typer.Option(help="dimension=value, to keep. May be given again.")
+        list[str] | None,
+        typer.Option(help="Plot one value only: dimension=value. May be given again."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File; by default STORE-METRIC.png, here.")] = None,
 ) -> None:

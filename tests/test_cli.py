@@ -182,7 +182,10 @@ def test_words_and_truths_can_be_selected(study: str) -> None:
     ("arguments", "message"),
     [
         (("run", "tiny.toml", "--set", "objective.beta=0.2"), "`objective.beta` is an axis"),
-        (("run", "tiny.toml", "--set", "stepps=3"), "`stepps` is no key of a study; did you mean 'steps'?"),
+        (
+            ("run", "tiny.toml", "--set", "stepps=3"),
+            "`stepps` is not a key of a study; did you mean 'steps'?",
+        ),
         (("run", "tiny.toml", "--set", "steps"), "--set must be key=value; got 'steps'"),
         (("run", "tiny.toml", "--set", "steps=many"), "`steps`: Expected `int`, got `str`"),
         (("run", "tiny.toml", "--set", "sweep.objective.beta=[0.1, -1]"), "`beta` must be positive"),
@@ -190,11 +193,11 @@ def test_words_and_truths_can_be_selected(study: str) -> None:
         (("run", "tiny.toml", "--set", "sweep.seed={start=0, count=1_000_000}"), "4,000,000 cells"),
         (("run", "tiny.toml", "--dask", "local:none"), "a local cluster is local:WORKERS"),
         (("run", "missing.toml"), "missing.toml"),
-        (("run", "broken.toml"), "broken.toml is no TOML"),
+        (("run", "broken.toml"), "broken.toml is not a TOML file"),
         (("run", "tiny.toml", "--store", "tiny.toml/results.zarr"), "tiny.toml"),
-        (("show", "missing.zarr"), "missing.zarr is no store of a study"),
-        (("plot", "missing.zarr"), "missing.zarr is no store of a study"),
-        (("export", "missing.zarr", "out.nc"), "missing.zarr is no store of a study"),
+        (("show", "missing.zarr"), "missing.zarr holds no results of a study"),
+        (("plot", "missing.zarr"), "missing.zarr holds no results of a study"),
+        (("export", "missing.zarr", "out.nc"), "missing.zarr holds no results of a study"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(study: str, arguments: tuple[str, ...], message: str) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 from didsim.training.metrics import METRICS
 
 RESERVED = frozenset({"step", "status", "diverged_at", "js_limit", "js_to_limit"})
-"""What results hold beside metrics and axes, by name."""
+"""The names in a dataset of results that no metric and no axis can have."""
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Evenly spaced values of an axis.
 
-    Without `stop` the integers from `start`, `count` of them; with it the numbers from `start` to `stop`,
-    both included, evenly spaced, or their logarithms with `scale = "log"`.
+    Without `stop` they are `count` integers from `start` on. With `stop` they are `count` numbers from
+    `start` to `stop`, both included; with `scale = "log"` their logarithms are evenly spaced.
     """
 
     start: float
@@ -29,7 +29,8 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The values.
 
         Raises:
-            ValueError: an integer is asked for from a fraction, or a logarithm of a number that has none.
+            ValueError: there is no `stop` and `start` is not an integer, or the scale is "log" and a bound is
+                not positive.
         """
         if self.stop is None:
             if not math.isfinite(self.start) or self.start != int(self.start) or self.scale == "log":
@@ -43,7 +44,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Axis(NamedTuple):
-    """One axis of a sweep: the key of a study, its values, and how they are told apart."""
+    """One axis of a sweep: a key of a study, its values, and the name and labels of the dimension."""
 
     key: str
     values: tuple[Any, ...]
@@ -60,13 +61,13 @@ def flat_axes(axes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping) and not {"start", "count"} & set(value)
         for full, one in flat_axes(value, f"{place}{key}.").items() if nested else [(place + key, value)]:
             if full in found:
-                raise ValueError(f'`sweep."{full}"` is there twice, quoted and as a table')
+                raise ValueError(f'`sweep."{full}"` is given twice, as a quoted key and as a table')
             found[full] = one
     return found
 
 
 def listed(key: str, given: Any) -> Sequence[Any] | Range:
-    """What an axis is given by, before its values are made: there may be many."""
+    """A list of values, or a `Range` whose values are not made yet, as there may be many."""
     place = f'sweep."{key}"'
     if isinstance(given, Mapping):
         try:
@@ -85,7 +86,7 @@ def listed(key: str, given: Any) -> Sequence[Any] | Range:
 
 
 def values_of(key: str, given: Sequence[Any] | Range) -> tuple[Any, ...]:
-    """The values of an axis, each of which must be there once."""
+    """The values of an axis. Each must occur once."""
     place = f'sweep."{key}"'
     if isinstance(given, Range):
         try:
@@ -103,7 +104,7 @@ def values_of(key: str, given: Sequence[Any] | Range) -> tuple[Any, ...]:
 
 
 def dims_of(keys: list[str]) -> list[str]:
-    """The last parts of keys, or whole keys where these are taken."""
+    """The names of dimensions: the last parts of keys, or whole keys where the last part is taken."""
     taken = RESERVED | set(METRICS)
 
     def short(key: str) -> str:
@@ -149,7 +150,7 @@ def cell_name(axes: Iterable[tuple[str, Sequence[Any] | np.ndarray]], index: Ite
 
 
 def put(tables: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested tables, of which a name alone is a table, too."""
+    """Set a dotted key of nested tables. A name alone counts as a table with that name."""
     *parents, last = key.split(".")
     for parent in parents:
         inner = tables.get(parent, {})

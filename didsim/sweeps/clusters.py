@@ -34,7 +34,7 @@ def dask_executor(address: str, sources: Sequence[Source] = ()) -> Iterator[Exec
         return
     number = address.removeprefix("local:")
     if not number.isdecimal() or int(number) < 1:
-        raise ValueError(f"a local cluster is local:WORKERS, with a number of at least 1; got {address!r}")
+        raise ValueError(f"a local cluster is local:WORKERS, with at least 1 worker; got {address!r}")
     with (
         LocalCluster(n_workers=int(number), threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,

@@ -1,4 +1,4 @@
-"""What can be read from a store, while it is written or after."""
+"""Reading a store, while it is written or after."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,18 +14,19 @@ from didsim.sweeps.store import Status, failures_of, stored_attributes
 
 
 def open_results(path: str | Path) -> xr.Dataset:
-    """The results of a sweep, read from disk when they are asked for.
+    """The results of a sweep. Values are read from disk when they are used.
 
-    A dataset with the sweep's axes for dimensions, and `step`: the metrics, NaN where a cell is not done, has
-    diverged or has no record at a step; `status` of each cell, 0 pending, 1 done, 2 diverged, 3 failed; and
-    `diverged_at`, the steps before that, or −1. Attributes hold the study and the versions it was made by.
+    The dimensions are the axes of the sweep, and `step`. The variables are the metrics, which are NaN where a
+    cell is not done, has diverged or has no record at a step; `status`, which is 0 for a cell that is
+    pending, 1 done, 2 diverged, 3 failed; and `diverged_at`, the number of steps before a cell diverged, or
+    −1. The attributes hold the study, and the versions of the packages that computed it.
 
     Raises:
-        StoreError: there is no store of a study at that path.
+        StoreError: there holds no results of a study at that path.
     """
     stored_attributes(Path(path))
     dataset = xr.open_zarr(path, chunks=None, consolidated=True, mask_and_scale=False)
-    # Words of variable length, which few libraries read, as those of a fixed one, which NetCDF has.
+    # Few libraries read words of variable length; NetCDF has words of a fixed length.
     words = {name: one for name, one in dataset.coords.items() if one.dtype.kind == "T"}
     return dataset.assign_coords({name: one.astype(object).astype(str) for name, one in words.items()})
 
@@ -52,10 +53,10 @@ def select_values(dataset: xr.Dataset, settings: Iterable[str]) -> xr.Dataset:
 def export(path: str | Path, out: str | Path) -> None:
     """Write the results of a store to a file: NetCDF, or a table with a row for each record, CSV or Parquet.
 
-    The file's suffix says which, `.nc`, `.csv` or `.parquet`. Needs memory for all of it.
+    The suffix of the file decides: `.nc`, `.csv` or `.parquet`. All results must fit in memory.
 
     Raises:
-        StoreError: there is no store of a study at that path.
+        StoreError: there holds no results of a study at that path.
         ValueError: the suffix is another one, or Parquet is asked for and pyarrow is not installed.
         OSError: the file cannot be written.
     """
@@ -77,12 +78,12 @@ def export(path: str | Path, out: str | Path) -> None:
 
 
 class Summary(NamedTuple):
-    """What there is in a store.
+    """The cells of a store by status.
 
     Attributes:
         counts: the number of cells of each status.
-        failures: why cells failed, by their places in the grid.
-        diverged: the step at which cells diverged, likewise.
+        failures: why cells failed, by the names of the cells.
+        diverged: the number of steps before cells diverged, by the names of the cells.
     """
 
     counts: dict[Status, int]
@@ -98,10 +99,10 @@ class Summary(NamedTuple):
 
 
 def summarise(path: str | Path) -> Summary:
-    """What there is in a store.
+    """The cells of a store by status.
 
     Raises:
-        StoreError: there is no store of a study at that path.
+        StoreError: there holds no results of a study at that path.
     """
     dataset = open_results(path)
     status, diverged_at = dataset["status"].values, dataset["diverged_at"].values

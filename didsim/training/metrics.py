@@ -18,17 +18,17 @@ from didsim.preferences.problem import Problem
 
 
 class Snapshot(eqx.Module):
-    """The state of one run at one step, which metrics are functions of. No batch axes.
+    """The state of one run at one step. Metrics are functions of it. No batch axes.
 
     Attributes:
         policy: the policy with its current parameters.
         log_probs: its log-probabilities over the whole space.
         reference: the reference policy.
-        target: what the run is compared with, or None.
+        target: the policy that the run is compared with, or None.
         chosen: the distribution of chosen sequences.
-        rejected: that of rejected ones.
+        rejected: the distribution of rejected sequences.
         problem: where pairs come from.
-        objective: what is minimised.
+        objective: the objective that is minimised.
         lengths: number of tokens of every sequence, or None.
         loss: the exact loss, over the whole population or dataset.
         gradient: its gradient in the policy's parameters, as the objective has it used.

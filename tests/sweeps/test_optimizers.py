@@ -188,11 +188,11 @@ def unready(learning_rate: Any) -> optax.GradientTransformation:
         ),
         (
             {"optimizer": {"name": "adamw", "learning_rate": 1, "mask": True}},
-            "`optimizer.mask` is no setting of 'adamw'",
+            "`optimizer.mask` is not a setting of 'adamw'",
         ),
         (
             {"optimizer": {"name": "adamw", "learning_rate": 1, "weight_decoy": 1}},
-            "`optimizer.weight_decoy` is no setting of 'adamw'; did you mean 'weight_decay'?",
+            "`optimizer.weight_decoy` is not a setting of 'adamw'; did you mean 'weight_decay'?",
         ),
         (
             {"optimizer": {"name": "lbfgs", "memory_size": 2.5}},
@@ -203,7 +203,7 @@ def unready(learning_rate: Any) -> optax.GradientTransformation:
             {"schedule": {"name": "warmup_cosine_decay_schedule", "init_value": 0, "warmup_steps": 900}},
             "`schedule`: The cosine_decay_schedule requires positive decay_steps, got decay_steps=-400.",
         ),
-        ({"schedule": {"name": "cosine", "steps": 3}}, "`schedule.steps` is no setting of 'cosine'"),
+        ({"schedule": {"name": "cosine", "steps": 3}}, "`schedule.steps` is not a setting of 'cosine'"),
     ],
 )
 def test_what_cannot_be_used_is_refused_when_the_study_is_read(tables: dict[str, Any], message: str) -> None:
