@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from didsim.pairwise.exact import Estimate, Sums, Wanted, tiled_sums
 from didsim.pairwise.forms import Form, PiecewiseLinear, Polynomial
@@ -186,10 +186,10 @@ def _batch(operands: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> t
     mapped = zip(operands, axes, strict=True)
     (size,) = {operand.shape[axis] for operand, axis in mapped if axis is not None}
 
-    def in_front(operand: Array, axis: Any) -> Array:
+    def in_front(operand: ArrayLike, axis: Any) -> Array:
         if axis is None:
-            return jnp.broadcast_to(operand, (size, *operand.shape))
-        return jnp.moveaxis(operand, axis, 0)
+            return jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
+        return jnp.moveaxis(jnp.asarray(operand), axis, 0)
 
     results = _pair_sums_p.bind(*map(in_front, operands, axes), **parameters)
     return results, [0] * len(results)

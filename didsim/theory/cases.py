@@ -14,15 +14,15 @@ from didsim.information import LogProbs
 
 
 class Case(eqx.Module):
-    """One instance: what a statement may be about. With a batch axis in front, many.
+    """One instance: policies and numbers that a statement may be about. Many have a batch axis.
 
     Attributes:
         reference: a policy.
-        target: another.
-        third: another, for statements about three.
+        target: a second policy.
+        third: a third policy, for statements about three.
         reward: finite values, in nats.
         beta: a positive number.
-        other_beta: another.
+        other_beta: another positive number.
         position: any number, from −2 to 2.
         key: a random key, for statements about samples.
     """
@@ -118,7 +118,7 @@ CASE_FAMILIES: Mapping[str, Callable[[int, int, int], Case]] = MappingProxyType(
 
 
 def make_cases(family: str, seed: int, size: int, instances: int) -> Case:
-    """Instances of a family, over `size` sequences, with one batch axis.
+    """Instances of one family of `CASE_FAMILIES`, over `size` sequences, with one batch axis.
 
     Raises:
         ValueError: there is no such family.

@@ -4,7 +4,7 @@ No array here has an axis of runs: `loop` maps these functions over the runs.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -18,7 +18,7 @@ from didsim.information import LogProbs, expectation
 from didsim.objectives.objective import Objective
 from didsim.policies import Policy
 from didsim.preferences.problem import Problem
-from didsim.training.metrics import Metric, Snapshot
+from didsim.training.metrics import Measure, Snapshot
 
 Marginals: TypeAlias = tuple[LogProbs, LogProbs]
 Optimizer: TypeAlias = optax.GradientTransformation | Partial
@@ -72,7 +72,7 @@ class Common(eqx.Module):
 
     fixed: PyTree
     lengths: Array | None
-    metrics: dict[str, Metric]
+    metrics: Mapping[str, Measure]
     meter: Array | None
     together: bool = eqx.field(static=True)
 

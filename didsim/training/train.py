@@ -309,6 +309,7 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
         steps=np.asarray(recorded[:kept], dtype=int),
         metrics={name: batched(jnp.moveaxis(metrics[name][:kept], 0, 1), batch) for name in common.metrics},
         diverged_at=np.where(failed, counted, -1).reshape(batch),
+        measures=tuple(common.metrics.items()),
     )
     if common.together and failed.any():
         raise divergence_of(run, int(counted[failed].min()), failed.reshape(batch))

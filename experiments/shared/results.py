@@ -1,9 +1,5 @@
 """Writing what an experiment made: data, PNG and PDF, whole or not at all."""
 
-import importlib.metadata
-import os
-import platform
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -11,19 +7,20 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from didsim import plotting
+from didsim._files import written_whole
+from didsim._versions import NUMERICAL, versions
 from experiments.shared.configs import SpaceConfig
 
-_PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "matplotlib", "numpy", "optax", "scipy", "xarray")
+_PACKAGES = sorted([*NUMERICAL, "matplotlib", "xarray"])
 
 
 def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> xr.Dataset:
     """The dataset with its config, seed, versions and command in its attributes."""
-    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return dataset.assign_attrs(
         experiment=name,
         config=msgspec.json.encode(config).decode(),
         seed=config.seed,
-        versions=msgspec.json.encode({"python": platform.python_version(), **versions}).decode(),
+        versions=msgspec.json.encode(versions(_PACKAGES)).decode(),
         command=command,
     )
 
@@ -39,14 +36,11 @@ def save(dataset: xr.Dataset, figure: Figure, name: str, folder: Path) -> list[P
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("nc", "png", "pdf")]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
-        drafts = [Path(temporary) / path.name for path in paths]
+    with written_whole(*paths) as drafts:
         dataset.to_netcdf(drafts[0], engine="scipy")
         for draft in drafts[1:]:
             # No creation date: the same figure gives the same bytes.
             metadata = {"CreationDate": None} if draft.suffix == ".pdf" else None
             with plotting.style():
                 figure.savefig(draft, metadata=metadata)
-        for draft, path in zip(drafts, paths, strict=True):
-            os.replace(draft, path)
     return paths

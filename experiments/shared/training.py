@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 import didsim
 from didsim.sweeps.study import ContrastiveData, Recorded, Space
-from didsim.training.metrics import Metric
+from didsim.training.metrics import Measure
 from experiments.shared.configs import TrainingConfig
 
 
@@ -37,7 +37,7 @@ def train(
     target: Float[Array, "*batch sequences"],
     problem: didsim.Problem,
     objective: didsim.Objective,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, Measure],
     progress: str | bool,
 ) -> didsim.Run:
     """Train a policy of the config's kind, which starts at the reference, with the config's settings."""

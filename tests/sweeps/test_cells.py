@@ -672,3 +672,15 @@ def test_a_policy_of_ones_own_has_the_numbers_of_its_cell() -> None:
     reference = didsim.normal_logits(keys_of(0).reference, SPACE.size)
     starts = [float(didsim.entropy(jax.nn.log_softmax(scale * reference))) for scale in (1.0, 2.0)]
     np.testing.assert_allclose(found["policy_entropy"][:, 0], starts, rtol=1e-12)
+
+
+def test_a_metric_of_ones_own_that_is_replaced_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(s: Any) -> jax.Array:
+        return s.log_probs.max()
+
+    monkeypatch.setitem(didsim.METRICS, "peak", peak)
+    cell = complete({**SMALL, "record": {"every": 5, "metrics": ["peak"]}})
+    reference = didsim.normal_logits(keys_of(0).reference, SPACE.size)
+    assert compute([cell], 1)["peak"][0, 0] == pytest.approx(float(reference.max()), rel=1e-12)
+    monkeypatch.setitem(didsim.METRICS, "peak", lambda s: s.log_probs.min())
+    assert compute([cell], 1)["peak"][0, 0] == pytest.approx(float(reference.min()), rel=1e-12)

@@ -390,11 +390,11 @@ def test_a_cell_is_described_by_its_labels() -> None:
         ({"objective.beta": ["a"]}, "`objective.beta`: Expected `float`, got `str` (in the cell beta=a)"),
         (
             {"objectiv.beta": [1]},
-            "`objectiv` is no key of a study; did you mean 'objective'? (in the cell beta=1)",
+            "`objectiv` is not a key of a study; did you mean 'objective'? (in the cell beta=1)",
         ),
         (
             {"objective.bta": [1]},
-            "`objective.bta` is no setting of 'dpo'; did you mean 'beta'? (in the cell bta=1)",
+            "`objective.bta` is not a setting of 'dpo'; did you mean 'beta'? (in the cell bta=1)",
         ),
         (
             {"problem.rejected": ["uniform", "optimum"]},
@@ -403,7 +403,7 @@ def test_a_cell_is_described_by_its_labels() -> None:
         ),
         (
             {"problem.rejected": ["optimal", "uniform"], "problem.rejected.beta": [0.1]},
-            "`problem.rejected.beta` is no setting of 'uniform'; it has no settings (in the cell "
+            "`problem.rejected.beta` is not a setting of 'uniform'; it has no settings (in the cell "
             "rejected=uniform, beta=0.1)",
         ),
         (
@@ -427,7 +427,7 @@ def test_what_is_wrong_in_any_cell_is_refused_at_once(axes: dict[str, Any], mess
 def test_a_wrong_study_without_axes_is_said_to_be_so() -> None:
     with pytest.raises(ValueError, match=r"^`steps`: Expected `int` >= 0$"):
         Sweep({"steps": -1}, {})
-    with pytest.raises(ValueError, match=r"^`sweep` is no key of a study"):
+    with pytest.raises(ValueError, match=r"^`sweep` is not a key of a study"):
         Sweep({"sweep": {"seed": [0]}}, {})
 
 
@@ -888,7 +888,7 @@ def test_a_value_that_an_axis_of_tables_would_undo_is_refused(file: Path) -> Non
 
 @pytest.mark.parametrize("key", ["sweep.seed", "sweep", "sweep.objective.beta"])
 def test_an_axis_over_axes_is_refused(file: Path, key: str) -> None:
-    with pytest.raises(ValueError, match="`sweep` is no key of a study"):
+    with pytest.raises(ValueError, match="`sweep` is not a key of a study"):
         from_text(file, f'[sweep]\n"{key}" = [1]')
 
 
@@ -900,13 +900,13 @@ def test_a_nested_axis_of_the_file_is_replaced_by_a_setting(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
-        ("a = = 3", [], "study.toml is no TOML: "),
+        ("a = = 3", [], "study.toml is not a TOML file: "),
         ("sweep = 3", [], "`sweep` must be a table of axes by key; got 3"),
-        ("stepz = 3", [], "`stepz` is no key of a study; did you mean 'steps'?"),
+        ("stepz = 3", [], "`stepz` is not a key of a study; did you mean 'steps'?"),
         (
             "[sweep]\nstepz = [3]",
             [],
-            "`stepz` is no key of a study; did you mean 'steps'? (in the cell stepz=3)",
+            "`stepz` is not a key of a study; did you mean 'steps'? (in the cell stepz=3)",
         ),
         ("[sweep]\nsteps = 3", [], '`sweep."steps"` must be a list of values, or a range; got 3'),
         (
@@ -942,7 +942,7 @@ def test_a_setting_below_a_number_is_refused(file: Path, text: str, setting: str
 
 def test_a_file_that_is_no_text_is_refused_by_name(file: Path) -> None:
     file.write_bytes(b"steps = 3 # \xff")
-    with pytest.raises(ValueError, match=r"study\.toml is no TOML"):
+    with pytest.raises(ValueError, match=r"study\.toml is not a TOML file"):
         Sweep.from_toml(file)
 
 

@@ -193,7 +193,7 @@ def test_what_is_no_store_is_refused_by_its_path(use: Any, store: Path, tmp_path
     (tmp_path / "folder").mkdir()
     xr.Dataset({"loss": 1.0}).to_zarr(tmp_path / "other.zarr", consolidated=False)
     for name in ("nowhere", "file", "folder"):
-        with pytest.raises(StoreError, match=rf"{name} is no store of a study$"):
+        with pytest.raises(StoreError, match=rf"{name} holds no results of a study$"):
             use(tmp_path / name)
     with pytest.raises(StoreError, match=r"other\.zarr is a store of format None, of which this version"):
         use(tmp_path / "other.zarr")

@@ -162,7 +162,7 @@ def test_another_format_and_other_things_are_no_stores(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("text")
     for name in ("folder", "file"):
-        with pytest.raises(StoreError, match=f"{name} is no store of a study"):
+        with pytest.raises(StoreError, match=f"{name} holds no results of a study"):
             open_store(sweep_of(), tmp_path / name, 4)
     zarr.open_group(tmp_path / "other.zarr", mode="w")
     with pytest.raises(StoreError, match="format None"):
