@@ -226,7 +226,7 @@ class Single(Term):
     push: Literal["up", "down"] = eqx.field(static=True, kw_only=True)
     baseline: Baseline | None = eqx.field(default=None, kw_only=True)
 
-    def __check_init__(self) -> None:
+    def __post_init__(self) -> None:
         if self.sequence not in ("chosen", "rejected"):
             raise ValueError(f"`sequence` must be 'chosen' or 'rejected'; got {self.sequence!r}")
         if self.push not in ("up", "down"):
