@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from didsim.information import LogProbs
 
-Scalar = Float[Array, ""]
+Scalar = Float[Array, "*#batch"]
+"""A parameter: one number, or one for each of a batch of objectives."""
 
 
 class Reward(eqx.Module):

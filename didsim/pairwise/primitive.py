@@ -186,7 +186,7 @@ def _batch(operands: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> t
     mapped = zip(operands, axes, strict=True)
     (size,) = {operand.shape[axis] for operand, axis in mapped if axis is not None}
 
-    def in_front(operand: Array, axis: Any) -> Array:
+    def in_front(operand: Any, axis: Any) -> Array:
         if axis is None:
             return jnp.broadcast_to(operand, (size, *operand.shape))
         return jnp.moveaxis(operand, axis, 0)

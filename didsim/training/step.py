@@ -17,10 +17,9 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from didsim.information import LogProbs, expectation
 from didsim.objectives.objective import Objective
 from didsim.policies import Policy
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Marginals, Problem
 from didsim.training.metrics import Metric, Snapshot
 
-Marginals: TypeAlias = tuple[LogProbs, LogProbs]
 Optimizer: TypeAlias = optax.GradientTransformation | Partial
 
 
@@ -32,7 +31,7 @@ class Minibatches(eqx.Module):
         size: number of pairs.
     """
 
-    key: Key[Array, ""]
+    key: Key[Array, "*runs"]
     size: int = eqx.field(static=True)
 
 
