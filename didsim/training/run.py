@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Int
 
-from didsim.policies import Policy, partition
+from didsim.policies import HasLogProbs, partition
 from didsim.training.record import metric_attributes
 
 
@@ -22,7 +22,7 @@ class Run(eqx.Module):
         diverged_at: for each run the number of steps before it diverged, or −1 if it did not.
     """
 
-    policy: Policy
+    policy: HasLogProbs
     steps: Int[np.ndarray, " records"]
     metrics: dict[str, Array]
     diverged_at: Int[np.ndarray, "*batch"]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from didsim.information import LogProbs, expectation
 from didsim.objectives.objective import Objective
-from didsim.policies import Policy
+from didsim.policies import HasLogProbs
 from didsim.preferences.problem import Marginals, Problem
 from didsim.training.metrics import Metric, Snapshot
 
@@ -161,7 +161,7 @@ def measure(trained: PyTree, given: Given, common: Common) -> Measured:
     return Measured(values, slope, ~jnp.isfinite(slope.loss) if exact else jnp.zeros((), bool))
 
 
-def _policy(trained: PyTree, common: Common) -> Policy:
+def _policy(trained: PyTree, common: Common) -> HasLogProbs:
     return eqx.combine(trained, common.fixed)
 
 
