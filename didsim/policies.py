@@ -5,7 +5,7 @@ arrays are trained, batch axes first. A policy that holds others says so in `tra
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -17,6 +17,14 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from didsim import _checks
 from didsim.information import LogProbs, LogProbsLike
 from didsim.spaces import SequenceSpace
+
+
+@runtime_checkable
+class HasLogProbs(Protocol):
+    """A policy of any class."""
+
+    def log_probs(self) -> LogProbs:
+        """Log-probabilities of every sequence, normalised."""
 
 
 class Policy(eqx.Module):
@@ -39,7 +47,7 @@ class Policy(eqx.Module):
         return jax.tree.map(eqx.is_inexact_array, self)
 
 
-def partition(policy: Policy) -> tuple[PyTree, PyTree]:
+def partition(policy: HasLogProbs) -> tuple[PyTree, PyTree]:
     """The arrays of a policy that are trained, and all else of it."""
     if isinstance(policy, Policy):
         return eqx.partition(policy, policy.trainable())

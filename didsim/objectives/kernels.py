@@ -186,7 +186,7 @@ class Logistic(SumOfForms):
 
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:
-        return np.asarray(True) if self.smoothing is None else np.asarray(self.smoothing) <= 0
+        return np.asarray(self.smoothing is None or np.asarray(self.smoothing) <= 0)
 
     @property
     def calibrated(self) -> bool:

@@ -12,10 +12,10 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from didsim import _checks
-from didsim.information import LogProbs, LogProbsLike
+from didsim.information import LogProbsLike
 from didsim.objectives.rewards import Reward
 from didsim.objectives.terms import Population, Sequences, Single, Term
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Marginals, Problem
 
 
 class Objective(eqx.Module):
@@ -126,14 +126,15 @@ class Objective(eqx.Module):
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
-        _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
+        pairs = _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
         chosen, rejected = (
             Sequences(arrays[f"{side}_logps"], arrays.get(f"ref_{side}_logps"), arrays.get(f"{side}_lengths"))
             for side in ("chosen", "rejected")
         )
         if baseline is not None:
             baseline = _checks.single("baseline", _checks.number("baseline", baseline))
-        return sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
+        loss = sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
+        return jnp.broadcast_to(loss, pairs)
 
     def loss(
         self,
@@ -186,7 +187,7 @@ class Objective(eqx.Module):
         reference: Array,
         problem: Problem,
         lengths: Array | None,
-        marginals: tuple[LogProbs, LogProbs] | None = None,
+        marginals: Marginals | None = None,
         held: Array | None = None,
     ) -> Array:
         """`loss` for a caller that has checked its arguments and holds what they give.

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from didsim.information import LogProbs
 
-Scalar = Float[Array, ""]
+Scalar = Float[Array, "*#batch"]
+"""A parameter: one number, or one for each of a batch of objectives."""
 
 
 class Reward(eqx.Module):
@@ -375,7 +376,7 @@ def _with_slopes(base: Array, h: Array, slopes: Array) -> LogProbs:
     """
     shift = jnp.max(h + base / slopes, axis=-1, keepdims=True)
 
-    def newton(_: int, c: Array) -> Array:
+    def newton(_: Array, c: Array) -> Array:
         logits = base + slopes * (h - shift + c)
         total = logsumexp(logits, axis=-1, keepdims=True)
         return c - total / jnp.sum(jnp.exp(logits - total) * slopes, axis=-1, keepdims=True)
@@ -392,7 +393,7 @@ def decreasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Arr
     Bisection to the last bit, then one step of Newton's, which gives the root its derivatives.
     """
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) / 2
         above = f(middle) > 0

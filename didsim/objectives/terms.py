@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from didsim.information import LogProbs, expectation
+from didsim.information import expectation
 from didsim.objectives.kernels import Kernel
 from didsim.objectives.rewards import Reward, Scalar
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Marginals, Problem
 
 
 class Sequences(NamedTuple):
@@ -44,10 +44,10 @@ class Population:
 
     problem: Problem
     held: Sequences
-    given_marginals: tuple[LogProbs, LogProbs] | None = None
+    given_marginals: Marginals | None = None
 
     @cached_property
-    def marginals(self) -> tuple[LogProbs, LogProbs]:
+    def marginals(self) -> Marginals:
         """The distributions of the chosen and of the rejected sequence. Costs as the problem says."""
         if self.given_marginals is not None:
             return self.given_marginals
@@ -176,7 +176,7 @@ class Baseline(eqx.Module):
         """The baseline that the rewards of a batch of pairs give."""
 
     @abstractmethod
-    def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
+    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
         """The baseline of a policy whose rewards are `h`."""
 
 
@@ -191,7 +191,7 @@ class PolicyMean(Baseline):
         """The mean over both sequences of all pairs, or zero if that is larger."""
         return jnp.maximum(0, _mean_of_both(chosen, rejected))
 
-    def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
+    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
         """The expectation under the policy."""
         return jnp.maximum(0, expectation(log_probs, h))
 
@@ -203,7 +203,7 @@ class PairMean(Baseline):
         """The mean over both sequences of all pairs."""
         return _mean_of_both(chosen, rejected)
 
-    def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
+    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
         """The expectation under the marginals."""
         chosen, rejected = marginals
         return (expectation(chosen.astype(h.dtype), h) + expectation(rejected.astype(h.dtype), h)) / 2
@@ -226,7 +226,7 @@ class Single(Term):
     push: Literal["up", "down"] = eqx.field(static=True, kw_only=True)
     baseline: Baseline | None = eqx.field(default=None, kw_only=True)
 
-    def __check_init__(self) -> None:
+    def __post_init__(self) -> None:
         if self.sequence not in ("chosen", "rejected"):
             raise ValueError(f"`sequence` must be 'chosen' or 'rejected'; got {self.sequence!r}")
         if self.push not in ("up", "down"):

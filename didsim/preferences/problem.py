@@ -26,6 +26,8 @@ from didsim.information import LogProbs
 from didsim.pairwise.forms import Form
 
 Summand = Callable[[Array], Array] | Form
+Marginals = tuple[Float[Array, "*#batch sequences"], Float[Array, "*#batch sequences"]]
+"""The distributions of the chosen and of the rejected sequence; their batch axes broadcast."""
 
 
 class IndependentDraws(NamedTuple):

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import msgspec
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Real
 
 from didsim._registry import Registry
 from didsim.sweeps.settings import Maker, make, needs_more
 from didsim.sweeps.tables import real_numbers, with_values
 
-Number = Float[ArrayLike, ""]
+Number = Real[ArrayLike, ""]
 
 
 def adam(

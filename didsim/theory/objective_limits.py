@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_sigmoid, log_softmax, logsumexp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from scipy.optimize import linprog
 from scipy.special import expit, xlogy
 
@@ -262,7 +262,7 @@ def hinge_on_a_grid(case: Case) -> float:
     if not found.solved or np.any(found.h != np.round(found.h)):
         return np.inf
 
-    def loss(h: np.ndarray) -> np.ndarray:
+    def loss(h: Float[np.ndarray, "*sets n"]) -> Float[np.ndarray, "*sets"] | np.float64:
         """Of one or more rewards."""
         return np.sum(weights * np.maximum(0, 1 - (h[..., :, None] - h[..., None, :])), axis=(-2, -1))
 

@@ -13,7 +13,7 @@ from didsim.information import LogProbs, did_entropy, entropy, expectation, js, 
 from didsim.margins import check_order
 from didsim.objectives.objective import Objective
 from didsim.pairwise.forms import PiecewiseLinear
-from didsim.policies import Policy
+from didsim.policies import HasLogProbs
 from didsim.preferences.problem import Problem
 
 
@@ -34,7 +34,7 @@ class Snapshot(eqx.Module):
         gradient: its gradient in the policy's parameters, as the objective has it used.
     """
 
-    policy: Policy
+    policy: HasLogProbs
     log_probs: LogProbs
     reference: LogProbs
     target: LogProbs | None

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Int
 
-from didsim.policies import Policy, partition
+from didsim.policies import HasLogProbs, partition
 from didsim.training.metrics import Measure
 from didsim.training.record import metric_attributes
 
@@ -24,7 +24,7 @@ class Run(eqx.Module):
         measures: the functions that were recorded, each with its name.
     """
 
-    policy: Policy
+    policy: HasLogProbs
     steps: Int[np.ndarray, " records"]
     metrics: dict[str, Array]
     diverged_at: Int[np.ndarray, "*batch"]

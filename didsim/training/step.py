@@ -16,11 +16,10 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from didsim.information import LogProbs, expectation
 from didsim.objectives.objective import Objective
-from didsim.policies import Policy
-from didsim.preferences.problem import Problem
+from didsim.policies import HasLogProbs
+from didsim.preferences.problem import Marginals, Problem
 from didsim.training.metrics import Measure, Snapshot
 
-Marginals: TypeAlias = tuple[LogProbs, LogProbs]
 Optimizer: TypeAlias = optax.GradientTransformation | Partial
 
 
@@ -32,7 +31,7 @@ class Minibatches(eqx.Module):
         size: number of pairs.
     """
 
-    key: Key[Array, ""]
+    key: Key[Array, "*runs"]
     size: int = eqx.field(static=True)
 
 
@@ -162,7 +161,7 @@ def measure(trained: PyTree, given: Given, common: Common) -> Measured:
     return Measured(values, slope, ~jnp.isfinite(slope.loss) if exact else jnp.zeros((), bool))
 
 
-def _policy(trained: PyTree, common: Common) -> Policy:
+def _policy(trained: PyTree, common: Common) -> HasLogProbs:
     return eqx.combine(trained, common.fixed)
 
 

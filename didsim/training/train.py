@@ -22,7 +22,7 @@ from didsim._checks import Shape
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.rewards import Reward
-from didsim.policies import Policy, partition
+from didsim.policies import HasLogProbs, partition
 from didsim.preferences.problem import Problem
 from didsim.training.loop import Result, run_all
 from didsim.training.progress import progress_bar
@@ -32,7 +32,7 @@ from didsim.training.step import Common, Given, Minibatches, Optimizer, initial_
 
 
 def train(
-    policy: Policy,
+    policy: HasLogProbs,
     reference: LogProbsLike,
     problem: Problem,
     objective: Objective,
@@ -41,7 +41,7 @@ def train(
     *,
     record: Record | None = None,
     batch_size: int | None = None,
-    key: Key[Array, ""] | None = None,
+    key: Key[Array, "*#batch"] | None = None,
     target: LogProbsLike | None = None,
     lengths: Int[ArrayLike, " sequences"] | None = None,
     progress: bool | str = False,
@@ -109,7 +109,7 @@ def train(
     >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
     >>> problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, beta=0.5))
     >>> policy = didsim.EnergyBased(reference)
-    >>> run = train(policy, reference, problem, dpo(0.5), optax.adam(0.1), 300)
+    >>> run = train(policy, reference, problem, didsim.dpo(0.5), optax.adam(0.1), 300)
     >>> run.metrics["js_to_target"].shape, bool(run.metrics["js_to_target"][-1] < 1e-6)
     ((31,), True)
     """
@@ -149,14 +149,14 @@ def train(
 
 
 def _check_kinds(
-    policy: Policy,
+    policy: HasLogProbs,
     problem: Problem,
     objective: Objective,
     optimizer: Optimizer,
     steps: int,
     record: Record,
     batch_size: int | None,
-    key: Array | None,
+    key: Any,
     on_divergence: str,
 ) -> None:
     """Raise unless each argument is of the kind that it must be."""

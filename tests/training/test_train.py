@@ -125,9 +125,9 @@ def test_a_policy_without_batch_axes_starts_every_run() -> None:
 
 def test_a_batch_of_betas_is_a_batch_of_runs() -> None:
     betas = jnp.array([[0.25], [0.5]])
-    run = train(objective=jax.vmap(didsim.dpo)(betas), optimizer=LBFGS, steps=100)
+    run = train(objective=jax.vmap(jax.vmap(didsim.dpo))(betas), optimizer=LBFGS, steps=100)
     assert run.metrics["loss"].shape[:2] == (2, SEEDS)
-    limits = didsim.fixed_point(jax.vmap(didsim.dpo)(betas), REFERENCE, PROBLEM)
+    limits = didsim.fixed_point(jax.vmap(jax.vmap(didsim.dpo))(betas), REFERENCE, PROBLEM)
     assert float(didsim.js(run.policy.log_probs(), limits).max()) < 1e-8
 
 
