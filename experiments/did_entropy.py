@@ -122,13 +122,13 @@ def _measure(reference: Array, target: Array) -> dict[str, Array]:
 def _shares(dataset: xr.Dataset) -> xr.Dataset:
     """Shares of right signs by family, with 95% Wilson intervals.
 
-    The claim says that low-entropy DID reinforces the policy and high-entropy DID smooths it, and that
-    smoothing shows as displacement. It does not say where low ends: here at the median over all instances of
-    all families. So the claim is right about entropy where `entropy_change` is positive if and only if the
-    DID entropy is above that median, and about displacement where the displacement is larger than its own
-    median if and only if the DID entropy is. The criterion compares the sign of
-    `−Cov(log reference, log q)` under the reference, the slope of the policy's entropy at the start, with
-    that of its whole change.
+    The claim says that a DID of low entropy reinforces the policy, that one of high entropy smooths it, and
+    that smoothing shows as displacement. It does not say where low ends. Here low is below the median over
+    all instances of all families. The claim is right about entropy where `entropy_change` is positive if and
+    only if the DID entropy is above its median. It is right about displacement where the displacement is
+    larger than its own median if and only if the DID entropy is above its median. The criterion is right
+    where the slope of the policy's entropy at the start, `−Cov(log reference, log q)` under the reference,
+    has the sign of the whole change.
     """
     median = float(dataset["did_entropy"].median())
     high = dataset["did_entropy"] > median

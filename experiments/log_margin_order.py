@@ -26,7 +26,7 @@ POLICIES = ("rejected", "reference", "target", "learned")
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the experiment: `noises` are the sizes of `perturbed` noise, in nats."""
+    """Settings of the experiment: `noises` are the sizes of the noise of `perturbed`, in nats."""
 
     noises: Annotated[tuple[NonNegative, ...], msgspec.Meta(min_length=1)] = (
         0.0,

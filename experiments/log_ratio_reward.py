@@ -16,9 +16,9 @@ from experiments.shared.training import run_study
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    `beta` is that of the data, of every objective that has one, and IPO's `tau`. An objective that divides
-    rewards by lengths has `beta · max_length`. The other settings are `label_smoothing` of cDPO, `gamma` of
-    SimPO, `delta` of SLiC, and `weight` of ORPO and CPO.
+    `beta` is the data's and every objective's that has one, and IPO's `tau`. An objective whose reward is
+    divided by the length gets `beta · max_length`. `label_smoothing` is cDPO's, `gamma` SimPO's, `delta`
+    SLiC's, and `weight` that of ORPO and of CPO.
     """
 
     objectives: Names = (

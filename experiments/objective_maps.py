@@ -25,8 +25,8 @@ _COLUMNS = 5
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    The data's log-ratio is about an even grid from `−reach` to `reach`. `beta`, `starts`, `steps` and
-    `learning_rate` are those of `objective_zoo`.
+    The log-ratio of the data is an even grid from `−reach` to `reach`, up to a constant. `beta`, `starts`,
+    `steps` and `learning_rate` are as in `objective_zoo`.
     """
 
     vocab_size: Count = 3
@@ -100,10 +100,10 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
 def _centred(
     data: Float[np.ndarray, "seeds sequences"], learned: Float[np.ndarray, "seeds sequences"]
 ) -> Float[np.ndarray, "seeds sequences"]:
-    """The learned log-ratio less its level at the data's zero.
+    """The learned log-ratio less its level where the data's log-ratio is zero.
 
-    The level is that of a straight line through the quarter of the sequences that are nearest to zero, of
-    those that have mass.
+    Of the sequences with mass, take the quarter whose data is nearest to zero. The level is the intercept of
+    the straight line through them.
     """
     centred = np.full_like(learned, np.nan)
     for k, (x, y) in enumerate(zip(data, learned, strict=True)):
@@ -160,7 +160,7 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 
 def _legend(figure: Figure, blank: np.ndarray, tokens: np.ndarray, colors: np.ndarray) -> None:
-    """What marks mean: in the room that panels leave, or above them."""
+    """The legend, in the room that the panels leave, or above them if they leave less than three places."""
     dot: dict[str, Any] = {"linestyle": "", "markeredgewidth": 0}
     handles = [
         Line2D([], [], marker=".", color=color, label=f"{number} token{'' if number == 1 else 's'}", **dot)

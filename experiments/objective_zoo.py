@@ -32,8 +32,9 @@ FACTS = {
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    `beta` is that of the data and of every objective that has one. `starts` are those of the solver, `steps`
-    and `learning_rate` of DPO-PG's gradient descent.
+    `beta` is the data's and every objective's that has one, as `experiments.shared.limits.strength` says.
+    `starts` is the solver's number of starts. `steps` and `learning_rate` are those of the gradient descent
+    by which a gradient rule (DPO-PG) is trained.
     """
 
     vocab_size: Count = 3
@@ -51,7 +52,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
-    """Solve all instances of every objective, chosen responses being the reference's."""
+    """Solve all instances of every objective. Chosen responses come from the reference."""
     space = config.make_space()
     keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
     reference, target = didsim.normal_logits(keys, space.size)
@@ -101,10 +102,10 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
 def _measure(
     limit: Limit, reference: Array, target: Array, problem: didsim.Contrastive
 ) -> dict[str, np.ndarray]:
-    """Divergence, entropy, displacement and margin; NaN where a solver ended nowhere.
+    """Divergence, entropy, displacement and margin, in nats; NaN where a solver ended nowhere.
 
-    Of a policy that runs off, the divergence and the entropy are those it had come to: they have limits. The
-    other two have none, and are infinite.
+    Along a policy that runs off, divergence and entropy have limits, so the last values stand for them.
+    Displacement and margin have no finite limit and are infinite.
     """
     log_probs = limit.log_probs
     drop = jnp.sum(jnp.exp(reference) * (log_probs - reference), axis=-1)

@@ -114,10 +114,17 @@ def test_an_imported_file_adds_to_what_is_drawn(imported: list[str], tmp_path: P
 
 
 def test_objectives_get_the_beta_of_the_data() -> None:
-    found = {name: limits.strength(name, 0.5, 4) for name in didsim.OBJECTIVES}
-    others = {"ipo": {"tau": 0.5}, "simpo": {"beta": 2.0}, "length_normalised_dpo": {"beta": 2.0}}
-    others |= {"orpo": {}, "sft": {}}
-    assert found == {name: others.get(name, {"beta": 0.5}) for name in didsim.OBJECTIVES}
+    expected: dict[str, dict[str, float]] = {
+        "dpo": {"beta": 0.5},
+        "cpo": {"beta": 0.5},
+        "rdpo": {"beta": 0.5},  # it has a bonus for lengths, and divides by none
+        "ipo": {"tau": 0.5},
+        "simpo": {"beta": 2.0},
+        "length_normalised_dpo": {"beta": 2.0},
+        "orpo": {},
+        "sft": {},
+    }
+    assert {name: limits.strength(name, 0.5, 4) for name in expected} == expected
 
 
 def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None:

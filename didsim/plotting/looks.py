@@ -1,4 +1,4 @@
-"""The style of all figures: size, colours, and how many entries are told apart by looks."""
+"""The style of all figures: sizes, colours, and looks that tell any number of entries apart."""
 
 import io
 from collections.abc import Sequence
@@ -49,17 +49,17 @@ _STYLE: Any = {
 
 
 def style() -> AbstractContextManager[None]:
-    """The context in which all figures are made: sizes, colours and fonts for a printed column."""
+    """A context manager in which all figures are made: sizes, colours and fonts for a printed column."""
     return mpl.rc_context(_STYLE)
 
 
 def use_style() -> None:
-    """Make `style` that of the whole session, for notebooks: call it once."""
+    """Make `style` the style of the whole session; a notebook calls it once."""
     mpl.rcParams.update(_STYLE)
 
 
 class _ShownFigure(Figure):
-    """A figure that a notebook shows, at screen resolution, where a cell ends with it, without pyplot."""
+    """A figure that a notebook shows at screen resolution if it is the last expression of a cell."""
 
     def _repr_png_(self) -> bytes:
         image = io.BytesIO()
@@ -69,7 +69,7 @@ class _ShownFigure(Figure):
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
-    """A figure of the common width and its axes, as `subplots` gives them, outside pyplot's global state."""
+    """A figure of the common width, and its axes as `Figure.subplots` gives them. Pyplot does not know it."""
     figure = _ShownFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
@@ -86,9 +86,10 @@ class Look(NamedTuple):
 
     Attributes:
         color: one of `COLORS`.
-        turn: how often all colours were used before it. At 0 a line is solid and dots are those of the plot.
-            From 1 on a line is dashed with `turn` dots in each gap, and marked with polygons of `turn + 2`
-            corners, which are also its dots. No such line looks like the plain dashes of an exact limit.
+        turn: how often all colours were used before. At 0 a line is solid, and the plot chooses its dots.
+            From 1 on a line has dashes with `turn` dots between them and is marked with polygons of
+            `turn + 2` corners, which are also its dots. An exact limit has plain dashes, so that no
+            line looks like it.
     """
 
     color: str
@@ -114,7 +115,7 @@ class Look(NamedTuple):
 
     @property
     def bar(self) -> dict[str, Any]:
-        """Options of `bar`: hatched with `turn` lines in the place of one, from the second turn on."""
+        """Options of `bar`. From turn 1 on a bar is hatched, the more densely the larger `turn` is."""
         if not self.turn:
             return {"color": self.color}
         return {"color": self.color, "hatch": "/" * (2 * self.turn + 1), "edgecolor": "white", "linewidth": 0}
@@ -126,7 +127,7 @@ def looks_of(names: Sequence[Any] | np.ndarray) -> dict[Any, Look]:
 
 
 def color_of(names: Sequence[Any] | np.ndarray) -> dict[Any, str]:
-    """A colour for each name, in the order of `COLORS`, which begins again when it is used up.
+    """A colour for each name, in the order of `COLORS`, again from the first when all are used.
 
     `looks_of` also tells names of the same colour apart.
     """

@@ -23,10 +23,10 @@ def plot_study(
         dataset: as `didsim.open_results` gives it.
         y: the metric on the vertical axis.
         x: the dimension of the horizontal axis. If it is another than `step`, runs are shown at their end.
-        hue: the dimension that colours tell apart.
+        hue: the dimension with a line for each value.
         col: the dimension of the panels.
-        over: the dimension that bands are over; by default `seed`, unless it has another place. Without it
-            there are lines alone.
+        over: the dimension that bands are over; by default `seed`, unless it has another place. If there is
+            none, lines have no bands.
 
     Raises:
         ValueError: there is no such metric or dimension, a dimension of more than one value is left over, or

@@ -1,4 +1,4 @@
-"""Writing what an experiment made: data, PNG and PDF, whole or not at all."""
+"""The files of an experiment: data, PNG and PDF, written whole or not at all."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> 
 
 
 def save(dataset: xr.Dataset, figure: Figure, name: str, folder: Path) -> list[Path]:
-    """Write `name.nc`, `name.png` and `name.pdf` in a folder, made if need be.
+    """Write `name.nc`, `name.png` and `name.pdf` in a folder, which is made if there is none.
 
-    All three are written in full under temporary names first and then renamed, so that a failure leaves
-    the files that were there.
+    All three are first written in full under temporary names and then renamed. A failure while writing
+    therefore leaves the earlier files as they are.
 
     Raises:
         OSError: a file cannot be written; the message names it.

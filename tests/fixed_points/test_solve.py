@@ -28,8 +28,6 @@ PROBLEM = didsim.Contrastive(CHOSEN, REJECTED)
 LENGTHS = np.array([1, 2, 2, 3, 1, 4])
 UNIFORM = np.full(SIZE, -np.log(SIZE))
 OBJECTIVES = papers.make(BETA)
-KINKED = ("slic", "dpop")
-NO_LIMIT = ("dpo_pg", "apo_down")
 
 
 @functools.cache
@@ -86,7 +84,7 @@ def trained(objective: didsim.Objective, problem: Any = PROBLEM) -> jax.Array:
     return run.policy.log_probs()
 
 
-@pytest.mark.parametrize("name", [name for name in papers.NAMES if name not in NO_LIMIT])
+@pytest.mark.parametrize("name", [name for name in papers.NAMES if name not in papers.NO_LIMIT])
 def test_training_ends_at_the_minimiser(name: str) -> None:
     distance = didsim.js(trained(OBJECTIVES[name]), solved(name).log_probs)
     assert float(distance.max()) < 1e-10
@@ -95,7 +93,7 @@ def test_training_ends_at_the_minimiser(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in papers.NAMES if name not in (*NO_LIMIT, *KINKED, "apo_zero")]
+    "name", [name for name in papers.NAMES if name not in (*papers.NO_LIMIT, *papers.KINKED, "apo_zero")]
 )
 def test_the_gradient_vanishes(name: str) -> None:
     solution = solved(name)
