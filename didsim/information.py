@@ -154,8 +154,8 @@ def did(policy: LogProbsLike, reference: LogProbsLike) -> LogProbs:
 def did_entropy(policy: LogProbsLike, reference: LogProbsLike) -> Float[Array, "*batch"]:
     """Entropy of the DID, from 0 to `log N` nats: how widely the information of an update is spread.
 
-    It has its maximum `log N` if and only if nothing was learned (`policy = reference`). `ValueError` is raised
-    in the same cases as by `did`.
+    It has its maximum `log N` if and only if nothing was learned (`policy = reference`). It raises
+    `ValueError` in the same cases as `did`.
 
     >>> reference = jnp.log(jnp.array([0.5, 0.5]))
     >>> round(float(did_entropy(reference, reference)), 6)  # log 2

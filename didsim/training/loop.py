@@ -16,14 +16,14 @@ from didsim.training.step import Common, Given, Measured, Stepped, measure, prep
 
 
 class Runs(NamedTuple):
-    """All runs between two steps.
+    """The state of all runs between two steps.
 
     Attributes:
-        trained: their parameters.
-        state: their optimiser states.
+        trained: the parameters of each run.
+        state: the optimiser state of each run.
         taken: number of steps that the loop took.
         counted: number of steps that each run took before it failed.
-        failed: which runs have failed.
+        failed: whether each run has failed.
     """
 
     trained: PyTree
@@ -34,14 +34,15 @@ class Runs(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the program hands back.
+    """The result of the program.
 
     Attributes:
-        trained: the last parameters.
+        trained: the last finite parameters of each run.
         counted: number of steps that each run took before it failed.
-        failed: which runs failed.
-        broken: which runs had failed by each record.
-        metrics: for each metric an array `[records, runs, …]`; arbitrary where `broken`.
+        failed: whether each run failed.
+        broken: for each record and run, whether the run had failed by then.
+        metrics: for each metric, by name, an array `[records, runs, …]`. Its entries have no meaning where
+            `broken`.
     """
 
     trained: PyTree
@@ -58,9 +59,9 @@ def run_all(
     """Train all runs, on one device or spread over the devices of a mesh.
 
     Args:
-        kept: what the runs are given, what they have in common, and the number of steps after each record.
-        trained: the parameters to start from; their memory is reused for the result.
-        state: the optimiser states to start from; likewise.
+        kept: the inputs of each run, the inputs that they share, and the number of steps after each record.
+        trained: the parameters to start from. Their memory is reused.
+        state: the optimiser states to start from. Their memory is reused.
         mesh: a mesh of one axis, or None for one device.
     """
     if mesh is None:
@@ -85,7 +86,7 @@ def run_all(
 
 
 def _loop(given: Given, common: Common, counts: Array, trained: PyTree, state: PyTree) -> Result:
-    """One chunk after another; `counts` says how many steps each has."""
+    """All chunks, one after another. `counts` is the number of steps of each."""
     given = eqx.filter_vmap(prepared)(given)
     num_runs = given.reference.shape[0]
     none, nowhere = jnp.zeros(num_runs, counts.dtype), jnp.zeros(num_runs, bool)
@@ -101,7 +102,7 @@ def _loop(given: Given, common: Common, counts: Array, trained: PyTree, state: P
 def _chunk(
     runs: Runs, count: Array, blank: Measured, given: Given, common: Common
 ) -> tuple[Runs, tuple[Array, dict[str, Array]]]:
-    """One record and the `count` steps after it; also, which runs had failed by then, and the metrics."""
+    """One record and the `count` steps after it. The record has `broken` and the metrics, as in `Result`."""
     end = runs.taken + count
     measured = jax.lax.cond(
         _is_over(runs, common),
@@ -112,7 +113,7 @@ def _chunk(
     runs = runs._replace(failed=runs.failed | measured.diverged)
     broken = runs.failed
     if given.minibatches is None:
-        # The record holds the gradient of the first step.
+        # The first step uses the gradient of the record.
         runs = jax.lax.cond(
             (count > 0) & ~_is_over(runs, common),
             lambda runs: _first_step(runs, measured, given, common),
@@ -154,7 +155,7 @@ def _first_step(runs: Runs, measured: Measured, given: Given, common: Common) ->
 
 
 def _after(runs: Runs, stepped: Stepped, common: Common) -> Runs:
-    """The runs after one step, which does not count for a run that failed in it or before."""
+    """The runs after one step. The step does not count for a run that failed in it or earlier."""
     trained, state, failed = stepped
     if not common.together:
         failed = failed | runs.failed
@@ -170,7 +171,7 @@ def _is_over(runs: Runs, common: Common) -> Array:
 
 
 def _where(flags: Array, yes: PyTree, no: PyTree) -> PyTree:
-    """`yes` for the runs that are flagged, `no` for the others."""
+    """For each run, `yes` if its flag is true, otherwise `no`. Trees of arrays with a first axis of runs."""
 
     def one(yes: Array, no: Array) -> Array:
         return jnp.where(flags.reshape(-1, *(1,) * (no.ndim - 1)), yes, no)
