@@ -224,7 +224,7 @@ def robust(beta: Real[ArrayLike, ""] = 0.01, label_smoothing: Real[ArrayLike, ""
         [−(1 − ε) log σ(d) + ε log σ(−d)] / (1 − 2ε)
 
     Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d) − ε/(1 − 2ε) · d`. The loss has no lower bound. There
-    is a finite minimiser only if no preference is surer than the noise allows. Source: Chowdhury, Kini,
+    is a finite minimiser only if every preference lies between `ε` and `1 − ε`. Source: Chowdhury, Kini,
     Natarajan, "Provably robust DPO" (arXiv 2403.00409).
 
     Args:
@@ -415,7 +415,7 @@ def kto(
 
 
 def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) -> Objective:
-    """DPO-positive: DPO with a penalty if the policy gives the chosen sequence less than the reference does.
+    """DPO-positive: DPO with a penalty if the chosen sequence is less likely than under the reference.
 
         −log σ(beta · [t(y_w) − t(y_l) − λ max(0, −t(y_w))])
 

@@ -53,7 +53,7 @@ class Kernel(eqx.Module):
 
     @property
     def calibrated(self) -> bool:
-        """Whether `d` minimises the expected loss of a pair if `σ(d)` is the preference of the pair."""
+        """Whether the expected loss of a pair is least at the `d` for which `σ(d)` is its preference."""
         return False
 
     @property
@@ -101,7 +101,7 @@ class SumOfForms(Kernel):
 
         kernel(d) = constant + Σ_k weight_k form_k(d − offset)
 
-    The expectation of each form over all pairs of a population takes near-linear time.
+    The expectation of each form over the pairs of a problem costs as `Problem.expect` does.
     """
 
     @property
@@ -123,11 +123,9 @@ class SumOfForms(Kernel):
         return self._sum(lambda form: form(d))
 
     def expect(self, problem: Problem, h: Array) -> Array:
-        """`E kernel(h_chosen − h_rejected)`, one form after another. Each costs as `Problem.expect` does."""
         return self._sum(lambda form: problem.expect(form, h, self.offset))
 
     def expect_across(self, problem: Problem, x: Array, y: Array) -> Array:
-        """`E kernel(x_chosen − y_rejected)`. Each form costs as `Problem.expect_across` does."""
         y = y if self.offset is None else y + self.offset
         return self._sum(lambda form: problem.expect_across(form, x, y))
 
@@ -172,7 +170,7 @@ _RAMP = PiecewiseLinear(knots=(0.0,), left=(1.0,))  # max(0, −d)
 class Logistic(SumOfForms):
     """`−(1 − smoothing) log σ(d − margin) − smoothing log σ(margin − d)`.
 
-    Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d − margin) + smoothing · (d − margin)`. None is 0.
+    Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d − margin) + smoothing · (d − margin)`. None means 0.
     """
 
     convex: ClassVar[bool] = True
@@ -286,8 +284,7 @@ class Hinge(SumOfForms):
 class RoundedHinge(Kernel):
     """`temperature · log(1 + exp((delta − d) / temperature))`: the hinge with its corner rounded off.
 
-    Solvers use it in place of the hinge, so it states the facts of the hinge. It decreases strictly, but its
-    `falls_for_ever` is False like that of the hinge.
+    Solvers use it in place of the hinge, so it states the facts of the hinge, even for `falls_for_ever`.
     """
 
     convex: ClassVar[bool] = True
@@ -323,7 +320,11 @@ class Exponential(Kernel):
         return problem.expect_exp(-h)
 
     def best_reward(self, problem: Problem) -> Array | None:
-        """Half the reward: `p e^−d + (1 − p) e^d` is least at `d = log(p/(1 − p))/2`. Derived here."""
+        """Half the reward of the preferences.
+
+        For a preference `p`, the expected loss `p e^−d + (1 − p) e^d` is least at `d = log(p/(1 − p))/2`.
+        (Derived here.)
+        """
         reward = problem.encoded_reward()
         return None if reward is None else reward / 2
 

@@ -6,7 +6,7 @@
     Polynomial        moments                                 O(N degree)
     PiecewiseLinear   a sort and running sums                 O(N log N)
 
-`m` grows with the range of `x` and falls with the tolerance. The first two methods bound their own error. If
+A wide range of `x` and a small tolerance need a large `m`. The first two methods bound their own error. If
 the bound exceeds the tolerance, all pairs are summed one by one, in O(N²) time and O(N) memory.
 `tiled_pair_sum` sums any function in this way.
 

@@ -72,7 +72,7 @@ class Estimate(NamedTuple):
         errors: bounds on their absolute errors. All entries of a row sum share one bound, and so do all
             entries of a column sum.
         sizes: the magnitude of the sum if all its terms have one sign. Otherwise terms can cancel, and the
-            size is, about, the sum of the magnitudes of the terms.
+            size is approximately the sum of the magnitudes of the terms.
     """
 
     sums: Sums

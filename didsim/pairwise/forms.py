@@ -107,9 +107,9 @@ class PiecewiseLinear:
         (below[n] + above[n]) / 2         for d = t
         above[n] + right[n] · (d − t)     for d > t.
 
-    Examples: the hinge `max(0, 1 − d)` is `PiecewiseLinear(knots=(1,), left=(1,))`. An indicator of a win,
-    with a tie counted half, is `PiecewiseLinear(knots=(0,), above=(1,))`. The derivative at a knot is the
-    mean of the slopes on its two sides. Jumps add nothing to the derivative.
+    Examples: the hinge `max(0, 1 − d)` is `PiecewiseLinear(knots=(1,), left=(1,))`. For a share of wins
+    `d > 0`, with ties counted half, the kernel is `PiecewiseLinear(knots=(0,), above=(1,))`. The derivative
+    at a knot is the mean of the slopes on its two sides. Jumps add nothing to the derivative.
 
     Args:
         knots: where the kernel bends or jumps.
@@ -154,7 +154,7 @@ class PiecewiseLinear:
         return PiecewiseLinear(*zip(*(piece.derivative() for piece in self.pieces), strict=True))
 
     def skew(self, offset: Array | None) -> None:
-        """None: the slope `s` of `Polynomial.skew` is not looked for, even if there is one."""
+        """None. The number `s` of `Polynomial.skew` is not computed here, even if there is one."""
 
 
 Form = Analytic | Polynomial | PiecewiseLinear

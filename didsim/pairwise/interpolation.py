@@ -66,9 +66,9 @@ def interpolated_sums(
         truncation in the second variable    the largest tail of a series of `k(d_p·)`, times `Σ_j |B_j|`
         rounding                             24 rounding units of `Σ_q |k(d_pq) b_q|`.
 
-    A tail is estimated by a geometric series with ratio `1/ρ`. Its first term is four times the largest of
-    the last three Chebyshev coefficients. This coefficient is first reduced by one rounding unit of the
-    largest value, since so much of it can be rounding. In columns the two variables change places.
+    A tail is estimated by a geometric series with ratio `1/ρ`. Let `c` be the largest of the last three
+    Chebyshev coefficients, less one rounding unit of the largest value, since that much can be rounding. The
+    first term of the series is `4c`. For columns the two variables change places.
     """
     grid = _grid(degree, x.dtype)
     # Differences from the middle are exact however far from zero x is.
@@ -85,7 +85,7 @@ def interpolated_sums(
     rate = convergence_rate(scale, strip)
 
     def at_nodes(kernel: Elementwise, side: int) -> tuple[Array, Array, Array, Array]:
-        """At each node: the sum, the sum of its terms' magnitudes, the error. Last, whether signs agree."""
+        """At each node: sum, sum of magnitudes, error bound. Lastly, whether all terms have one sign."""
         table = kernel(nodes) if side == 0 else kernel(nodes).T
         charges, weights = (b, second) if side == 0 else (a, first)
         values = _matmul("pq,q->p", table, charges)
@@ -95,7 +95,7 @@ def interpolated_sums(
         return values, sizes, truncation + rounding * sizes, one_sign
 
     def tail(values: Float[Array, "functions nodes"]) -> Array:
-        """A bound on the interpolation error of each of several functions, from their values at nodes."""
+        """One bound on the interpolation errors of several functions, from their values at the nodes."""
         last = jnp.abs(_matmul("tp,fp->ft", grid.last_coefficients, values))
         unit = jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values))
         return 4 * jnp.maximum(jnp.max(last) - unit, 0) / (1 - 1 / rate)
@@ -152,7 +152,7 @@ def _grid_arrays(degree: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     k, odd = np.arange(degree), 2 * np.arange(degree) + 1
 
     def cosine(numerator: np.ndarray) -> np.ndarray:
-        """`cos(π numerator / (2 degree))`. Whole turns are removed first, exactly, from the integer."""
+        """`cos(π numerator / (2 degree))`. The integer numerator lets whole turns be removed exactly."""
         turn = np.arccos(np.longdouble(-1)) / (2 * degree)
         return np.cos(turn * (numerator % (4 * degree)))
 

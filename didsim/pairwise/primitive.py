@@ -79,7 +79,7 @@ def _compute(
     columns: Orders,
     tolerance: float | None,
 ) -> list[Array]:
-    """The sums, by the fastest method that keeps the tolerance. All batch axes are first made one."""
+    """The sums, by the fastest method that keeps the tolerance. Batch axes are first flattened to one."""
     *batch, size = operands[0].shape
     flat = [operand.reshape(-1, size) for operand in operands[:3]]
     flat.append(operands[3].reshape(-1))
@@ -231,7 +231,7 @@ def _differentiate(
     common: dict[str, Any] = {"kernel": kernel, "tolerance": tolerance}
     orders: dict[str, Any] = {"totals": totals, "rows": tuple(all_rows), "columns": tuple(all_columns)}
     if x.shape[-1] < _LONG:
-        # Totals have a call of their own: a gradient seldom uses them, and XLA then removes that call.
+        # Totals have a call of their own. A gradient seldom uses them, and an unused call costs nothing.
         sums = bind(primals, totals=totals, **common) if totals else []
         results = [*sums, *bind(primals, **(orders | {"totals": ()}), **common)]
     else:

@@ -28,8 +28,8 @@ def pair_sum(
     Batch axes broadcast. The sum can be differentiated in all arrays, to any order, forward and backward.
 
     Error: if no weight is negative and the kernel has one sign over the range of `x`, the error is at most
-    `tolerance` times the sum. Otherwise terms can cancel, and the error is at most, about, `tolerance` times
-    the sum of the terms' magnitudes. The error of a gradient in `x` is at most, about, `tolerance` times the
+    `tolerance` times the sum. Otherwise terms can cancel, and the error is at most about `tolerance` times
+    the sum of the terms' magnitudes. The error of a gradient in `x` is at most about `tolerance` times the
     largest entry of `|A_i| Σ_j |B_j k'| + |B_i| Σ_j |A_j k'|`. These are errors of the method alone. The
     rounding that any sum of N² terms has is added to them.
 

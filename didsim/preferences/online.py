@@ -94,8 +94,8 @@ class RewardDifference(Sampler):
 
     The sampler is a mixture of two components. In the first, both sequences are uniform; its weight is `2N²`.
     In the second, the first sequence is drawn in proportion to `e^h` and the second to `e^−h`; its weight is
-    `2 Σ e^h Σ e^−h`. The second component has no counterpart with the two sequences swapped, since their
-    order does not change the label.
+    `2 Σ e^h Σ e^−h`. It stands for the terms `e^d` and `e^−d` together, since these differ only in the order
+    of the two sequences, and the order does not change the label.
 
     Args:
         of: which reward is `h`: "policy" for the implicit reward, "reward" for the reward of the labels.

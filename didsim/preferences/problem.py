@@ -107,7 +107,7 @@ class Problem(eqx.Module):
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Problem":
         """The problem with each array replaced by `spread(array, number of its event axes)`.
 
-        Event axes are the last axes of an array, as that of sequences. The axes before them are batch axes.
+        Event axes are the last axes of an array, such as the axis of sequences. The others are batch axes.
         """
         return jax.tree.map(lambda leaf: spread(leaf, 1), self)
 
@@ -134,8 +134,8 @@ class Problem(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """The expectation of `kernel(x_chosen − x_rejected − offset)` over pairs.
 
-        A kernel of `didsim.pairwise` can be summed in near-linear time. Any other function is summed pair by
-        pair.
+        A kernel of `didsim.pairwise` can be summed in near-linear time. For any other function of a
+        difference, all pairs are summed.
         """
 
     @abstractmethod
@@ -157,7 +157,7 @@ class Problem(eqx.Module):
         return self
 
     def occurring(self) -> Bool[Array, "*batch sequences"]:
-        """For each sequence, whether it can be part of a pair. True also if this is not known."""
+        """For each sequence, whether it can be part of a pair. True if this is not known."""
         return jnp.asarray(True)
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"] | None:

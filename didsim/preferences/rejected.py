@@ -115,7 +115,7 @@ def perturbed_rejected(
 def worst_of_n_rejected(
     reference: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Real[ArrayLike, ""] = 4
 ) -> LogProbs:
-    """The lowest-scoring of `n` draws from the reference. Practitioners often make rejected responses so."""
+    """The lowest-scoring of `n` draws from the reference, a common way to make rejected responses."""
     reference = _checks.distribution("reference", reference, full_support=True)
     return families.worst_of_n(reference, score, n)
 
