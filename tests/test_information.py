@@ -515,5 +515,5 @@ def test_what_float32_computed_is_taken_back_as_a_list_or_in_float64() -> None:
 
 
 def test_an_expectation_of_nan_is_refused() -> None:
-    with pytest.raises(ValueError, match="`values` must not be NaN"):
+    with pytest.raises(ValueError, match="`values` must not be NaN; got NaN for at least one sequence"):
         didsim.expectation(np.log([0.5, 0.5]), np.array([1.0, np.nan]))

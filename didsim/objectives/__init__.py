@@ -1,8 +1,8 @@
 """Objectives: the catalogue of losses, and the parts that they are made of.
 
-catalogue   a function for each objective, and `OBJECTIVES`
-objective   a sum of terms, with its loss on pairs and over a population
-terms       losses of a pair, and of one of its two sequences
+catalogue   one function for each objective, and `OBJECTIVES`, which holds them by name
+objective   a sum of terms, with its loss on given pairs and over a population of pairs
+terms       losses of a pair, and losses of one of its two sequences
 rewards     implicit rewards of a sequence
 kernels     losses of a difference of rewards
 """

@@ -1,4 +1,4 @@
-"""Implicit rewards: what an objective takes for the reward of a sequence, from its log-probability."""
+"""Implicit rewards: the reward that an objective assigns to a sequence, given its log-probability."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,14 +19,16 @@ Scalar = Float[Array, "*#batch"]
 class Reward(eqx.Module):
     """An implicit reward: a function of the log-probability of a sequence.
 
-    Like a kernel, a reward states what is known of it, and `didsim.solve` goes by these facts alone.
+    Like a kernel, a reward states facts about itself, and `didsim.solve` chooses its method by these facts
+    alone.
 
     Attributes:
-        needs_reference: it depends on the reference.
-        affine: it is affine in the log-probability.
-        has_inverse: `policy` gives the distribution that has given rewards.
-        penalises_falls: it is the log-ratio `beta · t`, less a convex function that never rises with `t`.
-        kinked: it has a corner; `rounded` then rounds it off.
+        needs_reference: the reward depends on the reference.
+        affine: the reward is affine in the log-probability.
+        has_inverse: `policy` is defined: it gives the distribution that has given rewards.
+        penalises_falls: the reward is the log-ratio `beta · t` minus a convex function of `t` that never
+            increases.
+        kinked: the reward has a corner. Then `rounded` replaces the corner by a smooth curve.
     """
 
     needs_reference: ClassVar[bool] = False
@@ -42,7 +44,10 @@ class Reward(eqx.Module):
 
     @property
     def has_one_slope(self) -> bool:
-        """Whether an affine reward has one slope for all sequences, so that a normaliser cancels in `d`."""
+        """Whether the reward is affine, with the same slope for all sequences.
+
+        The normaliser of the policy then cancels in differences of rewards.
+        """
         return self.affine
 
     @property
@@ -60,7 +65,7 @@ class Reward(eqx.Module):
         """The reward of sequences with these log-probabilities."""
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """The distribution whose reward is `h` up to a constant.
+        """The distribution whose reward is `h` up to a constant `c`. Normalisation fixes `c`.
 
         Raises:
             ValueError: the reward has no known inverse.
@@ -68,7 +73,7 @@ class Reward(eqx.Module):
         raise ValueError(f"`reward` must have a known inverse; {type(self).__name__} has none")
 
     def inverse_needs_root(self, lengths: Array | None) -> bool:
-        """Whether `policy` looks for the root of a function of one number, in place of a closed form."""
+        """Whether `policy` has no closed form, and finds a root of a function of one number."""
         return False
 
     def rounded(self, temperature: Array) -> "Reward":
@@ -77,7 +82,7 @@ class Reward(eqx.Module):
 
 
 class LogRatio(Reward):
-    """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO; over `|y|` if `per_token`."""
+    """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO. If `per_token`, divided by `|y|`."""
 
     needs_reference: ClassVar[bool] = True
     affine: ClassVar[bool] = True
@@ -96,15 +101,14 @@ class LogRatio(Reward):
 
     @property
     def has_concave_sigmoid(self) -> Bool[Array, "*batch"]:
-        """For `beta ≤ 1`, since `σ(h − z) = π^β / (π^β + const)`."""
+        """True for `beta ≤ 1` without `per_token`, since `σ(h − z) = π^β / (π^β + const)`."""
         return (self.beta <= 1) & (not self.per_token)
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · (logps − ref_logps)`, over lengths if `per_token`."""
         return self.beta * per_token(log_ratio_of(logps, ref_logps), lengths if self.per_token else None)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π ∝ reference · exp(h / beta)`, or `reference · exp(|y| (h + c) / beta)` if `per_token`."""
+        """`π ∝ reference · exp(h / beta)`. If `per_token`, `π = reference · exp(|y| (h + c) / beta)`."""
         if self.per_token and lengths is not None:
             return _with_slopes(reference, h, lengths / self.beta[..., None])
         return log_softmax(reference + h / self.beta[..., None], axis=-1)
@@ -114,7 +118,7 @@ class LogRatio(Reward):
 
 
 class LogProb(Reward):
-    """`h(y) = beta · log π(y)`, or `beta · log π(y) / |y|` if `per_token`: no reference."""
+    """`h(y) = beta · log π(y)`, without a reference. If `per_token`, divided by `|y|`."""
 
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
@@ -131,11 +135,10 @@ class LogProb(Reward):
         return not self.per_token
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · logps`, over lengths if `per_token`."""
         return self.beta * per_token(logps, lengths if self.per_token else None)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π ∝ exp(h / beta)`, or `exp(|y| (h + c) / beta)` if `per_token`."""
+        """`π ∝ exp(h / beta)`. If `per_token`, `π = exp(|y| (h + c) / beta)`."""
         if self.per_token and lengths is not None:
             return _with_slopes(jnp.zeros_like(reference), h, lengths / self.beta[..., None])
         return log_softmax(h / self.beta[..., None], axis=-1)
@@ -159,7 +162,7 @@ class LengthRegularised(Reward):
         return True
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · (logps − ref_logps) + alpha · lengths`; without lengths all are of one token."""
+        """`beta · (logps − ref_logps) + alpha · lengths`. Without lengths, every sequence has one token."""
         return self.beta * log_ratio_of(logps, ref_logps) + self._bonus(logps, lengths)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
@@ -175,7 +178,8 @@ class LengthRegularised(Reward):
 class Guarded(Reward):
     """`h(y) = beta · [t − weight · max(0, −t)]` with `t = log(π(y) / reference(y))`.
 
-    DPO-positive's reward of a chosen sequence: a fall below the reference counts `1 + weight` times.
+    This is the reward of a chosen sequence in DPO-positive. A negative log-ratio is multiplied by
+    `1 + weight`.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -186,7 +190,6 @@ class Guarded(Reward):
     weight: Scalar
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """The log-ratio, its negative part enlarged."""
         t = log_ratio_of(logps, ref_logps)
         return self.beta * (t - self.weight * jnp.maximum(0, -t))
 
@@ -210,10 +213,13 @@ class RoundedGuarded(Reward):
 
 
 class DivergenceSlope(Reward):
-    """`h(y) = beta · f′(π(y)/reference(y))`, where `f` is that of an f-divergence: the reward of f-DPO.
+    """`h(y) = beta · f′(π(y)/reference(y))`, the reward of f-DPO, for the function `f` of an f-divergence.
 
-    A policy that maximises `E r − beta · D_f(π ‖ reference)` has `r = h` up to a constant. With `u` the ratio
-    and `t = log u`, `f′` is `slope(t)`, which increases to a least upper bound. The gap to it falls to 0.
+    The f-divergence is `D_f(π ‖ reference) = Σ reference · f(π/reference)`. A policy that maximises
+    `E r − beta · D_f(π ‖ reference)` has `r = h` up to a constant.
+
+    Let `u = π/reference` and `t = log u`. Then `f′(u) = slope(t)` increases with `t` towards an upper limit.
+    The distance from `slope(t)` to this limit is called the gap.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -222,7 +228,6 @@ class DivergenceSlope(Reward):
     beta: Scalar
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · f′(u)`."""
         return self.beta * self.slope(log_ratio_of(logps, ref_logps))
 
     @abstractmethod
@@ -231,19 +236,19 @@ class DivergenceSlope(Reward):
 
     @abstractmethod
     def log_ratio(self, log_gap: Array) -> Array:
-        """The `t` at which `slope` is a gap, given by its logarithm, below its least upper bound."""
+        """The `t` whose gap has the logarithm `log_gap`."""
 
     @abstractmethod
     def largest_log_gap(self) -> Array:
         """The logarithm of the gap at `t = 0`."""
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π = reference · u` with `beta · f′(u) = h + c`, and the one `c` that makes it sum to one.
+        """`π = reference · u` with `beta · f′(u) = h + c`. The constant `c` makes `π` sum to one.
 
-        Let `g_y = (max h − h(y)) / beta`. The gap of `y` is `v + g_y` with one unknown `v > 0`, and the sum
-        `Σ reference(y) u(v + g_y)` falls in `v` from infinity. At the gap of `u = 1` it is at most 1; where
-        the sequence of largest `h` alone sums to one, it is at least 1. The root lies between. (Derived
-        here.)
+        Let `g_y = (max h − h(y)) / beta`. The gap of `y` is `v + g_y`, where `v > 0` is one unknown number.
+        The sum `Σ reference(y) u(v + g_y)` decreases in `v`, and a root of `sum = 1` is wanted. If `v` is the
+        gap of `u = 1`, every `u` is at most 1, so the sum is at most 1. If `v` is so small that the sequence
+        of largest `h` has probability 1, the sum is at least 1. The root lies between. (Derived here.)
         """
         top = jnp.max(h, axis=-1, keepdims=True)
         gaps = (top - h) / self.beta[..., None]
@@ -262,7 +267,7 @@ class DivergenceSlope(Reward):
             low = jnp.where(short, 2 * low - high - 1, low)
             return low, is_short(low)
 
-        # From `high` downwards until the sum passes one, in strides that double.
+        # Go down from `high`, in strides that double, until the sum passes one.
         start = high - 1, is_short(high - 1)
         low, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), lower, start)
         root = decreasing_root(log_total, low, high)
@@ -276,10 +281,9 @@ class DivergenceSlope(Reward):
 
 
 class ForwardKL(DivergenceSlope):
-    """`h = −beta · reference/π`: `f(u) = −log u`, `D_f(π ‖ reference) = KL(reference ‖ π)`."""
+    """`h = −beta · reference/π`, from `f(u) = −log u` and `D_f(π ‖ reference) = KL(reference ‖ π)`."""
 
     def slope(self, t: Array) -> Array:
-        """`−e^−t`."""
         return -jnp.exp(-t)
 
     def log_ratio(self, log_gap: Array) -> Array:
@@ -292,16 +296,18 @@ class ForwardKL(DivergenceSlope):
 
 
 class JensenShannon(DivergenceSlope):
-    """`h = beta · log(2u / (1 + u))`: `f(u) = u log u − (1 + u) log((1 + u)/2)`, twice the JS divergence."""
+    """`h = beta · log(2u / (1 + u))` with `u = π/reference`, from the Jensen–Shannon divergence.
+
+    `f(u) = u log u − (1 + u) log((1 + u)/2)`, and `D_f` is twice the Jensen–Shannon divergence.
+    """
 
     def slope(self, t: Array) -> Array:
-        """`log 2 + t − log(1 + e^t)`."""
         return jnp.log(2.0) - softplus(-t)
 
     def log_ratio(self, log_gap: Array) -> Array:
         """The gap is `log(1 + 1/u)`, so that `u = 1/(e^gap − 1)`."""
         gap = jnp.exp(log_gap)
-        # log(e^g − 1), whose two forms are good for small and for large g.
+        # log(e^g − 1) in two forms: one is accurate for small g, the other for large g.
         small = log_gap + gap / 2
         return -jnp.where(gap < 1e-4, small, gap + log1mexp(jnp.maximum(gap, 1e-4)))
 
@@ -311,15 +317,15 @@ class JensenShannon(DivergenceSlope):
 
 
 class Alpha(DivergenceSlope):
-    """`h = beta · (1 − u^−alpha) / alpha`, of the alpha-divergence; `alpha → 0` gives DPO, 1 the forward KL.
+    """`h = beta · (1 − u^−alpha) / alpha` with `u = π/reference`, from the alpha-divergence.
 
-    `f(u) = [u^(1−alpha) − (1 − alpha) u − alpha] / (alpha (alpha − 1))`.
+    `f(u) = [u^(1−alpha) − (1 − alpha) u − alpha] / (alpha (alpha − 1))`. The limit `alpha → 0` is the reward
+    of DPO. `alpha = 1` is the reward of the forward KL divergence, up to a constant.
     """
 
     alpha: Scalar
 
     def slope(self, t: Array) -> Array:
-        """`(1 − e^(−alpha t)) / alpha`."""
         return -jnp.expm1(-self.alpha * t) / self.alpha
 
     def log_ratio(self, log_gap: Array) -> Array:
@@ -335,8 +341,8 @@ class Alpha(DivergenceSlope):
 class LogOdds(Reward):
     """`h(y) = log(P / (1 − P))` with `log P = log π(y) / |y|`, the reward of ORPO.
 
-    `1 − P` is held above the smallest normal number of its dtype, so that a policy that is sure of one
-    sequence has large odds, not infinite ones.
+    `1 − P` is kept at or above the smallest normal number of its dtype. So the odds of a sequence are finite
+    even if the policy gives it probability 1.
     """
 
     @property
@@ -344,7 +350,6 @@ class LogOdds(Reward):
         return True
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """The log odds of the mean log-probability."""
         log_p = per_token(logps, lengths)
         tiny = jnp.finfo(log_p.dtype).tiny
         sure = -log_p < tiny
@@ -363,16 +368,16 @@ def log_ratio_of(logps: Array, ref_logps: Array | None) -> Array:
 
 
 def per_token(logps: Array, lengths: Array | None) -> Array:
-    """Log-probabilities over numbers of tokens, or as they are without these."""
+    """Log-probabilities divided by the number of tokens. Without lengths they are returned unchanged."""
     return logps if lengths is None else logps / lengths.astype(logps.dtype)
 
 
 def _with_slopes(base: Array, h: Array, slopes: Array) -> LogProbs:
-    """`π = exp(base + slopes · (h + c))`, with the one `c` that makes it sum to one.
+    """`π = exp(base + slopes · (h + c))`. The constant `c` makes `π` sum to one.
 
-    The root of `f(c) = logsumexp(base + slopes (h + c))`, which increases and is convex. Newton's method from
-    a point where `f >= 0` therefore falls to the root without passing it. Far from the root `f` is nearly
-    piecewise linear, with a kink for each slope at most, and a step passes one kink or more.
+    `c` is the root of `f(c) = logsumexp(base + slopes (h + c))`. This function is increasing and convex. So
+    Newton's method, started where `f >= 0`, descends to the root and never passes it. Far from the root `f`
+    is nearly piecewise linear, with at most one kink for each slope. Each step passes at least one kink.
     """
     shift = jnp.max(h + base / slopes, axis=-1, keepdims=True)
 
@@ -388,9 +393,9 @@ def _with_slopes(base: Array, h: Array, slopes: Array) -> LogProbs:
 
 
 def decreasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Where each of a batch of decreasing functions is zero, between two bounds.
+    """The root of a decreasing function between two bounds, for each entry of a batch.
 
-    Bisection to the last bit, then one step of Newton's, which gives the root its derivatives.
+    Bisection goes to the last bit. One step of Newton's method follows, so that the root has derivatives.
     """
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:

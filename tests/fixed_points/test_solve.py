@@ -841,7 +841,7 @@ def test_the_likelihood_of_what_is_never_chosen() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     for call in (didsim.fixed_point, didsim.solve):
-        with pytest.raises(ValueError, match="`problem` is over 6 sequences; it was asked about 3"):
+        with pytest.raises(ValueError, match="`problem` must be over 3 sequences; got one over 6"):
             call(didsim.dpo(), log_softmax(np.zeros(3)), PROBLEM)
         with pytest.raises(ValueError, match=r"`lengths` must have one entry for each of 6 sequences"):
             call(didsim.dpo(), REFERENCE, PROBLEM, lengths=np.array([1, 2]))

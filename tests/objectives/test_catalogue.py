@@ -473,7 +473,7 @@ def test_objectives_map_over_their_parameters() -> None:
     several = jax.vmap(didsim.kto)(strengths, strengths + 1, strengths + 2)
     assert several.batch_shape == (3,)
     assert several.has_baseline
-    with pytest.raises(ValueError, match=r"`self` must be one objective; this is a batch of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"`self` must be one objective; got a batch of shape \(3,\)"):
         batch.loss(P, Q, Contrastive(P, Q))
     with pytest.raises(ValueError, match="`self` must be one objective"):
         batch.pair_loss(-1.0, -2.0, -1.0, -1.0)
@@ -677,7 +677,7 @@ def test_population_losses_name_wrong_arguments() -> None:
     half = np.log([0.5, 0.5])
     with pytest.raises(ValueError, match="`policy_logps`, `reference` must agree in their last axis"):
         dpo.loss(half, Q, problem)
-    with pytest.raises(ValueError, match="`problem` is over 3 sequences; it was asked about 2"):
+    with pytest.raises(ValueError, match="`problem` must be over 2 sequences; got one over 3"):
         dpo.loss(half, half, problem)
     with pytest.raises(ValueError, match=r"`losers` must index one of 3 sequences \(0 to 2\); got 3"):
         dpo.loss(P, Q, Pairs(np.array([0]), np.array([3])))

@@ -567,7 +567,7 @@ def test_indices_and_sizes_out_of_range_are_named(name: str) -> None:
 def test_populations_know_their_size(name: str) -> None:
     with pytest.raises(ValueError, match=r"`j` must index one of 3 sequences \(0 to 2\); got 3"):
         PROBLEMS[name].preference(0, 3)
-    with pytest.raises(ValueError, match="`problem` is over 3 sequences; it was asked about 4"):
+    with pytest.raises(ValueError, match="`problem` must be over 4 sequences; got one over 3"):
         PROBLEMS[name].check_size(4)
 
 

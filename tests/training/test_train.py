@@ -377,7 +377,7 @@ def test_to_dataset_is_labelled_and_opens_in_xarray(tmp_path: Any) -> None:
         ({"target": jnp.full((2, SIZE), -jnp.log(SIZE))}, "must broadcast together"),
         (
             {"problem": didsim.Contrastive(jnp.full(4, -jnp.log(4)), jnp.full(4, -jnp.log(4)))},
-            "`problem` is over 4 sequences; it was asked about 8",
+            "`problem` must be over 8 sequences; got one over 4",
         ),
         (
             {"problem": didsim.Pairs(np.array([0]), np.array([SIZE]))},
