@@ -21,6 +21,7 @@ from jaxtyping import ArrayLike, Real
 
 from didsim import _checks
 from didsim._registry import Registry
+from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon
 from didsim.objectives.kernels import (
     Exponential,
     Hinge,
@@ -33,18 +34,7 @@ from didsim.objectives.kernels import (
     Squared,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
-from didsim.objectives.rewards import (
-    Alpha,
-    ForwardKL,
-    Guarded,
-    JensenShannon,
-    LengthRegularised,
-    LogOdds,
-    LogProb,
-    LogRatio,
-    Reward,
-    Scalar,
-)
+from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward, Scalar
 from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single
 
 
