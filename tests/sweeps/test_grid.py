@@ -464,8 +464,8 @@ def test_more_than_a_million_cells_are_refused_quickly() -> None:
     seeds, betas = range(2001), Range(0.1, 500, 1.0)
     began = time.perf_counter()
     message = (
-        "`sweep` has 1,000,500 cells, more than 1,000,000: if that is meant, say so "
-        "(`allow_many`, or `--yes` on the command line)"
+        "`sweep` has 1,000,500 cells, more than 1,000,000; `allow_many`, or `--yes` on the command line, "
+        "runs it all the same"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Sweep(SMALL, {"seed": seeds, "objective.beta": betas})

@@ -195,7 +195,7 @@ def test_what_is_no_store_is_refused_by_its_path(use: Any, store: Path, tmp_path
     for name in ("nowhere", "file", "folder"):
         with pytest.raises(StoreError, match=rf"{name} holds no results of a study$"):
             use(tmp_path / name)
-    with pytest.raises(StoreError, match=r"other\.zarr is a store of format None, of which this version"):
+    with pytest.raises(StoreError, match=r"other\.zarr is a store of format None; this version"):
         use(tmp_path / "other.zarr")
     assert not Path("out.csv").exists()
 
