@@ -8,7 +8,6 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 import didsim
-from didsim.objectives import KeepsChosen, LogProb, LogRatio
 
 SUM = "dpo + sft"
 
@@ -38,7 +37,7 @@ def strength(name: str, beta: float, max_length: int) -> dict[str, float]:
     make = didsim.OBJECTIVES[name]
     for argument in {"beta", "tau"} & set(inspect.signature(make).parameters):
         reward = make(**{argument: beta}).reward
-        per_token = isinstance(reward, LogRatio | LogProb) and reward.per_token
+        per_token = reward.affine and not reward.has_one_slope
         return {argument: beta * max_length if per_token else beta}
     return {}
 
@@ -96,7 +95,7 @@ def find_limit(
         learning_rate: learning rate of a gradient rule.
     """
     unknown = np.full(reference.shape[0], np.nan)
-    if isinstance(objective, KeepsChosen):
+    if objective.is_gradient_rule:
         run = didsim.train(
             didsim.EnergyBased(reference),
             reference,
