@@ -38,9 +38,9 @@ class Pairs(Problem):
 
     def __init__(
         self,
-        winners: Int[ArrayLike, "*batch pairs"],
-        losers: Int[ArrayLike, "*batch pairs"],
-        weights: Float[ArrayLike, "*batch pairs"] | None = None,
+        winners: Int[ArrayLike, "*batch pairs"] | list[Any],
+        losers: Int[ArrayLike, "*batch pairs"] | list[Any],
+        weights: Float[ArrayLike, "*batch pairs"] | list[Any] | None = None,
     ) -> None:
         most = jnp.iinfo(jnp.int32).max
         self.winners = _checks.indices("winners", winners, most)
