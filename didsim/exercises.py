@@ -11,9 +11,9 @@ _WIDTH = 100
 def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: float = 1e-3) -> None:
     """Print whether an answer is right, and why.
 
-    Words are compared without regard to case, to spaces at their ends and to a final full stop. Numbers and
+    Case, spaces at the ends and a final full stop make no difference to words. Numbers and
     arrays are compared entry by entry. An entry may be off by `tolerance · max(1, |expected|)`; an infinite
-    entry is right if it is the same infinity. A wrong number is called too large or too small. For a wrong
+    entry must be the same infinity. A wrong number is called too large or too small. For a wrong
     array this is said of the entry that is furthest off.
 
     Args:
@@ -24,7 +24,7 @@ def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: flo
         tolerance: how far off a number may be, zero or more.
 
     Raises:
-        ValueError: `tolerance` is negative or NaN, or `expected` is of another kind or has a NaN.
+        ValueError: `tolerance` is negative or NaN, or `expected` is not of these kinds or has a NaN.
 
     >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
     Right: Half of two is one.
@@ -50,13 +50,13 @@ def _fault(answer: Any, expected: Any, tolerance: float) -> str | None:
     """What is wrong with an answer, as a sentence, or None."""
     if isinstance(expected, str):
         if not isinstance(answer, str):
-            return f"a word in quotes is asked for, and {_shown(answer)} is none."
+            return f"a word in quotes is asked for, and yours is {_shown(answer)}."
         return None if _plain(answer) == _plain(expected) else f"it is not {_shown(answer)}."
     if not _is_numeric(answer):
-        return f"{_kind(expected)} is asked for, and {_shown(answer)} is none."
+        return f"{_kind(expected)} is asked for, and yours is {_shown(answer)}."
     given, right = np.asarray(answer), np.asarray(expected)
     if (given.dtype == bool) != (right.dtype == bool):
-        return f"{_kind(expected)} is asked for, and {_shown(answer)} is none."
+        return f"{_kind(expected)} is asked for, and yours is {_shown(answer)}."
     if given.shape != right.shape:
         return f"{_kind(expected)} is asked for, and yours has shape {given.shape}."
     if right.dtype == bool:

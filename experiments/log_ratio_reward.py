@@ -1,4 +1,4 @@
-"""Where each objective ends when preferences encode the target: DPO alone, at the target."""
+"""Where each objective ends when preferences encode the target: only DPO ends at the target."""
 
 from typing import Annotated
 
@@ -16,9 +16,9 @@ from experiments.shared.training import run_study
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    `beta` is the data's and every objective's that has one, and IPO's `tau`. An objective whose reward is
-    divided by the length gets `beta · max_length`. `label_smoothing` is cDPO's, `gamma` SimPO's, `delta`
-    SLiC's, and `weight` that of ORPO and of CPO.
+    The data have the strength `beta`. Every objective with a `beta` gets the same value, as does IPO's `tau`.
+    An objective whose reward is divided by the length gets `beta · max_length`. `label_smoothing` belongs to
+    cDPO, `gamma` to SimPO, `delta` to SLiC, and `weight` to ORPO and CPO.
     """
 
     objectives: Names = (

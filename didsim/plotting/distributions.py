@@ -13,9 +13,9 @@ from didsim.plotting.looks import COLORS, describe, looks_of
 def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy") -> None:
     """Log-margins of pairs across policies: a thin line for each pair, from one policy to the next.
 
-    Turn the pairs so that the first step of each line rises. If the policies are log-margin ordered, no line
-    falls. A line that falls by more than a thousandth of the largest margin has another colour. The mean is
-    in black. Lines are stronger if there are fewer than 200 pairs.
+    The first step of each line should rise, so turn the pairs accordingly. If the policies are log-margin
+    ordered, no line falls. A line that falls by more than a thousandth of the largest margin has another
+    colour. The mean is in black. Lines are stronger if there are fewer than 200 pairs.
 
     Args:
         ax: where to draw.
@@ -49,7 +49,7 @@ def plot_distributions(
         ax: where to draw.
         distributions: log-probabilities by name, in the order of the bars.
         sequences: names of the sequences; by default their numbers.
-        colors: colours by name of a distribution, in the place of those of `looks_of`.
+        colors: colours by name of a distribution. `looks_of` chooses all others.
 
     Raises:
         ValueError: the distributions are not all over the same number of sequences, or there is not one name

@@ -19,7 +19,7 @@ def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str, **opt
         x: the variable on the horizontal axis.
         y: the variable on the vertical axis.
         hue: the dimension of the families.
-        options: options of the dots, as `markersize` and `alpha`. By default dots are small and faint.
+        options: options of the dots, such as `markersize` and `alpha`. By default dots are small and faint.
     """
     dots: dict[str, Any] = {"markersize": 2.2, "alpha": 0.35, "markeredgewidth": 0, "rasterized": True}
     for name, look in looks_of(dataset[hue].values).items():
@@ -50,7 +50,7 @@ def plot_shares(
         high: upper ends of the intervals.
         row: the dimension of the rows.
         marker: marker of the points.
-        shift: how far points lie above their rows, to set several series side by side.
+        shift: how far points lie above their rows, so that several series fit side by side.
         label: name of the series in the legend.
     """
     colors = color_of(share[row].values)
@@ -102,7 +102,7 @@ def plot_intervals(
         values: with dimensions `row` and `over`.
         row: the dimension of the rows, the first at the top.
         over: the dimension of the values that a row summarises.
-        marks: options of each row's dot and line, as `color`, `marker` and `markerfacecolor`.
+        marks: options of each row's dot and line, such as `color`, `marker` and `markerfacecolor`.
         floor: values below it count as 0 and are shown as an arrow at the left edge.
     """
     rows = [one[~np.isnan(one)] for one in values.transpose(row, over).values]
@@ -150,13 +150,13 @@ def plot_intervals(
 
 
 def plot_clipped(ax: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> None:
-    """Dots, with a triangle at the upper or lower edge for each dot beyond it, infinite ones too.
+    """Dots. For a dot beyond the upper or lower edge, also an infinite one, a triangle stands at the edge.
 
     Args:
         ax: where to draw; its limits must be set before.
         x: horizontal places.
         y: vertical places, of the same shape; NaN is left out.
-        options: options of dots and triangles, as `color`.
+        options: options of dots and triangles, such as `color`.
     """
     low, high = ax.get_ylim()
     inset = 0.03 * (high - low)

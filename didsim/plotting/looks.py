@@ -1,4 +1,4 @@
-"""The style of all figures: sizes, colours, and looks that tell any number of entries apart."""
+"""The style of all figures: sizes, colours, and looks for any number of entries."""
 
 import io
 from collections.abc import Sequence
@@ -63,13 +63,13 @@ class _ShownFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         image = io.BytesIO()
-        # Without matplotlib's version in it, the image is the same wherever the pixels are.
+        # Without matplotlib's version in the file, the same pixels give the same bytes.
         self.savefig(image, format="png", dpi="figure", metadata={"Software": None})
         return image.getvalue()
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
-    """A figure of the common width, and its axes as `Figure.subplots` gives them. Pyplot does not know it."""
+    """A figure of the common width, not managed by pyplot, and its axes as `Figure.subplots` gives them."""
     figure = _ShownFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
@@ -87,9 +87,9 @@ class Look(NamedTuple):
     Attributes:
         color: one of `COLORS`.
         turn: how often all colours were used before. At 0 a line is solid, and the plot chooses its dots.
-            From 1 on a line has dashes with `turn` dots between them and is marked with polygons of
-            `turn + 2` corners, which are also its dots. An exact limit has plain dashes, so that no
-            line looks like it.
+            From 1 on, a line has dashes with `turn` dots between them. Its marks are polygons of
+            `turn + 2` corners, and so are the dots of a scatter. No line looks like an exact limit, which
+            has plain dashes.
     """
 
     color: str
@@ -122,13 +122,13 @@ class Look(NamedTuple):
 
 
 def looks_of(names: Sequence[Any] | np.ndarray) -> dict[Any, Look]:
-    """A look for each name, in the order of `COLORS`; no two are the same, however many names there are."""
+    """A look for each name, in the order of `COLORS`. No two looks are the same."""
     return {name: Look(COLORS[place % len(COLORS)], place // len(COLORS)) for place, name in enumerate(names)}
 
 
 def color_of(names: Sequence[Any] | np.ndarray) -> dict[Any, str]:
-    """A colour for each name, in the order of `COLORS`, again from the first when all are used.
+    """A colour for each name, in the order of `COLORS`. After the last colour the first comes again.
 
-    `looks_of` also tells names of the same colour apart.
+    `looks_of` gives looks that also differ between names of the same colour.
     """
     return {name: look.color for name, look in looks_of(names).items()}

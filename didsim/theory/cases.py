@@ -1,4 +1,4 @@
-"""Random instances that statements are checked on, ordinary and hostile."""
+"""Random instances for the checks of statements, ordinary and hostile."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -44,7 +44,7 @@ class Case(eqx.Module):
 
 _Numbers = np.random.Generator
 _Draw = Callable[[_Numbers, int, int], np.ndarray]
-"""Logits of a number of policies over a number of sequences."""
+"""A function that draws the logits of `count` policies over `size` sequences."""
 
 
 def _normal(numbers: _Numbers, count: int, size: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def _normal(numbers: _Numbers, count: int, size: int) -> np.ndarray:
 
 
 def _dirichlet(numbers: _Numbers, count: int, size: int) -> np.ndarray:
-    # The logarithm of a gamma variate of shape 1/2, which itself may underflow.
+    # The logarithm of a gamma variate of shape 1/2. The variate itself may underflow.
     return np.log(numbers.gamma(1.5, size=(count, size))) + 2 * np.log(numbers.random((count, size)))
 
 
@@ -71,7 +71,7 @@ def _extreme(numbers: _Numbers, count: int, size: int) -> np.ndarray:
 
 
 def _independent(draw: _Draw, low: float = -2.0, high: float = 1.0) -> Callable[[int, int, int], Case]:
-    """Policies of one kind, independent, and powers of ten between two bounds for beta."""
+    """Instances of independent policies of one kind. The common logarithm of beta has two bounds."""
 
     def cases(seed: int, count: int, size: int) -> Case:
         numbers = np.random.default_rng(seed)
@@ -114,7 +114,7 @@ CASE_FAMILIES: Mapping[str, Callable[[int, int, int], Case]] = MappingProxyType(
         "huge beta": _independent(_normal, 2.0, 4.0),
     }
 )
-"""Families of instances by name: the first three are ordinary, the others hostile."""
+"""Families of instances by name. The first three are ordinary, the others hostile."""
 
 
 def make_cases(family: str, seed: int, size: int, instances: int) -> Case:

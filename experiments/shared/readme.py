@@ -18,7 +18,7 @@ _MEASURES = ("js", "entropy", "displacement", "margin")
 def summarise(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """Medians and shares for each objective, in order of the median divergence from the target.
 
-    JSON has no infinite numbers: infinite medians are the strings "-inf" and "inf". What is unknown is None.
+    JSON has no infinite numbers; infinite medians are the strings "-inf" and "inf". Unknown values are None.
     """
     rows = []
     order = np.argsort(dataset["js"].median("seed").values)

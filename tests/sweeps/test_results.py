@@ -499,11 +499,17 @@ def test_runs_that_diverged_are_left_out_of_bands(results: xr.Dataset) -> None:
         ({"hue": "reject"}, r"^`hue` must be one of rejected, beta, seed, step; got 'reject'$"),
         ({"col": "loss"}, r"^`col` must be one of rejected, beta, seed, step; got 'loss'$"),
         ({"y": "js_limit"}, r"^`x` must be one of rejected, beta, seed; got 'step'$"),
-        ({}, r"^`dataset` must be of one value of rejected, beta, or these be given a place$"),
-        ({"hue": "beta"}, r"^`dataset` must be of one value of rejected, or these be given a place$"),
+        (
+            {},
+            r"^`dataset` must have one value of rejected, beta, unless `x`, `hue`, `col` or `over` names it$",
+        ),
+        (
+            {"hue": "beta"},
+            r"^`dataset` must have one value of rejected, unless `x`, `hue`, `col` or `over` names it$",
+        ),
         (
             {"hue": "beta", "col": "rejected", "over": "run"},
-            r"^`dataset` must be of one value of seed, or these be given a place$",
+            r"^`dataset` must have one value of seed, unless `x`, `hue`, `col` or `over` names it$",
         ),
     ],
 )
