@@ -390,7 +390,7 @@ def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
             "must have no entry twice",
         ),
         (["objective_zoo", "--set", "objectives=['dpo', 'dpo']"], "`objectives` must have no entry twice"),
-        (["displacement", "--import", "missing.py"], "--import must be a Python file; got missing.py"),
+        (["displacement", "--import", "missing.py"], "--import missing.py: No such file or directory"),
         (["log_margin_order", "--set", "vocab_size=1"], "must make at least 2 sequences, for a pair"),
     ],
 )

@@ -85,6 +85,10 @@ class Sweep:
             Axis(key, one, dim, labels_of(one)) for (key, one), dim in zip(values.items(), dims, strict=True)
         )
         self._programs = self._checked()
+        if clash := sorted({*self.dims} & {*self.metrics}):
+            raise ValueError(
+                f"`sweep` must not have an axis and a metric of one name; got {clash[0]!r} for both"
+            )
 
     @classmethod
     def from_toml(

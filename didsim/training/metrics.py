@@ -96,13 +96,17 @@ METRICS: Registry[Measure] = Registry("metric", {})
 
 def _standard(
     name: str | None = None, units: str = "nats", *, by_default: bool = True, **needs: bool
-) -> Callable[[Measure], Metric]:
-    """Register a function under its own name, or another, with its docstring for a long name."""
+) -> Callable[[Measure], Measure]:
+    """Register a function under its own name, or another, with its docstring for a long name.
 
-    def register(measure: Any) -> Metric:
-        metric = Metric(measure, measure.__doc__.rstrip("."), units, by_default=by_default, **needs)
-        METRICS[name or measure.__name__] = metric
-        return metric
+    The function itself stays what its name in this module means, so that a metric can be pickled.
+    """
+
+    def register(measure: Any) -> Measure:
+        METRICS[name or measure.__name__] = Metric(
+            measure, measure.__doc__.rstrip("."), units, by_default=by_default, **needs
+        )
+        return measure
 
     return register
 

@@ -9,8 +9,6 @@ import xarray as xr
 from jaxtyping import Array, Int
 
 from didsim.policies import HasLogProbs, partition
-from didsim.training.metrics import Measure
-from didsim.training.record import metric_attributes
 
 
 class Run(eqx.Module):
@@ -21,14 +19,15 @@ class Run(eqx.Module):
         steps: the number of steps taken before each record. The first is 0.
         metrics: for each metric, by name, an array `[*batch, records, …]`.
         diverged_at: for each run, the number of steps that it took before it diverged; −1 if it did not.
-        measures: the functions that were recorded, each with its name.
+        attributes: for each metric its name, its long name and its units. They are words, so that a run can be
+            pickled, and combined with another run by `jax.tree.map`.
     """
 
     policy: HasLogProbs
     steps: Int[np.ndarray, " records"]
     metrics: dict[str, Array]
     diverged_at: Int[np.ndarray, "*batch"]
-    measures: tuple[tuple[str, Measure], ...] = eqx.field(static=True)
+    attributes: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = eqx.field(static=True)
 
     def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
         """The metrics as a labelled dataset with dimensions `(*batch_dims, "step")`.
@@ -38,7 +37,7 @@ class Run(eqx.Module):
                 each record.
         """
         variables = {}
-        measures = dict(self.measures)
+        attributes = dict(self.attributes)
         for name, values in self.metrics.items():
             if values.ndim != len(batch_dims) + 1:
                 raise ValueError(
@@ -46,7 +45,7 @@ class Run(eqx.Module):
                     f"metric {name!r} of shape {values.shape}"
                 )
             dims = (*batch_dims, "step")
-            variables[name] = (dims, np.asarray(values), metric_attributes(name, measures[name]))
+            variables[name] = (dims, np.asarray(values), dict(attributes[name]))
         return xr.Dataset(variables, coords={"step": ("step", self.steps, {"long_name": "Step"})})
 
 

@@ -26,7 +26,7 @@ from didsim.policies import HasLogProbs, partition
 from didsim.preferences.problem import Problem
 from didsim.training.loop import Result, run_all
 from didsim.training.progress import progress_bar
-from didsim.training.record import Record
+from didsim.training.record import Record, metric_attributes
 from didsim.training.run import Run, divergence_of
 from didsim.training.step import Common, Given, Minibatches, Optimizer, initial_states
 
@@ -313,7 +313,9 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
         steps=np.asarray(recorded[:kept], dtype=int),
         metrics={name: batched(jnp.moveaxis(metrics[name][:kept], 0, 1), batch) for name in common.metrics},
         diverged_at=np.where(failed, counted, -1).reshape(batch),
-        measures=tuple(common.metrics.items()),
+        attributes=tuple(
+            (name, tuple(metric_attributes(name, one).items())) for name, one in common.metrics.items()
+        ),
     )
     if common.together and failed.any():
         raise divergence_of(run, int(counted[failed].min()), failed.reshape(batch))

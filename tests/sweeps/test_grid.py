@@ -1029,3 +1029,13 @@ def test_a_study_of_things_that_are_no_tables_is_refused() -> None:
 def test_a_setting_below_a_number_of_the_command_line_is_refused(file: Path) -> None:
     with pytest.raises(ValueError, match=r"`sweep`"):
         from_text(file, "", "sweep=3", "sweep.seed=[1]")
+
+
+def test_a_metric_of_ones_own_cannot_have_the_name_of_an_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(didsim.METRICS, "seed", lambda s: s.loss)
+    study = {"record": {"metrics": ["seed"]}}
+    assert Sweep(study, {"objective.beta": [0.1, 0.5]}).metrics == ["seed"]
+    with pytest.raises(
+        ValueError, match=r"^`sweep` must not have an axis and a metric of one name; got 'seed'"
+    ):
+        Sweep(study, {"seed": [0, 1]})

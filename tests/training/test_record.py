@@ -1,4 +1,5 @@
 import itertools
+import pickle
 from typing import Any
 
 import jax
@@ -242,3 +243,23 @@ def test_a_metric_of_ones_own_sees_the_whole_state() -> None:
     np.testing.assert_array_equal(run.metrics["logits"][:, -1], run.policy.logits)
     np.testing.assert_allclose(run.metrics["log_ratio"][:, 0], batch - REFERENCE, rtol=1e-12)
     assert jax.tree.leaves(run.policy)[0].shape == (2, SIZE)
+
+
+def test_metrics_can_be_pickled() -> None:
+    for name, metric in METRICS.items():
+        assert pickle.loads(pickle.dumps(metric)) == metric, name
+
+
+def test_a_run_can_be_pickled_and_combined_with_another_whatever_it_recorded() -> None:
+    def run() -> didsim.Run:
+        record = Record(every=1, metrics={"peak": lambda s: s.log_probs.max(), "loss": METRICS["loss"]})
+        problem = didsim.Contrastive(CHOSEN, REJECTED)
+        return didsim.train(
+            didsim.EnergyBased(START), REFERENCE, problem, didsim.dpo(BETA), optax.sgd(0.1), 2, record=record
+        )
+
+    first, second = run(), run()
+    copy = pickle.loads(pickle.dumps(first))
+    assert copy.to_dataset().identical(first.to_dataset())
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
+    np.testing.assert_array_equal(stacked.metrics["loss"][1], second.metrics["loss"])
