@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Real
 
 from didsim import _checks
 from didsim._registry import Registry
@@ -43,11 +42,12 @@ from didsim.objectives.rewards import (
     LogRatio,
     Reward,
     Scalar,
+    ScalarLike,
 )
 from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single
 
 
-def dpo(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def dpo(beta: ScalarLike = 0.1) -> Objective:
     """Direct preference optimisation.
 
         −log σ(beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
@@ -64,7 +64,7 @@ def dpo(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic())
 
 
-def cdpo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 0.1) -> Objective:
+def cdpo(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 0.1) -> Objective:
     """Conservative DPO: labels are taken to be wrong with a given probability.
 
         −(1 − ε) log σ(d) − ε log σ(−d),    d = beta · [log(π/ref)(y_w) − log(π/ref)(y_l)]
@@ -82,7 +82,7 @@ def cdpo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] =
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=smoothing))
 
 
-def ipo(tau: Real[ArrayLike, ""] = 0.1) -> Objective:
+def ipo(tau: ScalarLike = 0.1) -> Objective:
     """Identity preference optimisation.
 
         (log(π/ref)(y_w) − log(π/ref)(y_l) − 1/(2 tau))²
@@ -100,11 +100,7 @@ def ipo(tau: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogRatio(jnp.asarray(1.0)), Squared(centre))
 
 
-def simpo(
-    beta: Real[ArrayLike, ""] = 2.0,
-    gamma: Real[ArrayLike, ""] = 1.0,
-    length_normalised: bool = True,
-) -> Objective:
+def simpo(beta: ScalarLike = 2.0, gamma: ScalarLike = 1.0, length_normalised: bool = True) -> Objective:
     """Simple preference optimisation: mean log-probabilities, a margin, no reference.
 
         −log σ(beta/|y_w| · log π(y_w) − beta/|y_l| · log π(y_l) − gamma)
@@ -126,7 +122,7 @@ def simpo(
     return _pairwise(reward, Logistic(margin=margin))
 
 
-def slic(beta: Real[ArrayLike, ""] = 0.1, delta: Real[ArrayLike, ""] = 1.0) -> Objective:
+def slic(beta: ScalarLike = 0.1, delta: ScalarLike = 1.0) -> Objective:
     """The hinge loss of SLiC, on the log-ratio reward.
 
         max(0, delta − beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
@@ -145,7 +141,7 @@ def slic(beta: Real[ArrayLike, ""] = 0.1, delta: Real[ArrayLike, ""] = 1.0) -> O
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Hinge(_checks.positive("delta", delta)))
 
 
-def orpo(weight: Real[ArrayLike, ""] = 0.1) -> Objective:
+def orpo(weight: ScalarLike = 0.1) -> Objective:
     """Odds-ratio preference optimisation: likelihood of the chosen, and a log odds ratio.
 
         −log P(y_w) − weight · log σ(log odds(y_w) − log odds(y_l)),
@@ -163,7 +159,7 @@ def orpo(weight: Real[ArrayLike, ""] = 0.1) -> Objective:
     return Objective(odds, _likelihood(per_token=True))
 
 
-def cpo(beta: Real[ArrayLike, ""] = 0.1, weight: Real[ArrayLike, ""] = 1.0) -> Objective:
+def cpo(beta: ScalarLike = 0.1, weight: ScalarLike = 1.0) -> Objective:
     """Contrastive preference optimisation: DPO without a reference, plus likelihood of the chosen.
 
         −log σ(beta · [log π(y_w) − log π(y_l)]) − weight · log π(y_w)
@@ -182,7 +178,7 @@ def cpo(beta: Real[ArrayLike, ""] = 0.1, weight: Real[ArrayLike, ""] = 1.0) -> O
     return Objective(Pair(reward, Logistic()), _likelihood(weight=_checks.positive("weight", weight)))
 
 
-def exponential(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def exponential(beta: ScalarLike = 0.1) -> Objective:
     """The exponential loss on the log-ratio reward.
 
         exp(−beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
@@ -199,7 +195,7 @@ def exponential(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Exponential())
 
 
-def reference_free(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def reference_free(beta: ScalarLike = 0.1) -> Objective:
     """DPO with the bare `log π` for its reward.
 
         −log σ(beta · [log π(y_w) − log π(y_l)])
@@ -216,7 +212,7 @@ def reference_free(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogProb(_checks.positive("beta", beta), per_token=False), Logistic())
 
 
-def robust(beta: Real[ArrayLike, ""] = 0.01, label_smoothing: Real[ArrayLike, ""] = 0.1) -> Objective:
+def robust(beta: ScalarLike = 0.01, label_smoothing: ScalarLike = 0.1) -> Objective:
     """Robust DPO: the loss whose mean over labels flipped at a known rate is DPO's on clean ones.
 
         [−(1 − ε) log σ(d) + ε log σ(−d)] / (1 − 2ε)
@@ -236,7 +232,7 @@ def robust(beta: Real[ArrayLike, ""] = 0.01, label_smoothing: Real[ArrayLike, ""
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=-flips / (1 - 2 * flips)))
 
 
-def exo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 1e-3) -> Objective:
+def exo(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 1e-3) -> Objective:
     """Efficient exact optimisation on pairs: the reverse KL between the policy's label and a smoothed one.
 
         σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]
@@ -256,7 +252,7 @@ def exo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 
     return _pairwise(LogRatio(_checks.positive("beta", beta)), ReverseCrossEntropy(smoothing))
 
 
-def nca(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
+def nca(beta: ScalarLike = 0.01) -> Objective:
     """Noise-contrastive alignment on pairs: absolute rewards rather than their difference.
 
         −log σ(h(y_w)) − ½ log σ(−h(y_w)) − ½ log σ(−h(y_l))
@@ -278,7 +274,7 @@ def nca(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
     )
 
 
-def bco(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
+def bco(beta: ScalarLike = 0.01) -> Objective:
     """Binary classifier optimisation: a classifier of chosen and rejected, with a reward shift.
 
         −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
@@ -301,7 +297,7 @@ def bco(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
     )
 
 
-def sppo(beta: Real[ArrayLike, ""] = 1e-3) -> Objective:
+def sppo(beta: ScalarLike = 1e-3) -> Objective:
     """Self-play preference optimisation with hard labels: each log-ratio has its own goal.
 
         (t(y_w) − 1/(2 beta))² + (t(y_l) + 1/(2 beta))²
@@ -324,7 +320,7 @@ def sppo(beta: Real[ArrayLike, ""] = 1e-3) -> Objective:
     )
 
 
-def apo_zero(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def apo_zero(beta: ScalarLike = 0.1) -> Objective:
     """Anchored preference optimisation, zero: chosen likelihoods up, rejected ones down.
 
         1 − σ(h(y_w)) + σ(h(y_l))
@@ -345,7 +341,7 @@ def apo_zero(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     )
 
 
-def apo_down(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def apo_down(beta: ScalarLike = 0.1) -> Objective:
     """Anchored preference optimisation, down: chosen likelihoods down, rejected ones down further.
 
         σ(h(y_w)) + 1 − σ(h(y_w) − h(y_l))
@@ -363,7 +359,7 @@ def apo_down(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return Objective(Single(reward, Sigmoid(), sequence="chosen", push="down"), Pair(reward, Sigmoid()))
 
 
-def discopop(beta: Real[ArrayLike, ""] = 0.05, temperature: Real[ArrayLike, ""] = 0.05) -> Objective:
+def discopop(beta: ScalarLike = 0.05, temperature: ScalarLike = 0.05) -> Objective:
     """The log-ratio modulated loss that DiscoPOP found by search.
 
         −log σ(d) · (1 − σ(d/τ)) + e^−d · σ(d/τ)
@@ -383,9 +379,9 @@ def discopop(beta: Real[ArrayLike, ""] = 0.05, temperature: Real[ArrayLike, ""] 
 
 
 def kto(
-    beta: Real[ArrayLike, ""] = 0.1,
-    desirable_weight: Real[ArrayLike, ""] = 1.0,
-    undesirable_weight: Real[ArrayLike, ""] = 1.0,
+    beta: ScalarLike = 0.1,
+    desirable_weight: ScalarLike = 1.0,
+    undesirable_weight: ScalarLike = 1.0,
 ) -> Objective:
     """Kahneman–Tversky optimisation, on pairs: the chosen is desirable, the rejected undesirable.
 
@@ -412,7 +408,7 @@ def kto(
     )
 
 
-def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) -> Objective:
+def dpop(beta: ScalarLike = 0.3, weight: ScalarLike = 50.0) -> Objective:
     """DPO-positive: DPO with a penalty where the chosen likelihood is below the reference's.
 
         −log σ(beta · [t(y_w) − t(y_l) − λ max(0, −t(y_w))])
@@ -431,7 +427,7 @@ def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) ->
     return Objective(Pair(LogRatio(beta), Logistic(), chosen_reward=Guarded(beta, weight)))
 
 
-def rdpo(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.01) -> Objective:
+def rdpo(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.01) -> Objective:
     """Length-regularised DPO: the implicit reward grants longer sequences a bonus that the policy forgoes.
 
         −log σ(d + alpha · |y_w| − alpha · |y_l|)
@@ -450,7 +446,7 @@ def rdpo(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.01) -> 
     return _pairwise(reward, Logistic())
 
 
-def length_normalised_dpo(beta: Real[ArrayLike, ""] = 5.0) -> Objective:
+def length_normalised_dpo(beta: ScalarLike = 5.0) -> Objective:
     """Length-normalised DPO: log-ratios are means over tokens.
 
         −log σ(beta/|y_w| · t(y_w) − beta/|y_l| · t(y_l))
@@ -466,7 +462,7 @@ def length_normalised_dpo(beta: Real[ArrayLike, ""] = 5.0) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta), per_token=True), Logistic())
 
 
-def fdpo_forward_kl(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def fdpo_forward_kl(beta: ScalarLike = 0.1) -> Objective:
     """f-DPO with the forward KL divergence: DPO whose regularisation is `beta · KL(ref ‖ π)`.
 
         −log σ(−beta · ref/π(y_w) + beta · ref/π(y_l))
@@ -484,7 +480,7 @@ def fdpo_forward_kl(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(ForwardKL(_checks.positive("beta", beta)), Logistic())
 
 
-def fdpo_js(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def fdpo_js(beta: ScalarLike = 0.1) -> Objective:
     """f-DPO with the Jensen–Shannon divergence.
 
         −log σ(beta · [log(2u_w/(1 + u_w)) − log(2u_l/(1 + u_l))]),    u = π/ref
@@ -500,7 +496,7 @@ def fdpo_js(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(JensenShannon(_checks.positive("beta", beta)), Logistic())
 
 
-def fdpo_alpha(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.5) -> Objective:
+def fdpo_alpha(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.5) -> Objective:
     """f-DPO with an alpha-divergence, between DPO (`alpha → 0`) and the forward KL (1).
 
         −log σ(beta · [u_l^−alpha − u_w^−alpha] / alpha),    u = π/ref
@@ -536,7 +532,7 @@ def sft(length_normalised: bool = False) -> Objective:
     return Objective(_likelihood(per_token=length_normalised))
 
 
-def dpo_pg(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def dpo_pg(beta: ScalarLike = 0.1) -> Objective:
     """DPO with projected gradients (DPO-PG): DPO's steps, but the chosen likelihood must not fall.
 
     With `d` the descent direction of DPO's loss over the pairs of a step and `g` the gradient of their mean
