@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Real
 
 from didsim import _checks
 from didsim._registry import Registry
@@ -34,11 +33,20 @@ from didsim.objectives.kernels import (
     Squared,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
-from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward, Scalar
+from didsim.objectives.rewards import (
+    Guarded,
+    LengthRegularised,
+    LogOdds,
+    LogProb,
+    LogRatio,
+    Reward,
+    Scalar,
+    ScalarLike,
+)
 from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single
 
 
-def dpo(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def dpo(beta: ScalarLike = 0.1) -> Objective:
     """Direct preference optimisation.
 
         −log σ(beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
@@ -55,7 +63,7 @@ def dpo(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic())
 
 
-def cdpo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 0.1) -> Objective:
+def cdpo(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 0.1) -> Objective:
     """Conservative DPO, which assumes that labels are wrong with a given probability.
 
         −(1 − ε) log σ(d) − ε log σ(−d),    d = beta · [log(π/ref)(y_w) − log(π/ref)(y_l)]
@@ -73,7 +81,7 @@ def cdpo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] =
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=smoothing))
 
 
-def ipo(tau: Real[ArrayLike, ""] = 0.1) -> Objective:
+def ipo(tau: ScalarLike = 0.1) -> Objective:
     """Identity preference optimisation.
 
         (log(π/ref)(y_w) − log(π/ref)(y_l) − 1/(2 tau))²
@@ -92,8 +100,8 @@ def ipo(tau: Real[ArrayLike, ""] = 0.1) -> Objective:
 
 
 def simpo(
-    beta: Real[ArrayLike, ""] = 2.0,
-    gamma: Real[ArrayLike, ""] = 1.0,
+    beta: ScalarLike = 2.0,
+    gamma: ScalarLike = 1.0,
     length_normalised: bool = True,
 ) -> Objective:
     """Simple preference optimisation: the reward is a mean log-probability, without a reference.
@@ -118,7 +126,7 @@ def simpo(
     return _pairwise(reward, Logistic(margin=margin))
 
 
-def slic(beta: Real[ArrayLike, ""] = 0.1, delta: Real[ArrayLike, ""] = 1.0) -> Objective:
+def slic(beta: ScalarLike = 0.1, delta: ScalarLike = 1.0) -> Objective:
     """The hinge loss of SLiC, on the log-ratio reward.
 
         max(0, delta − beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
@@ -137,7 +145,7 @@ def slic(beta: Real[ArrayLike, ""] = 0.1, delta: Real[ArrayLike, ""] = 1.0) -> O
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Hinge(_checks.positive("delta", delta)))
 
 
-def orpo(weight: Real[ArrayLike, ""] = 0.1) -> Objective:
+def orpo(weight: ScalarLike = 0.1) -> Objective:
     """Odds-ratio preference optimisation: a likelihood term and an odds-ratio term.
 
         −log P(y_w) − weight · log σ(log odds(y_w) − log odds(y_l)),
@@ -155,7 +163,7 @@ def orpo(weight: Real[ArrayLike, ""] = 0.1) -> Objective:
     return Objective(odds, _likelihood(per_token=True))
 
 
-def cpo(beta: Real[ArrayLike, ""] = 0.1, weight: Real[ArrayLike, ""] = 1.0) -> Objective:
+def cpo(beta: ScalarLike = 0.1, weight: ScalarLike = 1.0) -> Objective:
     """Contrastive preference optimisation: DPO without a reference, plus a likelihood term.
 
         −log σ(beta · [log π(y_w) − log π(y_l)]) − weight · log π(y_w)
@@ -174,7 +182,7 @@ def cpo(beta: Real[ArrayLike, ""] = 0.1, weight: Real[ArrayLike, ""] = 1.0) -> O
     return Objective(Pair(reward, Logistic()), _likelihood(weight=_checks.positive("weight", weight)))
 
 
-def exponential(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def exponential(beta: ScalarLike = 0.1) -> Objective:
     """The exponential loss on the log-ratio reward.
 
         exp(−beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
@@ -192,7 +200,7 @@ def exponential(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Exponential())
 
 
-def reference_free(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def reference_free(beta: ScalarLike = 0.1) -> Objective:
     """DPO without its reference: the reward is `beta · log π`.
 
         −log σ(beta · [log π(y_w) − log π(y_l)])
@@ -208,7 +216,7 @@ def reference_free(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogProb(_checks.positive("beta", beta), per_token=False), Logistic())
 
 
-def robust(beta: Real[ArrayLike, ""] = 0.01, label_smoothing: Real[ArrayLike, ""] = 0.1) -> Objective:
+def robust(beta: ScalarLike = 0.01, label_smoothing: ScalarLike = 0.1) -> Objective:
     """Robust DPO: if labels are flipped at rate `ε`, its expectation is the DPO loss on clean labels.
 
         [−(1 − ε) log σ(d) + ε log σ(−d)] / (1 − 2ε)
@@ -228,7 +236,7 @@ def robust(beta: Real[ArrayLike, ""] = 0.01, label_smoothing: Real[ArrayLike, ""
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=-flips / (1 - 2 * flips)))
 
 
-def exo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 1e-3) -> Objective:
+def exo(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 1e-3) -> Objective:
     """Efficient exact optimisation on pairs: the KL divergence of the policy's label from a smoothed label.
 
         σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]
@@ -248,7 +256,7 @@ def exo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 
     return _pairwise(LogRatio(_checks.positive("beta", beta)), ReverseCrossEntropy(smoothing))
 
 
-def nca(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
+def nca(beta: ScalarLike = 0.01) -> Objective:
     """Noise-contrastive alignment on pairs: a loss of each reward, not of their difference.
 
         −log σ(h(y_w)) − ½ log σ(−h(y_w)) − ½ log σ(−h(y_l))
@@ -270,7 +278,7 @@ def nca(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
     )
 
 
-def bco(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
+def bco(beta: ScalarLike = 0.01) -> Objective:
     """Binary classifier optimisation: a classifier of chosen and rejected sequences, with a reward shift `δ`.
 
         −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
@@ -293,7 +301,7 @@ def bco(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
     )
 
 
-def sppo(beta: Real[ArrayLike, ""] = 1e-3) -> Objective:
+def sppo(beta: ScalarLike = 1e-3) -> Objective:
     """Self-play preference optimisation with hard labels: a squared loss of each log-ratio.
 
         (t(y_w) − 1/(2 beta))² + (t(y_l) + 1/(2 beta))²
@@ -316,7 +324,7 @@ def sppo(beta: Real[ArrayLike, ""] = 1e-3) -> Objective:
     )
 
 
-def apo_zero(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def apo_zero(beta: ScalarLike = 0.1) -> Objective:
     """Anchored preference optimisation, zero: raises chosen likelihoods and lowers rejected ones.
 
         1 − σ(h(y_w)) + σ(h(y_l))
@@ -337,7 +345,7 @@ def apo_zero(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     )
 
 
-def apo_down(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def apo_down(beta: ScalarLike = 0.1) -> Objective:
     """Anchored preference optimisation, down: lowers chosen likelihoods, and rejected ones further.
 
         σ(h(y_w)) + 1 − σ(h(y_w) − h(y_l))
@@ -355,7 +363,7 @@ def apo_down(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return Objective(Single(reward, Sigmoid(), sequence="chosen", push="down"), Pair(reward, Sigmoid()))
 
 
-def discopop(beta: Real[ArrayLike, ""] = 0.05, temperature: Real[ArrayLike, ""] = 0.05) -> Objective:
+def discopop(beta: ScalarLike = 0.05, temperature: ScalarLike = 0.05) -> Objective:
     """The log-ratio modulated loss that DiscoPOP found by search.
 
         −log σ(d) · (1 − σ(d/τ)) + e^−d · σ(d/τ)
@@ -375,9 +383,9 @@ def discopop(beta: Real[ArrayLike, ""] = 0.05, temperature: Real[ArrayLike, ""] 
 
 
 def kto(
-    beta: Real[ArrayLike, ""] = 0.1,
-    desirable_weight: Real[ArrayLike, ""] = 1.0,
-    undesirable_weight: Real[ArrayLike, ""] = 1.0,
+    beta: ScalarLike = 0.1,
+    desirable_weight: ScalarLike = 1.0,
+    undesirable_weight: ScalarLike = 1.0,
 ) -> Objective:
     """Kahneman–Tversky optimisation on pairs: chosen sequences are desirable, rejected ones undesirable.
 
@@ -404,7 +412,7 @@ def kto(
     )
 
 
-def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) -> Objective:
+def dpop(beta: ScalarLike = 0.3, weight: ScalarLike = 50.0) -> Objective:
     """DPO-positive: DPO with a penalty if the chosen sequence is less likely than under the reference.
 
         −log σ(beta · [t(y_w) − t(y_l) − λ max(0, −t(y_w))])
@@ -423,7 +431,7 @@ def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) ->
     return Objective(Pair(LogRatio(beta), Logistic(), chosen_reward=Guarded(beta, weight)))
 
 
-def rdpo(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.01) -> Objective:
+def rdpo(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.01) -> Objective:
     """Length-regularised DPO: the implicit reward has a bonus for each token.
 
         −log σ(d + alpha · |y_w| − alpha · |y_l|)
@@ -444,7 +452,7 @@ def rdpo(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.01) -> 
     return _pairwise(reward, Logistic())
 
 
-def length_normalised_dpo(beta: Real[ArrayLike, ""] = 5.0) -> Objective:
+def length_normalised_dpo(beta: ScalarLike = 5.0) -> Objective:
     """Length-normalised DPO: log-ratios are means over tokens.
 
         −log σ(beta/|y_w| · t(y_w) − beta/|y_l| · t(y_l))
@@ -460,7 +468,7 @@ def length_normalised_dpo(beta: Real[ArrayLike, ""] = 5.0) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta), per_token=True), Logistic())
 
 
-def fdpo_forward_kl(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def fdpo_forward_kl(beta: ScalarLike = 0.1) -> Objective:
     """f-DPO with the forward KL divergence: DPO regularised by `beta · KL(ref ‖ π)`.
 
         −log σ(−beta · ref/π(y_w) + beta · ref/π(y_l))
@@ -478,7 +486,7 @@ def fdpo_forward_kl(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(ForwardKL(_checks.positive("beta", beta)), Logistic())
 
 
-def fdpo_js(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def fdpo_js(beta: ScalarLike = 0.1) -> Objective:
     """f-DPO with the Jensen–Shannon divergence.
 
         −log σ(beta · [log(2u_w/(1 + u_w)) − log(2u_l/(1 + u_l))]),    u = π/ref
@@ -494,7 +502,7 @@ def fdpo_js(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(JensenShannon(_checks.positive("beta", beta)), Logistic())
 
 
-def fdpo_alpha(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.5) -> Objective:
+def fdpo_alpha(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.5) -> Objective:
     """f-DPO with an alpha-divergence, between DPO (`alpha → 0`) and the forward KL (1).
 
         −log σ(beta · [u_l^−alpha − u_w^−alpha] / alpha),    u = π/ref
@@ -530,7 +538,7 @@ def sft(length_normalised: bool = False) -> Objective:
     return Objective(_likelihood(per_token=length_normalised))
 
 
-def dpo_pg(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def dpo_pg(beta: ScalarLike = 0.1) -> Objective:
     """DPO with projected gradients (DPO-PG): DPO with steps that do not lower the chosen likelihood.
 
     Let `d` be the descent direction of DPO's loss over the pairs of a step. Let `g` be the gradient of their

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
-from didsim.objectives.rewards import Reward
+from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term
 from didsim.preferences.problem import Marginals, Problem
 
@@ -60,7 +60,7 @@ class Objective(eqx.Module):
             raise ValueError("a gradient rule is not a loss, and cannot be added to another")
         return Objective(*self.terms, *other.terms)
 
-    def __rmul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
+    def __rmul__(self, factor: ScalarLike) -> "Objective":
         if not isinstance(factor, numbers.Real | jax.Array | np.ndarray | np.number):
             return NotImplemented
         factor = _checks.positive("factor", factor)

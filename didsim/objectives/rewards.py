@@ -7,12 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import log1mexp, log_softmax, logsumexp, softplus
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from didsim.information import LogProbs
 
 Scalar = Float[Array, "*#batch"]
 """A parameter: one number, or one for each of a batch of objectives."""
+ScalarLike = Real[ArrayLike, "*#batch"]
+"""What a parameter is made of."""
 
 
 class Reward(eqx.Module):

@@ -19,8 +19,8 @@ class Run(eqx.Module):
         steps: the number of steps taken before each record. The first is 0.
         metrics: for each metric, by name, an array `[*batch, records, …]`.
         diverged_at: for each run, the number of steps that it took before it diverged; −1 if it did not.
-        attributes: for each metric its name, its long name and its units. They are words, so that a run can be
-            pickled, and combined with another run by `jax.tree.map`.
+        attributes: for each metric its name, its long name and its units. They are words, so that a run can
+            be pickled, and combined with another run by `jax.tree.map`.
     """
 
     policy: HasLogProbs
