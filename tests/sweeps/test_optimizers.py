@@ -14,8 +14,8 @@ from didsim.sweeps.cells import compute
 from didsim.sweeps.grid import Sweep, program_of
 from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES, adam, compiled_in, rmsprop, sgd
 from didsim.sweeps.study import complete
+from tests.compilations import counted_compilations
 from tests.sweeps.test_study import entry
-from tests.training.test_train import counted_compilations
 
 STEPS, BETA = 6, 0.5
 SMALL: dict[str, Any] = {
