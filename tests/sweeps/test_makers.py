@@ -146,9 +146,16 @@ def test_kinds_of_settings_are_those_of_the_signature() -> None:
     assert set(kinds("optimizer", "adam").values()) == {float}
 
 
+def made_of(place: str, name: str, settings: dict[str, Any]) -> Any:
+    """What an entry makes of settings and of what a study passes itself to entries of that place."""
+    role = ROLES[place]
+    passed = {key: value for key, value in AT_HAND.items() if key in role.given}
+    return make(role.registry[name], {"name": name, **settings}, **passed)
+
+
 @pytest.mark.parametrize(("place", "name"), ENTRIES)
 def test_every_entry_can_be_made_and_is_what_its_place_needs(place: str, name: str) -> None:
-    made = make(ROLES[place].registry[name], {"name": name, **complete_settings(place, name)}, **AT_HAND)
+    made = made_of(place, name, complete_settings(place, name))
     kinds = {
         "policy": didsim.Policy,
         "objective": didsim.Objective,
@@ -170,7 +177,7 @@ def test_every_setting_matters(place: str, name: str) -> None:
     """One that is not passed on would leave what is made as it is."""
 
     def numbers(settings: dict[str, Any]) -> Any:
-        made = make(ROLES[place].registry[name], {"name": name, **settings}, **AT_HAND)
+        made = made_of(place, name, settings)
         if place == "optimizer":
             params = jnp.array([1.0, -2.0])
             state = made.init(params)
