@@ -148,7 +148,8 @@ def test_kinds_of_settings_are_those_of_the_signature() -> None:
 
 @pytest.mark.parametrize(("place", "name"), ENTRIES)
 def test_every_entry_can_be_made_and_is_what_its_place_needs(place: str, name: str) -> None:
-    made = make(ROLES[place].registry[name], {"name": name, **complete_settings(place, name)}, **AT_HAND)
+    given = {key: AT_HAND[key] for key in ROLES[place].given}
+    made = make(ROLES[place].registry[name], {"name": name, **complete_settings(place, name)}, **given)
     kinds = {
         "policy": didsim.Policy,
         "objective": didsim.Objective,
@@ -170,7 +171,8 @@ def test_every_setting_matters(place: str, name: str) -> None:
     """One that is not passed on would leave what is made as it is."""
 
     def numbers(settings: dict[str, Any]) -> Any:
-        made = make(ROLES[place].registry[name], {"name": name, **settings}, **AT_HAND)
+        given = {key: AT_HAND[key] for key in ROLES[place].given}
+        made = make(ROLES[place].registry[name], {"name": name, **settings}, **given)
         if place == "optimizer":
             params = jnp.array([1.0, -2.0])
             state = made.init(params)
