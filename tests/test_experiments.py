@@ -359,7 +359,7 @@ def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "unknown experiment 'nothing'; there are all, did_entropy, displacement"),
+        (["nothing"], f"unknown experiment 'nothing'; there are all, {', '.join(EXPERIMENTS)}"),
         (["displacement", "--set", "sede=1"], "--set has an unknown key 'sede'; there are beta, eos"),
         (["displacement", "--set", "seeds"], "--set must be key=value; got 'seeds'"),
         (["displacement", "--set", "seeds=0"], "wrong value: Expected `int` >= 1 - at `$.seeds`"),
@@ -370,13 +370,14 @@ def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
         (["all", "--set", "instances=64"], "--set has an unknown key 'instances'"),
         (
             ["optimal_rejected", "--set", "rejected=['optimum']"],
-            "unknown rejected-sampling distribution 'optimum'; there are geodesic, optimal",
+            "unknown rejected-sampling distribution 'optimum'; there are "
+            + ", ".join(sorted(didsim.REJECTED)),
         ),
         (
             ["log_ratio_reward", "--set", "objectives=['ppo']"],
-            "unknown objective 'ppo'; there are apo_down, apo_zero",
+            f"unknown objective 'ppo'; there are {', '.join(sorted(didsim.OBJECTIVES))}",
         ),
-        (["objective_zoo", "--set", "objectives=['ppo']"], "unknown objective 'ppo'; there are apo_down"),
+        (["objective_zoo", "--set", "objectives=['ppo']"], "unknown objective 'ppo'; there are "),
         (["objective_maps", "--set", "reach=0"], "wrong value: Expected `float` > 0.0 - at `$.reach`"),
         (["displacement", "--set", "max_length=40"], "too large to enumerate"),
         (["displacement", "--set", "seed=3000000000"], "Expected `int` <= 2147483647 - at `$.seed`"),
