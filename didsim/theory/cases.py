@@ -71,7 +71,7 @@ def _extreme(numbers: _Numbers, count: int, size: int) -> np.ndarray:
 
 
 def _independent(draw: _Draw, low: float = -2.0, high: float = 1.0) -> Callable[[int, int, int], Case]:
-    """Instances of independent policies of one kind. The common logarithm of beta has two bounds."""
+    """Instances of independent policies of one kind. `beta` is 10 to a random power from `low` to `high`."""
 
     def cases(seed: int, count: int, size: int) -> Case:
         numbers = np.random.default_rng(seed)

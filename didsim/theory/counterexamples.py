@@ -1,4 +1,4 @@
-"""Counterexamples: for each assumption of a statement, the smallest instance that breaks it without.
+"""Counterexamples: the smallest instance that breaks a statement when one assumption is dropped.
 
 The search begins with the smallest space and the simplest fractions.
 """

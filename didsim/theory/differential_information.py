@@ -23,7 +23,7 @@ def bayes(case: Case) -> Array:
 @exact(
     1,
     PAPER,
-    "With c = min b/a, P(X|y) = c · a(y)/b(y) is a likelihood, and P(X) = c. With a larger c it exceeds 1",
+    "With c = min b/a, P(X|y) = c · a(y)/b(y) is a likelihood and P(X) = c. A larger c gives some P(X|y) > 1",
 )
 def evidence(case: Case) -> Array:
     """The event behind an update, in logarithms."""

@@ -117,7 +117,7 @@ def smoothing_displaces(case: Case) -> Array:
 @claim(
     5,
     PAPER,
-    "The chosen log-likelihood can move the opposite way at the start of training from its change at the end",
+    "The chosen log-likelihood can first rise and end below its start, or first fall and end above it",
 )
 def displacement_turns(case: Case) -> Array:
     """Whether it does so, under gradient flow on logits from the reference.

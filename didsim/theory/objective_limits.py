@@ -146,7 +146,7 @@ def simpo_limit(case: Case) -> Array:
 
 @exact(3, OURS, "IPO: log(π_∞/π_ref) = b (π_w − π_l)/(π_w + π_l) + const, so log-ratios differ by at most 2b")
 def ipo_limit(case: Case) -> Array:
-    """Stationarity of each sequence, divided by its mass, and the bound."""
+    """Stationarity in the reward of each sequence, relative to its mass, and the bound."""
     problem, _ = _contrastive(case)
     w, el = jnp.exp(case.target), jnp.exp(case.third)
     centre = 1 / (2 * case.beta)
@@ -174,11 +174,11 @@ def exponential_limit(case: Case) -> Array:
 @exact(
     3,
     OURS,
-    "f-DPO (forward KL, JS, alpha): β f′(π_∞/π_ref) = log(π_w/π_l) + const; the constant is a single root",
+    "f-DPO (forward KL, JS, alpha): β f′(π_∞/π_ref) = log(π_w/π_l) + const; one root gives the constant",
     sizes=(2, 8),
 )
 def fdpo_limit(case: Case) -> Array:
-    """The rewards of the limit. Their error may be as large as rounding of log-probabilities makes it."""
+    """The error of the limit's rewards, relative to what rounding of log-probabilities may cause."""
     problem, _ = _contrastive(case)
     data = case.target - case.third
     worst = []
@@ -252,7 +252,7 @@ def _numbers(case: Case) -> np.random.Generator:
     sizes=(2, 3, 8),
 )
 def hinge_on_a_grid(case: Case) -> float:
-    """The share of the loss that other rewards save.
+    """By how much other rewards improve on the minimiser, as a share of its loss.
 
     Other rewards are those of the minimiser with any set raised by one, and a minimiser over real numbers. If
     the minimiser is said to be unique, raising any set must raise the loss.
@@ -349,7 +349,7 @@ def finite_data_rate(case: Case) -> bool:
 @exact(
     3,
     OURS,
-    "The limits of APO-zero, and of KTO with z0 held, give 0 to sequences rejected more often than chosen",
+    "The limits of APO-zero and of KTO (z0 held) give no mass to sequences rejected more often than chosen",
     most=40,
     sizes=(3, 8),
 )

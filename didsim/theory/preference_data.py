@@ -105,7 +105,7 @@ def best_and_worst_of_two(case: Case) -> Array:
     """An enumeration of all draws, with scores rounded so that there are ties."""
     p, score = case.reference, jnp.round(case.reward)
     both = jnp.exp(p[:, None] + p[None, :])
-    # Of two draws with the same score, each is kept half of the time. Ties are then shared like π.
+    # Of two draws with the same score, each is kept half of the time: a tie is shared in proportion to π.
     tie = 0.5
     difference = _differences(score)
     first = jnp.where(difference > 0, 1.0, jnp.where(difference == 0, tie, 0.0))
