@@ -12,17 +12,11 @@ from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from didsim.training.metrics import margin_learned, margin_reference, margin_rejected, margin_target
 from experiments.shared.configs import Count, NonNegative, TrainingConfig
 from experiments.shared.training import seed_keys, train
 
-MARGINS = {
-    "margin_rejected": margin_rejected,
-    "margin_reference": margin_reference,
-    "margin_target": margin_target,
-    "margin_learned": margin_learned,
-}
 POLICIES = ("rejected", "reference", "target", "learned")
+MARGINS = {f"margin_{policy}": didsim.METRICS[f"margin_{policy}"] for policy in POLICIES}
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

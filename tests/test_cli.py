@@ -215,7 +215,7 @@ def test_names_that_a_store_does_not_have(study: str) -> None:
         (["--hue", "gamma"], "`hue` must be one of rejected, beta, seed, step; got 'gamma'"),
         (["--select", "gamma=1"], "--select has an unknown dimension 'gamma'"),
         (["--select", "beta=0.2"], "--select has no beta '0.2'; there are 0.1, 0.5"),
-        ([], "`dataset` must be of one value of rejected, beta"),
+        ([], "`dataset` must have one value of rejected, beta"),
     ]:
         assert message in output_of("plot", "tiny.zarr", *arguments, status=2)
     assert "must end in .nc, .csv or .parquet" in output_of("export", "tiny.zarr", "out.txt", status=2)
