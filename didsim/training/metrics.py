@@ -87,7 +87,7 @@ def metric_of(measure: Measure) -> Metric:
 
 
 METRICS: Registry[Measure] = Registry("metric", {})
-"""The metrics by name: the standard ones, and those that are added.
+"""The metrics by name: the standard ones, and any that a user adds.
 
 `METRICS["peak"] = lambda s: s.log_probs.max()` adds one. It is recorded where it is asked for by name, in
 `Record(also=("peak",))` or in a study. A `Metric` in place of a plain function says more about it.
