@@ -9,7 +9,6 @@ on_logits       the search over the logits of all sequences
 on_parameters   the search over the parameters of a policy
 hinge           the linear program of the hinge
 newton, lbfgs   the two minimisers that the searches use
-convexity       when a term of an objective is convex
 smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
 """
