@@ -13,7 +13,7 @@ smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
 """
 
-from didsim.fixed_points.certificate import Certificate, NoMinimiserError, Solution
+from didsim.fixed_points.certificate import Certificate, Method, NoMinimiserError, Solution, Verdict
 from didsim.fixed_points.solve import fixed_point, solve
 
-__all__ = ["Certificate", "NoMinimiserError", "Solution", "fixed_point", "solve"]
+__all__ = ["Certificate", "Method", "NoMinimiserError", "Solution", "Verdict", "fixed_point", "solve"]

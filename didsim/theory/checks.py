@@ -47,7 +47,7 @@ class Check:
 
 
 CHECKS: Registry[Check] = Registry("check", {})
-"""Every check by its name, in the order of the theory."""
+"""Every check by its name. Reports sort them by section."""
 
 _Measure = Callable[[Case], Any]
 
