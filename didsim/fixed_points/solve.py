@@ -164,6 +164,7 @@ def _checked(
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
     problem.check_size(size)
+    _checks.parameters("objective", objective, reference.dtype)
     batch = _checks.broadcast(
         reference=reference.shape[:-1], problem=problem.batch_shape, objective=objective.batch_shape
     )

@@ -98,11 +98,13 @@ class Polynomial:
 class PiecewiseLinear:
     """A kernel of lines between knots, with or without jumps: a sum of functions of one knot each.
 
-    A function with knot `t` is `below[t] + left[t] · (t − d)` for `d < t`,
-    `above[t] + right[t] · (d − t)` for `d > t`, and the mean of `below` and `above` for `d = t`. The hinge
-    `max(0, 1 − d)` is `PiecewiseLinear(knots=(1,), left=(1,))`, a share of wins with ties counted half is
-    `PiecewiseLinear(knots=(0,), above=(1,))`. Its derivative at a knot is the mean of the slopes; jumps
-    have none.
+    A function with knot `t` is `below[t] + left[t] · (t − d)` for `d < t`, `at[t]` for `d = t`, and
+    `above[t] + right[t] · (d − t)` for `d > t`. The hinge `max(0, 1 − d)` is
+    `PiecewiseLinear(knots=(1,), left=(1,))`. A share of wins with ties counted half is
+    `PiecewiseLinear(knots=(0,), above=(1,))`.
+
+    At a corner the derivative is the number nearest to 0 between the slopes on either side: 0 for a hinge, as
+    trainers have it. Jumps count for nothing in the derivative.
 
     Args:
         knots: where the kernel bends or jumps.
@@ -110,6 +112,7 @@ class PiecewiseLinear:
         left: the growth with the distance from the knot, below it; 0 by default.
         above: the value just above.
         right: the growth with the distance, above.
+        at: the value at each knot; by default the mean of `below` and `above`.
 
     Raises:
         ValueError: there is no knot, a number is not finite, or lengths differ.
@@ -120,13 +123,21 @@ class PiecewiseLinear:
     left: tuple[float, ...] = ()
     above: tuple[float, ...] = ()
     right: tuple[float, ...] = ()
+    at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         knots = _finite_numbers("knots", self.knots)
         object.__setattr__(self, "knots", knots)
-        for name in ("below", "left", "above", "right"):
+        for name in ("below", "left", "above", "right", "at"):
             values = getattr(self, name)
-            values = _finite_numbers(name, values) if values != () else (0.0,) * len(knots)
+            if values != ():
+                values = _finite_numbers(name, values)
+            elif name == "at":
+                values = tuple(
+                    (below + above) / 2 for below, above in zip(self.below, self.above, strict=True)
+                )
+            else:
+                values = (0.0,) * len(knots)
             if len(values) != len(knots):
                 raise ValueError(
                     f"`{name}` must have one number for each of {len(knots)} knots; got {len(values)}"
@@ -136,7 +147,7 @@ class PiecewiseLinear:
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """The functions of one knot that add up to the kernel."""
-        return tuple(map(Piece, self.knots, self.below, self.left, self.above, self.right))
+        return tuple(map(Piece, self.knots, self.below, self.left, self.above, self.right, self.at))
 
     def __call__(self, d: Array) -> Array:
         """The kernel, elementwise."""

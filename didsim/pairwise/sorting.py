@@ -9,7 +9,7 @@ from didsim.pairwise.exact import Sums, Wanted
 
 
 class Piece(NamedTuple):
-    """A function with one knot: a line on either side, and at the knot the mean of what they have there.
+    """A function with one knot: a line on either side, and a value at the knot.
 
     Attributes:
         knot: where it is.
@@ -17,6 +17,7 @@ class Piece(NamedTuple):
         left: by how much the function grows with the distance from the knot, below.
         above: the value just above.
         right: by how much it grows with the distance, above.
+        at: the value at the knot itself; None is the mean of `below` and `above`.
     """
 
     knot: float
@@ -24,20 +25,33 @@ class Piece(NamedTuple):
     left: float = 0.0
     above: float = 0.0
     right: float = 0.0
+    at: float | None = None
 
     def __call__(self, d: Array) -> Array:
         """The value at `d`."""
         far = d - self.knot
         below, above = self.below - self.left * far, self.above + self.right * far
-        return jnp.where(far < 0, below, jnp.where(far > 0, above, (self.below + self.above) / 2))
+        return jnp.where(
+            far < 0, below, jnp.where(far > 0, above, self.value_at_knot + self.slope_at_knot * far)
+        )
+
+    @property
+    def value_at_knot(self) -> float:
+        return (self.below + self.above) / 2 if self.at is None else self.at
+
+    @property
+    def slope_at_knot(self) -> float:
+        """The derivative at the knot: the number nearest to 0 between the slopes on either side."""
+        low, high = sorted((-self.left, self.right))
+        return min(max(0.0, low), high)
 
     def derivative(self) -> "Piece":
         """The slope, which is constant on either side."""
-        return Piece(self.knot, below=-self.left, above=self.right)
+        return Piece(self.knot, below=-self.left, above=self.right, at=self.slope_at_knot)
 
     def reflected(self) -> "Piece":
         """The function of `−d`."""
-        return Piece(-self.knot, self.above, self.right, self.below, self.left)
+        return Piece(-self.knot, self.above, self.right, self.below, self.left, self.at)
 
 
 Pieces = tuple[Piece, ...]
@@ -123,7 +137,7 @@ def _one_sided(piece: Piece, spread: _Spread, x: Array) -> Array:
         distance = jnp.where(begin < 1, 0, place - points[jnp.maximum(begin - 1, 0)])
         mass = spread.mass_before[begin]
         value += piece.above * mass + piece.right * (spread.reach_before[begin] + mass * distance)
-    if piece.below or piece.above:
+    if piece.value_at_knot:
         at_knot = spread.mass_at[jnp.minimum(begin, last)]
-        value += (piece.below + piece.above) / 2 * jnp.where(begin < end, at_knot, 0)
+        value += piece.value_at_knot * jnp.where(begin < end, at_knot, 0)
     return value

@@ -46,7 +46,7 @@ class Snapshot(eqx.Module):
 
     def implicit_reward(self) -> Float[Array, " sequences"]:
         """The objective's implicit reward of every sequence."""
-        return self.objective.reward(self.log_probs, self.reference, self.lengths)
+        return self.objective.reward.of_space(self.log_probs, self.reference, self.lengths)
 
 
 Metric = Callable[[Snapshot], Array]

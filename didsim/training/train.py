@@ -121,6 +121,7 @@ def train(
     reference = _checks.distribution("reference", reference, full_support=True)
     _checks.same_sequences(policy=start, reference=reference)
     problem.check_size(start.shape[-1])
+    _checks.parameters("objective", objective, start.dtype)
     if target is None:
         target = _encoded_target(objective, reference, problem)
     else:
