@@ -4,8 +4,9 @@ import datetime
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+
+from didsim._versions import versions
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ def this_machine() -> Machine:
     """The machine that this runs on."""
     import jax
 
+    software = versions(("jax", "jaxlib"))
     return Machine(
         cpu=_cpu(),
         cores=_cores(),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         os=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        jax=version("jax"),
-        jaxlib=version("jaxlib"),
+        python=software["python"],
+        jax=software["jax"],
+        jaxlib=software["jaxlib"],
         device=jax.default_backend(),
         date=datetime.date.today().isoformat(),
     )

@@ -1,7 +1,7 @@
-"""Batch axes as one axis of runs, and back.
+"""Reshape batch axes into one axis of runs, and back.
 
-A batch of shape `batch` is many runs, one for each index. Arrays have their batch axes first and then event
-axes, as that of sequences, which belong to a single run.
+Each index of a batch is one run. An array has its batch axes first. All later axes are event axes, which
+belong to a single run; the axis of sequences is one.
 """
 
 import math
@@ -15,11 +15,11 @@ from didsim._checks import Shape
 
 
 def as_runs(tree: PyTree, batch: Shape, event_ndim: int) -> Any:
-    """Each array broadcast to the batch, `[*batch, *event]`, and reshaped to `[runs, *event]`.
+    """Broadcast each array to `[*batch, *event]`, and reshape it to `[runs, *event]`.
 
     Args:
         tree: arrays `[*own, *event]`, whose own batch axes broadcast to `batch`.
-        batch: the batch shape; the number of runs is its product, 1 for `()`.
+        batch: the batch shape. The number of runs is the product of its entries, 1 for `()`.
         event_ndim: number of event axes of every array.
     """
 
@@ -32,5 +32,5 @@ def as_runs(tree: PyTree, batch: Shape, event_ndim: int) -> Any:
 
 
 def batched(tree: PyTree, batch: Shape) -> Any:
-    """Each array `[runs, …]` reshaped to `[*batch, …]`."""
+    """Reshape each array from `[runs, …]` to `[*batch, …]`."""
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), tree)

@@ -1,8 +1,8 @@
-"""Argument checks: a wrong value raises `ValueError`, naming the argument, what was expected and what came.
+"""Argument checks. A wrong value raises `ValueError` with its name, what was expected and what was given.
 
-Shapes and dtypes are checked always. Values are checked where they are known: at the call, and for
-scalars under `jit` by `equinox.error_if`. Arrays under `jit`, `vmap` or `grad` are not checked for
-their values, which would cost as much as the functions themselves.
+Shapes and dtypes are always checked. Values are checked if they are known at the call. Under `jit`, `vmap` or
+`grad` they are not known; `equinox.error_if` then checks the values of numbers when the program runs. Values
+of distributions are not checked there, since this would cost as much as the functions themselves.
 """
 
 import numbers
@@ -20,18 +20,18 @@ Shape = tuple[int, ...]
 
 
 def known(value: Any) -> bool:
-    """Whether the value is known now, rather than traced by a JAX transformation."""
+    """Whether the value is known, not traced by a JAX transformation."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
 def instance(name: str, value: Any, kind: type, expected: str) -> None:
-    """Raise unless the value is of a class."""
+    """Raise `ValueError` unless the value is an instance of `kind`."""
     if not isinstance(value, kind):
         raise ValueError(f"`{name}` must be {expected}; got {value!r}")
 
 
 def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
-    """An array of one kind of number."""
+    """The value as an array whose dtype is of one kind."""
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
@@ -42,7 +42,7 @@ def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
 
 
 def float_array(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
-    """A floating-point array, not empty, of at least `min_ndim` axes."""
+    """The value as a floating-point array that is not empty and has at least `min_ndim` axes."""
     array = _array(name, value, "a floating-point array", jnp.floating)
     if array.ndim < min_ndim:
         raise ValueError(
@@ -54,7 +54,7 @@ def float_array(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..
 
 
 def finite(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
-    """A floating-point array without NaN or infinity."""
+    """The value as a floating-point array without NaN or infinity."""
     array = float_array(name, value, min_ndim=min_ndim)
     if known(value):
         given = np.asarray(value)
@@ -66,7 +66,10 @@ def finite(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
 
 
 def distribution(name: str, value: Any, *, full_support: bool = False) -> Float[Array, "*batch sequences"]:
-    """Log-probabilities, normalised over the last axis to within the square root of machine epsilon."""
+    """The value as log-probabilities, normalised over the last axis.
+
+    `logsumexp` must be 0 to within the square root of machine epsilon.
+    """
     log_probs = float_array(name, value)
     if not known(value):
         return log_probs
@@ -83,7 +86,7 @@ def distribution(name: str, value: Any, *, full_support: bool = False) -> Float[
             f"`{name}` must be log-probabilities normalised over the last axis "
             f"(logsumexp 0 to within {tolerance:.1e}); got logsumexp {total[where]:.6g}"
             + (f" at batch index {where}" if where else "")
-            + ". jax.nn.log_softmax normalises."
+            + ". jax.nn.log_softmax can normalise it."
         )
     if full_support and np.isneginf(array).any():
         where = tuple(int(k) for k in np.argwhere(np.isneginf(array))[0])
@@ -94,7 +97,7 @@ def distribution(name: str, value: Any, *, full_support: bool = False) -> Float[
 
 
 def same_sequences(**arrays: Array) -> Shape:
-    """The common batch shape of arrays whose last axes agree and whose other axes broadcast."""
+    """The common batch shape of arrays. Their last axes must agree, and all other axes must broadcast."""
     shapes = {name: array.shape for name, array in arrays.items()}
     if len({shape[-1] for shape in shapes.values()}) > 1:
         raise ValueError(f"{_names(shapes)} must agree in their last axis, sequences; {_got(shapes)}")
@@ -110,36 +113,37 @@ def broadcast(**shapes: Shape) -> Shape:
 
 
 def positive(name: str, value: Any, beside: Array | None = None) -> Array:
-    """A number above zero and finite, or an array of them."""
+    """The value as a positive, finite number, or an array of such numbers."""
     return _number(name, value, "positive and finite", lambda x, xp: (x > 0) & xp.isfinite(x), beside)
 
 
 def non_negative(name: str, value: Any, beside: Array | None = None) -> Array:
-    """A number not below zero and finite, or an array of them."""
+    """The value as a finite number of at least 0, or an array of such numbers."""
     return _number(name, value, "zero or more and finite", lambda x, xp: (x >= 0) & xp.isfinite(x), beside)
 
 
 def at_least_one(name: str, value: Any, beside: Array | None = None) -> Array:
-    """A number of 1 or more and finite, or an array of them."""
+    """The value as a finite number of at least 1, or an array of such numbers."""
     return _number(name, value, "at least 1 and finite", lambda x, xp: (x >= 1) & xp.isfinite(x), beside)
 
 
 def number(name: str, value: Any, beside: Array | None = None) -> Array:
-    """A finite number, or an array of them."""
+    """The value as a finite number, or an array of such numbers."""
     return _number(name, value, "finite", lambda x, xp: xp.isfinite(x), beside)
 
 
 def within(name: str, value: Any, low: float, high: float) -> Array:
-    """A number between two bounds, both included, or an array of them."""
+    """The value as a number between two bounds, both included, or an array of such numbers."""
     return _number(name, value, f"between {low} and {high}", lambda x, xp: (x >= low) & (x <= high))
 
 
 def _number(
     name: str, value: Any, expected: str, good: Callable[[Any, Any], Any], beside: Array | None = None
 ) -> Array:
-    """A real number. Python's own numbers stay weakly typed, so that they follow the arrays that they meet.
+    """The value as an array of real numbers.
 
-    A number is checked as it is used: rounded to the dtype that it has beside an array.
+    A Python number gives a weakly typed array. In operations it takes the dtype of the other array: that of
+    `beside`, if it is given. A number is checked as it is used, rounded to its dtype.
     """
     value = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
     array = _array(name, value, "a real number", jnp.number)
@@ -183,21 +187,21 @@ def _rounded(given: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def single(name: str, array: Array) -> Array:
-    """One number, without axes."""
+    """The array, which must have no axes."""
     if array.ndim:
         raise ValueError(f"`{name}` must be one number; got shape {array.shape}")
     return array
 
 
 def positive_int(name: str, value: Any) -> int:
-    """A Python integer above zero."""
+    """The value as a Python integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}")
     return int(value)
 
 
 def indices(name: str, value: Any, size: int) -> Array:
-    """Integers that index `size` sequences, from 0."""
+    """The value as an array of integers from 0 to `size − 1`."""
     array = _array(name, value, "integers that index sequences", jnp.integer)
     if known(value) and array.size:
         given = np.asarray(value)
@@ -211,7 +215,7 @@ def indices(name: str, value: Any, size: int) -> Array:
 
 
 def lengths(name: str, value: Any) -> Array:
-    """Numbers of tokens."""
+    """The value as an array of numbers of tokens, which are integers of at least 1."""
     array = _array(name, value, "numbers of tokens, integers of at least 1", jnp.integer)
     if array.size == 0 or (known(value) and not np.all(np.asarray(value) >= 1)):
         raise ValueError(f"`{name}` must be numbers of tokens, integers of at least 1; got {value!r}")
@@ -223,14 +227,14 @@ def lengths(name: str, value: Any) -> Array:
 
 
 def one_key(name: str, value: Any) -> Array:
-    """A single typed random key."""
+    """The value, which must be a single typed random key."""
     if key(name, value).ndim:
         raise ValueError(f"`{name}` must be one random key; got an array of shape {value.shape}")
     return value
 
 
 def key(name: str, value: Any) -> Array:
-    """A typed random key, or an array of them."""
+    """The value, which must be a typed random key or an array of such keys."""
     if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"`{name}` must be a typed random key, as jax.random.key(0) makes; got {value!r}")
     return value

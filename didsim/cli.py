@@ -1,26 +1,21 @@
-"""The command line: `didsim …`."""
+"""The command line: `didsim …`.
 
-import math
+Commands import what they need when they are called, so that `--help` needs neither JAX nor the libraries for
+data and pictures.
+"""
+
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from didsim import plotting
-from didsim.sweeps.axes import parse_value
-from didsim.sweeps.clusters import dask_executor
-from didsim.sweeps.grid import Sweep
-from didsim.sweeps.results import export as export_results
-from didsim.sweeps.results import open_results, summarise
-from didsim.sweeps.running import MEMORY, run_sweep
-from didsim.theory import CHECKS, check_all
+import didsim
+from didsim._imports import import_files
 
 _WIDTH = 110  # of tables in a file or a pipe
 _INTERRUPTED = 130
@@ -28,31 +23,60 @@ _MANY_FAILURES = 20
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-StorePath = Annotated[Path, typer.Argument(help="Folder of a study's results.")]
+StorePath = Annotated[Path, typer.Argument(help="Folder with the results of a study.")]
 Quiet = Annotated[bool, typer.Option(help="No progress bar.")]
 
 
+Imports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--import",
+        help="Python file to run first, so that what it adds to registries can be named. May be given again.",
+    ),
+]
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"didsim {didsim.__version__}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
-def didsim() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """What preference optimisation teaches a policy, computed exactly."""
 
 
 @app.command()
 def check(
     instances: Annotated[int, typer.Option(min=1, help="Random instances of each statement.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the instances.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random instances.")] = 0,
     only: Annotated[
-        list[str] | None, typer.Option(help="Name of a check. May be given again. By default all.")
+        list[str] | None, typer.Option(help="Name of a check to run, instead of all. May be given again.")
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write the report to, as JSON.")] = Path(
         "didsim-check.json"
     ),
+    imports: Imports = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check every statement of the theory on random instances, and show what its assumptions are worth.
+    """Check every statement of the theory on random instances.
 
-    Exit status 1 if an exact statement fails, or an assumption that is dropped breaks nothing.
+    A second table lists the assumptions of statements. Each comes with the smallest instance on which its
+    statement is false without it. The exit status is 1 if an exact statement fails, or if there is an
+    assumption without which no instance breaks its statement.
     """
+    import jax
+
+    from didsim.theory import CHECKS, check_all
+
+    with _told():
+        import_files(imports or ())
     for name in only or []:
         if name not in CHECKS:
             raise typer.BadParameter(f"unknown check {name!r}; there are {', '.join(CHECKS)}")
@@ -82,25 +106,34 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Change a key of the study: key=value. May be given again."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be computed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the grid; compute nothing.")] = False,
     dask: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler; or local:2, for two workers here.")
+        str | None,
+        typer.Option(help="Address of a Dask scheduler, or local:2 for two workers here."),
     ] = None,
-    memory: Annotated[int, typer.Option(min=1, help="MiB that a block may take.")] = MEMORY // 2**20,
-    yes: Annotated[bool, typer.Option("--yes", help="More than a million cells are meant.")] = False,
+    memory: Annotated[int, typer.Option(min=1, help="Memory for a block of cells, in MiB.")] = 1024,
+    yes: Annotated[bool, typer.Option("--yes", help="Run a study of more than a million cells.")] = False,
     any_version: Annotated[
-        bool, typer.Option("--any-version", help="Go on in a store of other versions of JAX, NumPy, ….")
+        bool,
+        typer.Option("--any-version", help="Go on in a store that other versions of packages began."),
     ] = False,
+    imports: Imports = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a study, or the rest of it: what its store has already is not computed again."""
+    """Compute the cells of a study that its store does not hold yet."""
+    from didsim.sweeps.clusters import dask_executor
+    from didsim.sweeps.grid import Sweep
+    from didsim.sweeps.plan import plan
+    from didsim.sweeps.running import run_sweep
+
     store = Path(study.with_suffix(".zarr").name) if store is None else store
     with _told() as stack:
+        sources = import_files(imports or ())
         sweep = Sweep.from_toml(study, settings or (), allow_many=yes)
         if dry_run:
-            _console().print(_plan(sweep, memory * 2**20))
+            _console().print(plan(sweep, memory * 2**20))
             return
-        executor = None if dask is None else stack.enter_context(dask_executor(dask))
+        executor = None if dask is None else stack.enter_context(dask_executor(dask, sources))
         try:
             outcome = run_sweep(
                 sweep,
@@ -111,7 +144,7 @@ def run(
                 any_version=any_version,
             )
         except KeyboardInterrupt:
-            # The block in hand cannot be stopped but with its process, and a store bears that.
+            # A thread still computes a block. Only the end of the process stops it, which no store minds.
             typer.echo(f"{store}: stopped; the same command computes the rest", err=True)
             os._exit(_INTERRUPTED)
     counts = f"{outcome.done:,} cells done, {outcome.diverged:,} diverged, {outcome.failed:,} failed"
@@ -121,6 +154,7 @@ def run(
     if outcome.pending:
         arguments = [str(study), "--store", str(store)]
         arguments += [word for setting in settings or () for word in ("--set", setting)]
+        arguments += [word for path in imports or () for word in ("--import", str(path))]
         arguments += [] if dask is None else ["--dask", dask]
         arguments += [flag for flag, on in (("--yes", yes), ("--any-version", any_version)) if on]
         typer.echo(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}")
@@ -131,7 +165,9 @@ def run(
 
 @app.command()
 def show(store: StorePath) -> None:
-    """Say what of a study is done, what diverged, and what failed and why."""
+    """Show how many cells of a study are done, and which diverged or failed, and why."""
+    from didsim.sweeps.results import open_results, summarise
+
     with _told():
         summary = summarise(store)
         dataset = open_results(store)
@@ -148,31 +184,24 @@ def plot(
     store: StorePath,
     y: Annotated[str, typer.Option(help="Metric on the vertical axis.")] = "js_to_target",
     x: Annotated[str, typer.Option(help="Dimension of the horizontal axis.")] = "step",
-    hue: Annotated[str | None, typer.Option(help="Dimension that colours tell apart.")] = None,
+    hue: Annotated[str | None, typer.Option(help="Dimension with a colour for each value.")] = None,
     col: Annotated[str | None, typer.Option(help="Dimension with a panel for each value.")] = None,
     over: Annotated[
-        str | None, typer.Option(help="Dimension that bands are over. By default the seeds.")
+        str | None, typer.Option(help="Dimension that a band is taken over. By default the seeds.")
     ] = None,
     select: Annotated[
-        list[str] | None, typer.Option(help="dimension=value, to keep. May be given again.")
+        list[str] | None,
+        typer.Option(help="Plot one value only: dimension=value. May be given again."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File; by default STORE-METRIC.png, here.")] = None,
 ) -> None:
     """Plot a metric of a study, a line for the median and a band for the central 95% over the seeds."""
+    from didsim import plotting
+    from didsim.sweeps.results import open_results, select_values
+
     out = Path(f"{store.stem}-{y}.png") if out is None else out
     with _told():
-        dataset = open_results(store)
-        for one in select or ():
-            dim, _, value = one.partition("=")
-            if dim not in dataset.dims:
-                known = ", ".join(map(str, dataset.dims))
-                raise ValueError(f"--select has an unknown dimension {dim!r}; there are {known}")
-            words = dataset[dim].dtype.kind == "U"
-            try:
-                dataset = dataset.sel({dim: value.strip('"') if words else parse_value(value)})
-            except KeyError:
-                known = ", ".join(map(str, dataset[dim].values))
-                raise ValueError(f"--select has no {dim} {value!r}; there are {known}") from None
+        dataset = select_values(open_results(store), select or ())
         figure = plotting.plot_study(dataset, y, x=x, hue=hue, col=col, over=over)
         with plotting.style():
             figure.savefig(out)
@@ -184,6 +213,8 @@ def export(
     store: StorePath, out: Annotated[Path, typer.Argument(help="File: .nc, .csv or .parquet.")]
 ) -> None:
     """Write the results of a study to NetCDF, CSV or Parquet."""
+    from didsim.sweeps.results import export as export_results
+
     with _told():
         export_results(store, out)
     typer.echo(f"Written to {out}")
@@ -191,7 +222,7 @@ def export(
 
 @contextmanager
 def _told() -> Iterator[ExitStack]:
-    """Say in a line what is wrong with what was asked for, in place of a traceback."""
+    """Print an error of the user's in one line, without a traceback."""
     try:
         with ExitStack() as stack:
             yield stack
@@ -205,36 +236,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
-def _plan(sweep: Sweep, memory: int) -> Table:
-    """What a run of a sweep would compute."""
-    shape = sweep.block_shape(sweep.cells_within(memory))
-    blocks = sweep.blocks(shape)
-    table = Table("", "")
-    for axis in sweep.axes:
-        first, last = axis.labels[0], axis.labels[-1]
-        values = ", ".join(map(str, axis.labels)) if len(axis.labels) <= 6 else f"{first} … {last}"
-        table.add_row(axis.key, f"{len(axis.values)}: {values}")
-    numbers = sweep.size * len(sweep.steps) * len(sweep.metrics)
-    rows = {
-        "cells": f"{sweep.size:,}",
-        "sequences": ", ".join(f"{size:,}" for size in sweep.sizes),
-        "records": f"{len(sweep.steps):,} steps of {len(sweep.metrics)} metrics",
-        "blocks": f"{len(blocks):,} of {' × '.join(map(str, shape)) or '1'} cells",
-        "compiled programs": f"{sweep.programs:,}",
-        "memory of a block": _size(sweep.cell_bytes() * math.prod(shape))
-        + (", and up to 1 GiB for limits" if sweep.has_limits else ""),
-        "on disk, at most": _size(8 * numbers),
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**20:,.1f} MiB"
-
-
-def _list(console: Console, title: str, lines: dict[str, str]) -> None:
+def _list(console: Console, title: str, lines: Mapping[str, str]) -> None:
     if not lines:
         return
     console.print(f"{title}:")

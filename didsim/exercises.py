@@ -11,20 +11,20 @@ _WIDTH = 100
 def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: float = 1e-3) -> None:
     """Print whether an answer is right, and why.
 
-    Words are compared without regard to case, spaces at their ends and full stop; numbers and arrays entry
-    by entry, where an error of `tolerance · max(1, |expected|)` is allowed. An infinite entry is right if it
-    is the same infinity. A wrong number is called too large or too small, of an array the entry that is
-    furthest off.
+    Case, spaces at the ends and a final full stop make no difference to words. Numbers and
+    arrays are compared entry by entry. An entry may be off by `tolerance · max(1, |expected|)`; an infinite
+    entry must be the same infinity. A wrong number is called too large or too small. For a wrong
+    array this is said of the entry that is furthest off.
 
     Args:
-        answer: the reader's; `...` is none yet.
-        expected: a word, `True` or `False`, a number or an array of numbers.
+        answer: the reader's answer; `...` stands for no answer yet.
+        expected: the right answer: a word, `True` or `False`, a number or an array of numbers.
         because: why the right answer is right, in full sentences. It is shown with a right answer only.
-        hint: what a wrong answer overlooks, without giving the right one away.
+        hint: what a wrong answer overlooks. It should not give the right answer away.
         tolerance: how far off a number may be, zero or more.
 
     Raises:
-        ValueError: `tolerance` is negative or NaN, or `expected` is no answer or has a NaN.
+        ValueError: `tolerance` is negative or NaN, or `expected` is not of these kinds or has a NaN.
 
     >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
     Right: Half of two is one.
@@ -50,13 +50,13 @@ def _fault(answer: Any, expected: Any, tolerance: float) -> str | None:
     """What is wrong with an answer, as a sentence, or None."""
     if isinstance(expected, str):
         if not isinstance(answer, str):
-            return f"a word in quotes is asked for, and {_shown(answer)} is none."
+            return f"a word in quotes is asked for, and yours is {_shown(answer)}."
         return None if _plain(answer) == _plain(expected) else f"it is not {_shown(answer)}."
     if not _is_numeric(answer):
-        return f"{_kind(expected)} is asked for, and {_shown(answer)} is none."
+        return f"{_kind(expected)} is asked for, and yours is {_shown(answer)}."
     given, right = np.asarray(answer), np.asarray(expected)
     if (given.dtype == bool) != (right.dtype == bool):
-        return f"{_kind(expected)} is asked for, and {_shown(answer)} is none."
+        return f"{_kind(expected)} is asked for, and yours is {_shown(answer)}."
     if given.shape != right.shape:
         return f"{_kind(expected)} is asked for, and yours has shape {given.shape}."
     if right.dtype == bool:
@@ -65,7 +65,7 @@ def _fault(answer: Any, expected: Any, tolerance: float) -> str | None:
 
 
 def _misfit(given: np.ndarray, right: np.ndarray, tolerance: float) -> str | None:
-    """The entry that is furthest off, by the error that is allowed there, or None."""
+    """The entry that is furthest off in units of the error allowed there, as a sentence, or None."""
     if np.isnan(given).any():
         return f"{'an entry' if given.ndim else 'it'} is not a number (NaN)."
     with np.errstate(invalid="ignore"):

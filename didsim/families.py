@@ -1,7 +1,8 @@
-"""Ways to make distributions: random ones, and new ones from old.
+"""Functions that make distributions: random distributions, and transformations of given ones.
 
-Makers take a typed random key; an array of keys gives one distribution for each, along its axes. All
-return log-probabilities `[*batch, sequences]`, normalised, in O(sequences) for each unless said otherwise.
+Random distributions take a typed random key. An array of keys gives one distribution for each key; the axes
+of the array are batch axes. All functions return normalised log-probabilities `[*batch, sequences]`. The cost
+is O(sequences) for each distribution, unless stated otherwise.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def normal_logits(key: Key[Array, "*batch"], size: int, scale: Real[ArrayLike, "
         scale: standard deviation of the logits; 0 is the uniform distribution.
 
     Raises:
-        ValueError: `size` is below 1, or `scale` negative or not finite.
+        ValueError: `size` is below 1, or `scale` is negative or not finite.
     """
     size = _checks.positive_int("size", size)
     scale = _checks.single("scale", _checks.non_negative("scale", scale))
@@ -33,15 +34,16 @@ def normal_logits(key: Key[Array, "*batch"], size: int, scale: Real[ArrayLike, "
 
 
 def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Real[ArrayLike, ""]) -> LogProbs:
-    """A draw from the symmetric Dirichlet distribution, made in log space: no probability underflows.
+    """A draw from the symmetric Dirichlet distribution, in log space, so that no probability underflows.
 
     Args:
         key: random key, or an array of them.
         size: number of sequences.
-        concentration: 1 is uniform over the simplex, less is sparser, more is flatter.
+        concentration: 1 draws uniformly from the simplex. Smaller values give sparser distributions, larger
+            values flatter ones.
 
     Raises:
-        ValueError: `size` is below 1, or `concentration` not positive and finite.
+        ValueError: `size` is below 1, or `concentration` is not positive and finite.
     """
     size = _checks.positive_int("size", size)
     concentration = _checks.single("concentration", _checks.positive("concentration", concentration))
@@ -49,10 +51,12 @@ def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Real[ArrayLik
 
 
 def zipf(size: int, exponent: Real[ArrayLike, ""], key: Key[Array, "*batch"] | None = None) -> LogProbs:
-    """Zipf's law `π(k) ∝ k^(−exponent)` over ranks `k = 1..size`, in order or shuffled by a key.
+    """Zipf's law `π(k) ∝ k^(−exponent)` over ranks `k = 1..size`.
+
+    Without a key, sequences are in the order of their ranks. With a key, they are shuffled.
 
     Raises:
-        ValueError: `size` is below 1, or `exponent` not finite.
+        ValueError: `size` is below 1, or `exponent` is not finite.
 
     >>> jnp.exp(zipf(3, 1.0)).tolist()
     [0.5455, 0.2727, 0.1818]
@@ -66,13 +70,13 @@ def zipf(size: int, exponent: Real[ArrayLike, ""], key: Key[Array, "*batch"] | N
 
 
 def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Real[ArrayLike, ""] = 1.0) -> LogProbs:
-    """Sequences of a random first-order Markov chain.
+    """The distribution of sequences from a random first-order Markov chain. O(size of the space).
 
-    The first token's logits and each token's logits for its successor are independent `N(0, scale²)`.
-    O(size of the space).
+    The logits of the first token, and for each token the logits of the token after it, are independent draws
+    from `N(0, scale²)`.
 
     Raises:
-        ValueError: `scale` is negative or not finite.
+        ValueError: `space` is not a `SequenceSpace`, or `scale` is negative or not finite.
     """
     _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
     scale = _checks.single("scale", _checks.non_negative("scale", scale))
@@ -91,7 +95,9 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Real[ArrayLik
 
 
 def temper(p: LogProbsLike, exponent: Real[ArrayLike, "*#batch"]) -> LogProbs:
-    """The tempered distribution `∝ p^exponent`: sharper above 1, flatter below, reversed under 0.
+    """The tempered distribution `∝ p^exponent`.
+
+    An exponent above 1 sharpens `p`, and one between 0 and 1 flattens it. A negative one reverses the order.
 
     Raises:
         ValueError: `p` is not normalised or has a zero, or `exponent` is not finite.
@@ -124,7 +130,7 @@ def mixture(p: LogProbsLike, q: LogProbsLike, weight: Real[ArrayLike, "*#batch"]
     neither = jnp.isneginf(p) & jnp.isneginf(q)
     top = jnp.where(neither, 0, jnp.maximum(p, q))
     share = weight * jnp.exp(p - top) + (1 - weight) * jnp.exp(q - top)
-    # Nothing is left where the only one that is weighted is far below the other, or absent.
+    # The share is zero if the only distribution of positive weight is zero here, or far below the other.
     lost = share == 0
     mixed = top + jnp.log(jnp.where(lost, 1, share))
     return jnp.where(lost, jnp.where(weight == 0, q, p), mixed)
@@ -135,14 +141,16 @@ def best_of_n(
 ) -> LogProbs:
     """The distribution of the highest-scoring of `n` independent draws from `p`, in closed form.
 
-    With `F(s) = P(score ≤ s)` and `G(s) = P(score = s)` under `p`, the best score is `s` with probability
-    `F(s)^n − (F(s) − G(s))^n`; sequences that tie share it in proportion to `p`. All in log space, so that
-    a sequence of tiny probability keeps its own. O(N log N) for the sort.
+    Let `F(s) = P(score ≤ s)` and `G(s) = P(score = s)` for one draw from `p`. The best of `n` draws has score
+    `s` with probability `F(s)^n − (F(s) − G(s))^n`. Sequences with the same score share this probability in
+    proportion to `p`. The computation is in log space, so tiny probabilities stay accurate. It sorts the
+    scores, in O(N log N) time.
 
     Args:
-        p: what is sampled from, of full support.
-        score: finite; equal scores are ties.
-        n: number of draws, at least 1; `n = 1` gives `p`. The formula holds between whole numbers too.
+        p: the distribution of one draw, of full support.
+        score: the score of each sequence, finite.
+        n: number of draws, at least 1; `n = 1` gives `p`. It need not be an integer: the formula is used as
+            it stands.
 
     Raises:
         ValueError: `p` is not normalised or has a zero, `score` is not finite, or `n` is below 1.
@@ -161,7 +169,9 @@ def best_of_n(
 def worst_of_n(
     p: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Real[ArrayLike, ""]
 ) -> LogProbs:
-    """The distribution of the lowest-scoring of `n` independent draws from `p`; see `best_of_n`.
+    """The distribution of the lowest-scoring of `n` independent draws from `p`.
+
+    This is `best_of_n` with negated scores.
 
     >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
     >>> jnp.exp(worst_of_n(p, jnp.array([0.0, 1.0, 2.0]), 2)).tolist()
@@ -175,7 +185,7 @@ def _best_of(p: Float[Array, " n"], score: Float[Array, " n"], n: Float[Array, "
     order = jnp.argsort(score)
     sorted_p, sorted_score = p[order], score[order]
     below = jax.lax.cumlogsumexp(sorted_p)
-    # Ties form a group: its mass, and the mass up to its end, belong to each of its members.
+    # Equal scores form a group. Each member needs the mass of its group, and the mass up to the group's end.
     group = jnp.cumsum(jnp.concatenate([jnp.zeros(1, int), jnp.diff(sorted_score) > 0]))
     up_to = jax.ops.segment_max(below, group, size)[group]
     top = jax.ops.segment_max(sorted_p, group, size)[group]
@@ -187,7 +197,7 @@ def _best_of(p: Float[Array, " n"], score: Float[Array, " n"], n: Float[Array, "
 
 
 def _per_key(key: Key[Array, "*batch"], make: Callable[[Array], Array]) -> LogProbs:
-    """`make` of each key of an array, along its axes."""
+    """`make(key)` for every key of an array; the axes of the array come first."""
     for _ in range(_checks.key("key", key).ndim):
         make = jax.vmap(make)
     return make(key)

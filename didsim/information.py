@@ -1,11 +1,13 @@
 """Functions of distributions: entropy, divergences and the Differential Information Distribution.
 
 A *distribution* is an array of log-probabilities `[*batch, sequences]`, normalised over its last axis.
-Batch axes broadcast. Everything is in nats and costs O(sequences) per distribution. Every function
-raises `ValueError` for an argument that is NaN or not normalised, and for shapes that do not fit.
+Batch axes broadcast. Entropies and divergences are in nats. Every function costs O(sequences) for each
+distribution. Every function raises `ValueError` for an argument that is NaN or not normalised, and for shapes
+that do not fit.
 
-`π(y) = 0` is the log-probability `-inf`. Measures allow it, with the usual limits (`0 log 0 = 0`,
-`KL = ∞` where the support is not covered); what divides by a probability asks for full support.
+A probability of zero is the log-probability `-inf`. Entropies and divergences allow it, with the usual
+limits: `0 log 0 = 0`, and `KL(p ‖ q) = ∞` if `q(y) = 0 < p(y)` for some `y`. Functions that divide by a
+probability need full support: no probability is zero.
 """
 
 from typing import Any
@@ -24,7 +26,7 @@ LogProbsLike = Float[ArrayLike, "*#batch sequences"] | list[Any]
 def expectation(
     log_probs: LogProbsLike, values: Float[ArrayLike, "*#batch sequences"]
 ) -> Float[Array, "*batch"]:
-    """The expectation `Σ_y π(y) f(y)`, where a sequence of probability zero counts for nothing.
+    """The expectation `Σ_y π(y) f(y)`. A term with `π(y) = 0` is zero, even if `f(y)` is infinite.
 
     >>> float(expectation(jnp.log(jnp.array([0.25, 0.75])), jnp.array([4.0, 8.0])))
     7.0
@@ -32,7 +34,7 @@ def expectation(
     log_probs = _checks.distribution("log_probs", log_probs)
     values = _checks.float_array("values", values)
     if _checks.known(values) and np.isnan(np.asarray(values)).any():
-        raise ValueError("`values` must not be NaN; it is somewhere")
+        raise ValueError("`values` must not be NaN; got NaN for at least one sequence")
     _checks.same_sequences(log_probs=log_probs, values=values)
     return _expectation(log_probs, values)
 
@@ -56,9 +58,10 @@ def entropy(p: LogProbsLike) -> Float[Array, "*batch"]:
 def kl(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     """Kullback–Leibler divergence `KL(p ‖ q) = Σ_y p(y) log(p(y) / q(y))` in nats.
 
-    Summed as `Σ_y p(y) (e^(−δ) − 1 + δ)` with `δ = log p(y) − log q(y)`: the same, since both sum to one.
-    No term is negative, and an error in the normalisation of either enters only to second order, so
-    that divergences far below machine epsilon keep their leading digits. Infinite where `q(y) = 0 < p(y)`.
+    It is computed as `Σ_y p(y) (e^(−δ) − 1 + δ)` with `δ = log p(y) − log q(y)`. This has the same value,
+    since `p` and `q` sum to one. Here no term is negative, and an error in the normalisation of `p` or `q`
+    enters only to second order. So even a divergence far below machine epsilon has correct leading digits.
+    The result is infinite if `q(y) = 0 < p(y)` for some `y`.
 
     >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
     >>> round(float(kl(p, q)), 6)
@@ -87,8 +90,8 @@ def _kl_terms(
 def js(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     """Jensen–Shannon divergence, from 0 to `log 2` nats.
 
-    `JS(p, q) = KL(p ‖ m)/2 + KL(q ‖ m)/2` with `m = (p + q)/2`. Symmetric in its arguments; accurate for
-    distributions that nearly agree, as `kl` is.
+    `JS(p, q) = KL(p ‖ m)/2 + KL(q ‖ m)/2` with `m = (p + q)/2`. It is symmetric in its arguments. Like `kl`,
+    it is accurate for distributions that nearly agree.
 
     >>> p, q = jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.0, 1.0]))
     >>> round(float(js(p, q)), 6)  # log 2
@@ -104,7 +107,7 @@ def js(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
 
 
 def _log_over_mean(difference: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`log(2 / (1 + e^−d))`: how far `p` stands above the mean of `p` and `q`, with `d = log p − log q`."""
+    """`log(2 / (1 + e^−d))`. With `d = log p − log q` this is `log(p/m)`, where `m = (p + q)/2`."""
     size = jnp.abs(difference)
     # log((1 + e^−d)/2), accurate near d = 0 and without overflow far from it.
     of_size = jnp.log1p(jnp.expm1(-size) / 2)
@@ -128,15 +131,15 @@ def did(policy: LogProbsLike, reference: LogProbsLike) -> LogProbs:
 
         q(y) = (policy(y) / reference(y)) / Σ_y' policy(y') / reference(y')
 
-    It is the posterior over sequences, from a uniform prior, given evidence X with
-    `P(X | y) ∝ policy(y) / reference(y)`: the evidence that turns `reference` into `policy` by Bayes' rule.
-    Source: the paper (arXiv 2505.23761).
+    Let X be evidence with likelihood `P(X | y) ∝ policy(y) / reference(y)`. By Bayes' rule, this evidence
+    turns the prior `reference` into the posterior `policy`. The DID is the posterior that the same evidence
+    gives for a uniform prior. Source: the paper (arXiv 2505.23761).
 
     Returns:
-        log q, normalised.
+        `log q`, normalised.
 
     Raises:
-        ValueError: an argument is not normalised, or gives a sequence probability zero.
+        ValueError: an argument is not normalised, or gives some sequence probability zero.
 
     >>> reference = jnp.log(jnp.array([0.5, 0.3, 0.2]))
     >>> bool(jnp.allclose(did(reference, reference), -jnp.log(3)))  # no update: uniform
@@ -151,7 +154,8 @@ def did(policy: LogProbsLike, reference: LogProbsLike) -> LogProbs:
 def did_entropy(policy: LogProbsLike, reference: LogProbsLike) -> Float[Array, "*batch"]:
     """Entropy of the DID, from 0 to `log N` nats: how widely the information of an update is spread.
 
-    `log N`, the maximum, if and only if nothing was learned (`policy = reference`). Raises as `did` does.
+    It has its maximum `log N` if and only if nothing was learned (`policy = reference`). It raises
+    `ValueError` in the same cases as `did`.
 
     >>> reference = jnp.log(jnp.array([0.5, 0.5]))
     >>> round(float(did_entropy(reference, reference)), 6)  # log 2
@@ -161,16 +165,17 @@ def did_entropy(policy: LogProbsLike, reference: LogProbsLike) -> Float[Array, "
 
 
 def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*#batch sequences"]) -> LogProbs:
-    """The posterior `π(y) ∝ reference(y) q(y)` of evidence whose likelihood is proportional to `q`.
+    """The posterior `π(y) ∝ reference(y) q(y)`, given evidence whose likelihood is proportional to `q`.
 
-    The inverse of `did` in its first argument: `bayes_update(b, did(a, b)) = a`.
+    It undoes `did`: `bayes_update(b, did(a, b)) = a`.
 
     Args:
         reference: the prior.
-        log_q: log-likelihood of the evidence for each sequence, up to a constant; `-inf` rules one out.
+        log_q: log-likelihood of the evidence for each sequence, up to a constant. `-inf` excludes a sequence.
 
     Raises:
-        ValueError: `reference` is not normalised, or `log_q` has a NaN, `+inf`, or rules all out.
+        ValueError: `reference` is not normalised, `log_q` has a NaN or `+inf`, or no sequence remains that
+            both `reference` and `log_q` allow.
 
     >>> update = bayes_update(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.9, 0.3])))
     >>> jnp.exp(update).tolist()
@@ -182,9 +187,11 @@ def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*#batch seque
     posterior = reference + log_q
     if _checks.known(posterior):
         if jnp.isnan(posterior).any() or jnp.isposinf(posterior).any():
-            raise ValueError("`log_q` must be below infinity and not NaN; it is not everywhere")
+            raise ValueError("`log_q` must be below infinity and not NaN; got NaN or infinity at least once")
         if jnp.isneginf(posterior).all(axis=-1).any():
-            raise ValueError("`log_q` must leave a sequence that `reference` allows; it rules all out")
+            raise ValueError(
+                "`log_q` must leave a sequence that `reference` allows; got -inf for all of them"
+            )
     return log_softmax(posterior, axis=-1)
 
 
@@ -193,13 +200,13 @@ def geodesic(
 ) -> LogProbs:
     """The policy at `s` on the geodesic through `reference` in the direction `q`: `π_s ∝ reference · q^s`.
 
-    `s = 0` is the reference and `s = 1` the Bayes update. With `q` the DID of a target, the target is at 1
-    and the optimal rejected-sampling distribution at `−β`.
+    `s = 0` is the reference and `s = 1` is the Bayes update by `q`. If `q` is the DID from the reference to a
+    target, then `s = 1` is the target, and `s = −β` is the optimal rejected-sampling distribution.
 
     Args:
-        reference: the policy at 0.
-        log_q: finite, up to a constant.
-        s: position; an array adds to the batch axes.
+        reference: the policy at `s = 0`.
+        log_q: the log of `q` up to a constant, finite.
+        s: position on the geodesic. The axes of an array are batch axes.
 
     Raises:
         ValueError: `reference` is not normalised, or `log_q` or `s` is not finite.

@@ -1,4 +1,4 @@
-"""Log-margins, their ordering across policies, and the power law that the ordering stands for."""
+"""Log-margins of pairs, their order across three policies, and the power law behind this order."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:
 
     Args:
         p: log-probabilities.
-        i: index, or integer array of indices, of the first sequences.
-        j: of the second.
+        i: index of the first sequence, or an integer array of indices.
+        j: index of the second sequence, or an integer array that broadcasts with `i`.
 
     Raises:
         ValueError: `p` is not normalised, or an index is out of range.
@@ -35,16 +35,17 @@ def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:
 
 
 class OrderReport(NamedTuple):
-    """How far three policies are log-margin ordered; see `check_order`.
+    """How far three policies are log-margin ordered. `check_order` defines the order and the steps of a pair.
 
     Attributes:
-        ordered: whether every pair is.
-        fraction: share of the `N(N − 1)/2` unordered pairs that are; 1 if there are none.
-        worst_violation: over pairs whose two steps have opposite signs, the largest of their smaller
-            step, in nats: how far the nearest of the three policies would have to move. 0 if there is none.
-        expected_target: `E[m_target]` over pairs of a chosen and a rejected response as sampled, in nats.
-        expected_reference: the same of the reference.
-        expected_rejected: the same of the rejected-sampling distribution.
+        ordered: whether all pairs are ordered.
+        fraction: share of ordered pairs among all `N(N − 1)/2` pairs; 1 for a single sequence.
+        worst_violation: largest violation of any pair, in nats; 0 if there is none. A pair violates the order
+            if its two steps have opposite signs. Its violation is the size of the smaller step, which is the
+            least change of one policy's margin that restores the order.
+        expected_target: mean of `m_target` over pairs of a chosen and a rejected response, in nats.
+        expected_reference: mean of `m_reference` over the same pairs.
+        expected_rejected: mean of `m_rejected` over the same pairs.
     """
 
     ordered: Bool[Array, "*batch"]
@@ -62,22 +63,25 @@ def check_order(
     atol: Real[ArrayLike, ""] | None = None,
     chosen: LogProbsLike | None = None,
 ) -> OrderReport:
-    """Check log-margin ordering on all pairs.
+    """Check the log-margin order of three policies on all pairs.
 
-    On a pair, the policies are ordered if the two steps `m_target − m_reference` and
-    `m_reference − m_rejected` have the same sign, or are both zero; oriented so that they are not negative,
-    `m_target >= m_reference >= m_rejected`. One pair is ordered if and only if there is a `beta > 0` for
-    which the power law holds on it (source: the paper, arXiv 2505.23761).
+    The margin of a pair `(i, j)` is `m(i, j) = log p(i) − log p(j)`. A pair has two steps,
+    `m_target − m_reference` and `m_reference − m_rejected`. The pair is ordered if its two steps have the
+    same sign, or are both zero. One of its two orientations then has `m_target >= m_reference >= m_rejected`.
+    A pair is ordered if and only if some `beta > 0` satisfies the power law
+    `m_reference − m_rejected = beta · (m_target − m_reference)` on it. Source: the paper (arXiv 2505.23761).
 
     Args:
         target: the target, or the learned policy in its place.
         reference: the reference policy.
         rejected: the rejected-sampling distribution.
-        atol: steps of at most this size, in nats, count as zero. By default only the sign of a step within
-            rounding, 4 eps times the sum of the largest magnitudes, is left open: a pair with such a step
-            counts as ordered if the other is below rounding/√eps, so that an exponent between √eps and 1/√eps
-            could explain both, and as unordered if it is larger. (`eps` is machine epsilon.)
-        chosen: where chosen responses come from, for the expected margins; the reference by default.
+        atol: steps of at most this size, in nats, count as zero. A pair with one such step and one larger
+            step is unordered. By default, a step within rounding counts as a step of unknown sign. Rounding
+            is 4 eps times the sum of the largest magnitudes of the log-probabilities, where the reference
+            counts twice and `eps` is machine epsilon. A pair with a step of unknown sign counts as ordered if
+            its other step is at most rounding/√eps, since an exponent between √eps and 1/√eps could explain
+            both steps. If the other step is larger, the pair counts as unordered.
+        chosen: distribution of chosen responses, for the expected margins. The default is the reference.
 
     Returns:
         An `OrderReport`. O(N²) time, O(N) memory.
@@ -125,7 +129,7 @@ def _orders(
     tolerance: Float[Array, ""],
     unexplained: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Bool[Array, ""], Float[Array, ""]]:
-    """The share of ordered pairs, whether all are, and the worst violation, from two log-ratios."""
+    """The share of ordered pairs, whether all pairs are ordered, and the worst violation."""
     size = up.shape[-1]
 
     def row(up_i: Float[Array, ""], down_i: Float[Array, ""]) -> Float[Array, "2"]:
@@ -138,7 +142,7 @@ def _orders(
         return jnp.stack([jnp.sum(opposite | one_sided, dtype=up.dtype), jnp.max(violation)])
 
     rows = map_rows(row, up, down)
-    # Each unordered pair stands in two rows; a sequence paired with itself is never out of order.
+    # Each violating pair is counted in two rows. A sequence paired with itself never violates the order.
     unordered = jnp.sum(rows[:, 0]) / max(size * (size - 1), 1)
     return jnp.clip(1 - unordered, 0, 1), jnp.all(rows[:, 0] == 0), jnp.max(rows[:, 1])
 
@@ -161,7 +165,7 @@ def _rounding(
     reference: Float[Array, "*#batch sequences"],
     rejected: Float[Array, "*#batch sequences"],
 ) -> tuple[Float[Array, "*batch"], float]:
-    """A bound on the rounding of a step of a margin, and the machine epsilon that it comes from."""
+    """A bound on the rounding of a step of a margin, and the machine epsilon in this bound."""
     eps = max(float(jnp.finfo(p.dtype).eps) for p in (target, reference, rejected))
     target, reference, rejected = (jnp.max(jnp.abs(p), axis=-1) for p in (target, reference, rejected))
     return 4 * eps * (target + 2 * reference + rejected), eps
@@ -172,8 +176,9 @@ def pair_exponent(
 ) -> Float[Array, "..."]:
     """The exponent of the power law on one pair: `(m_ref − m_rejected) / (m_target − m_ref)`.
 
-    Positive if and only if the pair is strictly ordered; NaN where both steps are zero, infinite where the
-    denominator alone is. Under a global power law it is `beta` for every pair.
+    It is positive if and only if the pair is strictly ordered. It is NaN if numerator and denominator are
+    both zero, and infinite if only the denominator is zero. If the power law holds globally, it is `beta` for
+    every pair.
 
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or an index is out of
@@ -190,8 +195,8 @@ class PowerLaw(NamedTuple):
     Attributes:
         exponent: the fitted `beta`; NaN if the target equals the reference.
         residual: root mean square of the regression's residuals over sequences, in nats.
-        holds: whether no residual is larger than rounding explains, and the exponent is positive (or
-            both log-ratios are constant, when any exponent does).
+        holds: whether the exponent is positive and rounding explains every residual. It is also true if both
+            log-ratios are constant, since any exponent then fits.
     """
 
     exponent: Float[Array, "*batch"]
@@ -202,8 +207,9 @@ class PowerLaw(NamedTuple):
 def fit_power_law(target: LogProbsLike, reference: LogProbsLike, rejected: LogProbsLike) -> PowerLaw:
     """Fit `reference/rejected ∝ (target/reference)^beta` by least squares.
 
-    Regresses `log(reference/rejected)` on `log(target/reference)` with an intercept, every sequence counting
-    alike, which is the same as regressing margins on margins over all pairs. The slope is `beta`. O(N).
+    `log(reference/rejected)` is regressed on `log(target/reference)` with an intercept, with equal weights
+    for all sequences. The slope is `beta`. A regression of the steps of margins over all pairs gives the same
+    slope. O(N).
 
     Raises:
         ValueError: an argument is not normalised or has a zero, or shapes do not fit.

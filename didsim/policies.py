@@ -1,11 +1,12 @@
-"""What is trained: parameters -> log-probabilities over a whole space.
+"""Policies: trained parameters that give log-probabilities over a whole space of sequences.
 
-A policy is any `equinox.Module` with `log_probs() -> Float[Array, "*batch sequences"]`. Its floating-point
-arrays are trained, batch axes first. A policy that holds others says so in `trainable()`.
+A policy is any `equinox.Module` with `log_probs() -> Float[Array, "*batch sequences"]`. All its
+floating-point arrays are trained; their batch axes come first. To keep some of them fixed, define
+`trainable()`.
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,12 +20,21 @@ from didsim.information import LogProbs, LogProbsLike
 from didsim.spaces import SequenceSpace
 
 
+@runtime_checkable
+class HasLogProbs(Protocol):
+    """A policy of any class."""
+
+    def log_probs(self) -> LogProbs:
+        """Log-probabilities of every sequence, normalised."""
+
+
 class Policy(eqx.Module):
-    """A distribution over the sequences of a space, held by parameters.
+    """A distribution over the sequences of a space, given by parameters.
 
     Attributes:
         has_linear_logits: log-probabilities are linear in the parameters, up to the normaliser.
-        holds_all: the parameters are free logits, so that they hold every distribution of full support.
+        holds_all: the parameters are free logits, one for each sequence, so they can represent every
+            distribution of full support.
     """
 
     has_linear_logits: ClassVar[bool] = False
@@ -35,21 +45,22 @@ class Policy(eqx.Module):
         """Log-probabilities of every sequence, normalised."""
 
     def trainable(self) -> PyTree[bool]:
-        """A tree of the policy's structure that is True on the arrays that training changes."""
+        """A tree with the structure of the policy, True for the arrays that training changes."""
         return jax.tree.map(eqx.is_inexact_array, self)
 
 
-def partition(policy: Policy) -> tuple[PyTree, PyTree]:
-    """The arrays of a policy that are trained, and all else of it."""
+def partition(policy: HasLogProbs) -> tuple[PyTree, PyTree]:
+    """Split a policy into its trained arrays and the rest."""
     if isinstance(policy, Policy):
         return eqx.partition(policy, policy.trainable())
     return eqx.partition(policy, eqx.is_inexact_array)
 
 
 class EnergyBased(Policy):
-    """Free logits over sequences: `π(y) ∝ exp(logits_y)`. Holds every distribution of full support.
+    """Free logits over sequences: `π(y) ∝ exp(logits_y)`. O(size).
 
-    `EnergyBased(reference)` starts at `reference`, since log-probabilities are logits. O(size).
+    It can represent every distribution of full support. `EnergyBased(reference)` equals `reference`, since
+    log-probabilities are logits.
 
     Raises:
         ValueError: `logits` are not finite.
@@ -75,22 +86,22 @@ class EnergyBased(Policy):
 class Autoregressive(Policy):
     """A table of next-token logits for every prefix: `π(y) = Π_t softmax(logits[y_<t])(y_t)`.
 
-    The tabular counterpart of a language model: it holds every distribution of full support, but its
-    gradient moves all sequences that share a prefix. Its log-probabilities are exact over the whole space,
-    in one O(size) pass down the prefix tree.
+    This is the tabular counterpart of a language model. It can represent every distribution of full support,
+    but its gradient moves all sequences that share a prefix. Its log-probabilities over the whole space are
+    computed exactly, in one O(size) pass down the prefix tree.
 
-    With a `context` the tables are shared, as in an n-gram model: a prefix of more tokens has the row of its
-    last `context` ones. It is then a restricted family, which cannot hold every distribution.
+    With a `context` it is an n-gram model: the next token depends on the last `context` tokens alone. A
+    longer prefix uses the row of its last `context` tokens. Such a model cannot represent every distribution.
 
     Args:
-        logits: next-token logits, a row for each of `space.prefixes`, of which those of at most `context`
-            tokens come first.
+        logits: next-token logits, with one row for each of `space.prefixes`. With a context, there are rows
+            only for the prefixes of at most `context` tokens, which come first in `space.prefixes`.
         space: the space of sequences.
-        context: how many of the last tokens the next one depends on, 0 or more; None is all of them.
+        context: number of last tokens that the next token depends on, 0 or more. None stands for all tokens.
 
     Raises:
-        ValueError: `logits` are not finite, do not end in `(space.num_prefixes, space.vocab_size)`, or, with
-            a context, in `(number of prefixes of at most context tokens, space.vocab_size)`.
+        ValueError: `logits` are not finite, or their last two axes are not `(number of rows,
+            space.vocab_size)`, or `context` is negative or not an integer.
 
     >>> space = SequenceSpace(vocab_size=2, max_length=2)
     >>> policy = Autoregressive(jnp.zeros((space.num_prefixes, 2)), space)
@@ -121,7 +132,7 @@ class Autoregressive(Policy):
             )
 
     def _rows(self) -> np.ndarray:
-        """The row of the table that each prefix has."""
+        """For every prefix, the row of the table that it uses."""
         prefixes = self.space.prefixes
         if self.context is None or self.context >= prefixes.shape[-1]:
             return np.arange(len(prefixes))
@@ -138,18 +149,18 @@ class Autoregressive(Policy):
         """The policy that equals a given distribution of full support over `space`.
 
         Raises:
-            ValueError: as `SequenceSpace.next_token_log_probs` does.
+            ValueError: `log_probs` is not normalised, has a zero, or is not over `space`.
         """
         return cls(space.next_token_log_probs(log_probs), space)
 
     def log_probs(self) -> LogProbs:
-        """The chain rule over the whole prefix tree."""
         return self.space.log_probs(log_softmax(self.logits, axis=-1)[..., self._rows(), :])
 
     def log_prob(self, tokens: Any) -> Float[Array, "*batch"]:
         """The log-probability of one sequence, token by token: `Σ_t log π(y_t | y_<t)`.
 
-        What a language model computes; O(length · vocab_size), without the rest of the space.
+        A language model computes it in the same way. It takes O(length · vocab_size) time, as other sequences
+        are not needed.
 
         Raises:
             ValueError: `tokens` is not a whole sequence of the space.
@@ -161,14 +172,13 @@ class Autoregressive(Policy):
 
 
 class LogLinear(Policy):
-    """Fixed features times trained weights: `π(y) ∝ exp(features_y · weights)`.
+    """Fixed features times trained weights: `π(y) ∝ exp(features_y · weights)`. O(size · features).
 
-    A restricted family when there are fewer features than sequences: it cannot hold every target.
-    O(size · features).
+    With fewer features than sequences it cannot represent every target, in general.
 
     Args:
-        features: finite, one row for each sequence, shared by the batch; never trained.
-        weights: finite, one for each feature.
+        features: finite, one row for each sequence. All entries of a batch share them. They are not trained.
+        weights: finite, one for each feature. They are trained.
 
     Raises:
         ValueError: an argument is not finite, or their numbers of features differ.
@@ -204,6 +214,5 @@ class LogLinear(Policy):
         return log_softmax(logits, axis=-1)
 
     def trainable(self) -> PyTree[bool]:
-        """The weights alone."""
         everything = super().trainable()
         return eqx.tree_at(lambda policy: policy.features, everything, False)

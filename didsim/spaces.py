@@ -16,28 +16,29 @@ from didsim.information import LogProbs, LogProbsLike
 
 @dataclass(frozen=True)
 class SequenceSpace:
-    """All token sequences of a vocabulary up to a length.
+    """All token sequences of a vocabulary, up to a maximal length.
 
-    Without `eos`, the `vocab_size ** max_length` sequences of exactly `max_length` tokens. With `eos`, the
-    last token of the vocabulary (`eos_token`) ends a sequence: the space holds every sequence that
-    ends with it, and those that fill up all `max_length` places without it. The ending token counts in
-    the length, as it does in a language model's completion. The number of sequences is then, with
-    `C = vocab_size - 1` tokens that continue,
+    Without `eos`, the space holds the `vocab_size ** max_length` sequences of exactly `max_length` tokens.
+
+    With `eos`, the last token of the vocabulary (`eos_token`) ends a sequence. The space holds every sequence
+    of at most `max_length` tokens that ends with this token, and every sequence of `max_length` tokens
+    without it. The ending token counts in the length, as in a language model's completion. With
+    `C = vocab_size - 1` other tokens, the number of sequences is
 
         C^0 + C^1 + … + C^(max_length - 2)  +  C^(max_length - 1) · vocab_size.
 
-    Sequences are in order of length, then lexicographic, so that the tree of prefixes is walked level by
-    level with reshapes alone. A space is immutable and hashable; its tables are NumPy arrays made on
-    first use, in O(size · max_length) time and memory.
+    Sequences are ordered by length, and sequences of one length lexicographically. In this order the tree of
+    prefixes can be walked level by level with reshapes alone. A space is immutable and hashable. Its tables
+    are NumPy arrays. Each is made on first use, in O(size · max_length) time and memory.
 
     Args:
-        vocab_size: number of tokens, the ending one included.
-        max_length: number of places.
-        eos: whether the last token ends a sequence.
+        vocab_size: number of tokens, including the ending token.
+        max_length: largest number of tokens of a sequence.
+        eos: whether the last token of the vocabulary ends a sequence.
 
     Raises:
-        ValueError: `vocab_size` or `max_length` is not a positive integer, or there are more than
-            `SequenceSpace.max_size` sequences (about 17 million).
+        ValueError: `vocab_size` or `max_length` is not a positive integer, `eos` is not a boolean, or there
+            are more than `SequenceSpace.max_size` sequences (about 17 million).
 
     >>> space = SequenceSpace(vocab_size=3, max_length=2, eos=True)
     >>> space.size
@@ -59,7 +60,7 @@ class SequenceSpace:
         object.__setattr__(self, "vocab_size", _checks.positive_int("vocab_size", self.vocab_size))
         object.__setattr__(self, "max_length", _checks.positive_int("max_length", self.max_length))
         _checks.instance("eos", self.eos, bool, "True or False")
-        # Long before the limit the exact size is known; far past it only that it is larger.
+        # For huge spaces a lower bound on the size is enough.
         levels = min(self.max_length, 64) if self.num_continuing > 1 else self.max_length
         size = self._size(levels)
         if size > self.max_size:
@@ -87,12 +88,12 @@ class SequenceSpace:
 
     @property
     def num_continuing(self) -> int:
-        """The number of tokens after which a sequence can go on."""
+        """The number of tokens that do not end a sequence."""
         return self.vocab_size - 1 if self.eos else self.vocab_size
 
     @property
     def eos_token(self) -> int | None:
-        """The token that ends a sequence, the last of the vocabulary; None in a space without one."""
+        """The token that ends a sequence, which is the last of the vocabulary; None without `eos`."""
         return self.vocab_size - 1 if self.eos else None
 
     @property
@@ -102,24 +103,24 @@ class SequenceSpace:
 
     @property
     def num_prefixes(self) -> int:
-        """The number of prefixes after which a token is chosen, the empty one included."""
+        """The number of prefixes that a next token follows, including the empty prefix."""
         return self._level_start(self.max_length)
 
     @cached_property
     def sequences(self) -> Int[np.ndarray, "sequences max_length"]:
-        """Every sequence, one a row, padded with -1."""
+        """All sequences, one in each row, padded with -1."""
         return _read_only(np.concatenate([*self._ended_levels, self._full_level]))
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " sequences"]:
-        """The number of tokens of every sequence, the ending one included."""
+        """The number of tokens of every sequence, including an ending token."""
         counts = [np.full(len(level), k + 1) for k, level in enumerate(self._ended_levels)]
         counts.append(np.full(len(self._full_level), self.max_length))
         return _read_only(np.concatenate(counts))
 
     @cached_property
     def prefixes(self) -> Int[np.ndarray, "prefixes max_length_less_1"]:
-        """Every prefix after which a token is chosen, one a row, padded with -1."""
+        """All prefixes that a next token follows, one in each row, padded with -1."""
         return _read_only(np.concatenate([self._prefix_level(k)[:, :-1] for k in range(self.max_length)]))
 
     def _prefix_level(self, level: int) -> np.ndarray:
@@ -132,7 +133,7 @@ class SequenceSpace:
 
     @property
     def _ended_levels(self) -> list[np.ndarray]:
-        """The sequences that end before the last place, by length."""
+        """The sequences of fewer than `max_length` tokens, one array for each length."""
         if not self.eos:
             return []
         levels = [self._prefix_level(k) for k in range(self.max_length - 1)]
@@ -142,7 +143,7 @@ class SequenceSpace:
 
     @property
     def _full_level(self) -> np.ndarray:
-        """The sequences that use every place."""
+        """The sequences of `max_length` tokens."""
         rows = np.repeat(self._prefix_level(self.max_length - 1), self.vocab_size, axis=0)
         rows[:, -1] = np.resize(np.arange(self.vocab_size), len(rows))
         return rows
@@ -151,14 +152,14 @@ class SequenceSpace:
         """The index of a sequence, or of an array of sequences.
 
         Args:
-            tokens: a sequence of token ids, with or without its padding of -1; or an integer array
-                `[..., places]` of such rows.
+            tokens: a sequence of token ids, with or without its padding of -1, or an integer array
+                `[..., places]` with one sequence in each row.
 
         Returns:
-            An int for one sequence, an integer array `[...]` for several. O(max_length) each.
+            An int for one sequence, an integer array `[...]` for several. O(max_length) for each.
 
         Raises:
-            ValueError: a row is no sequence of this space.
+            ValueError: a row is not a sequence of this space.
         """
         rows = self._padded("tokens", tokens)
         used = self._used(rows)
@@ -176,7 +177,9 @@ class SequenceSpace:
         return int(index) if index.ndim == 0 else index
 
     def decode(self, index: Any) -> Any:
-        """The tokens of the sequence at `index`, without padding; rows of `sequences` for an array.
+        """The sequence at `index`, as a tuple of tokens without padding.
+
+        For an array of indices, the result is the array of these rows of `sequences`, with padding.
 
         Raises:
             ValueError: `index` is out of range.
@@ -192,17 +195,17 @@ class SequenceSpace:
         return tuple(int(token) for token in row if token >= 0)
 
     def prefix_index(self, tokens: Any) -> Any:
-        """The row of a prefix in tables of next-token values, or the rows of an array of prefixes.
+        """The row number of a prefix in `prefixes`, and in tables of next-token values.
 
         Args:
-            tokens: a sequence of continuing tokens, shorter than `max_length`, possibly empty; or an
-                integer array `[..., places]` of such rows, padded with -1.
+            tokens: a prefix of fewer than `max_length` tokens, none of them the ending token. It can be
+                empty. Or an integer array `[..., places]` with one prefix in each row, padded with -1.
 
         Returns:
-            An int for one prefix, an integer array `[...]` for several. O(max_length) each.
+            An int for one prefix, an integer array `[...]` for several. O(max_length) for each.
 
         Raises:
-            ValueError: a row is no prefix of this space after which a token is chosen.
+            ValueError: a row is not one of `prefixes`.
         """
         rows = self._padded("tokens", tokens)
         used = self._used(rows)
@@ -217,7 +220,7 @@ class SequenceSpace:
         try:
             rows = np.asarray(tokens)
         except ValueError:
-            raise ValueError(f"`{name}` must be rows of one number of places; got {tokens!r}") from None
+            raise ValueError(f"`{name}` must be rows of equal length; got {tokens!r}") from None
         rows = rows if rows.size else rows.astype(int)
         if not np.issubdtype(rows.dtype, np.integer) or rows.ndim == 0:
             raise ValueError(f"`{name}` must be a sequence of token ids; got {tokens!r}")
@@ -240,7 +243,9 @@ class SequenceSpace:
 
     def _check_continuing(self, name: str, rows: np.ndarray, inner: np.ndarray) -> None:
         good = np.all(~inner | (rows < self.num_continuing), axis=-1)
-        self._refuse(name, rows, good, f"ended by token {self.eos_token} at the end only")
+        self._refuse(
+            name, rows, good, f"without the ending token {self.eos_token}, except at the end of a sequence"
+        )
 
     def _refuse(self, name: str, rows: np.ndarray, good: Any, expected: str) -> None:
         if not np.all(good):
@@ -248,7 +253,7 @@ class SequenceSpace:
             raise ValueError(f"`{name}` must be {expected}; got {row.tolist()}")
 
     def _code(self, rows: np.ndarray, inner: np.ndarray) -> np.ndarray:
-        """The marked tokens read as digits to the base of `num_continuing`."""
+        """The number whose digits in base `num_continuing` are the tokens marked by `inner`."""
         code = np.zeros(rows.shape[:-1], dtype=np.int64)
         for place in range(self.max_length):
             code = np.where(inner[..., place], code * self.num_continuing + rows[..., place], code)
@@ -259,17 +264,18 @@ class SequenceSpace:
 
             log π(y) = Σ_t log π(y_t | y_<t)
 
-        One pass down the prefix tree, level by level: O(size) time and memory.
+        The prefix tree is walked down once, level by level: O(size) time and memory.
 
         Args:
             next_token_log_probs: log-probabilities of the next token after each prefix, in the order
                 of `prefixes`, normalised over the last axis.
 
         Returns:
-            Log-probabilities in nats, normalised if the table is.
+            Log-probabilities in nats, `[*batch, sequences]`, normalised.
 
         Raises:
-            ValueError: the table is not normalised, or does not end in `(num_prefixes, vocab_size)`.
+            ValueError: the table is not normalised, or its last two axes are not
+                `(num_prefixes, vocab_size)`.
         """
         table = _checks.float_array("next_token_log_probs", next_token_log_probs)
         if table.shape[-2:] != (self.num_prefixes, self.vocab_size):
@@ -295,7 +301,7 @@ class SequenceSpace:
 
             log π(v | prefix) = log P(prefix v) − log P(prefix)
 
-        One pass up the prefix tree: O(size) time and memory.
+        The prefix tree is walked up once: O(size) time and memory.
 
         Args:
             log_probs: log-probabilities of full support, normalised over the last axis.

@@ -2,7 +2,6 @@
 
 import importlib
 import pkgutil
-import runpy
 import shlex
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import jax
 import typer
 
 import experiments
+from didsim._imports import import_files
 from experiments.shared.configs import override
 from experiments.shared.results import label, save
 
@@ -43,7 +43,7 @@ def main(
         list[Path] | None,
         typer.Option(
             "--import",
-            help="Run a Python file first, which adds to OBJECTIVES or REJECTED. May be given again.",
+            help="Python file to run first, which may add to OBJECTIVES or REJECTED. May be given again.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("figures"),
@@ -56,8 +56,7 @@ def main(
     jax.config.update("jax_enable_x64", True)
     chosen = EXPERIMENTS if name == "all" else {name: EXPERIMENTS[name]}
     try:
-        for path in imports or ():
-            load(path)
+        import_files(imports or ())
         configs = {one: override(module.Config, settings or []) for one, module in chosen.items()}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -79,18 +78,6 @@ def main(
         paths = save(dataset, module.plot(dataset), one, out)
         written = ", ".join(str(path) for path in paths)
         typer.echo(f"{one}: {written} in {time.perf_counter() - began:.0f} s")
-
-
-# TODO(merge): the helper that `didsim run --import` uses takes the place of this one.
-def load(path: Path) -> None:
-    """Run a Python file for what it registers.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    if not path.is_file():
-        raise ValueError(f"--import must be a Python file; got {path}")
-    runpy.run_path(str(path))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""DID entropy against the change of policy entropy and displacement, over random updates by family."""
+"""DID entropy against the change of policy entropy and against displacement, over random updates."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -41,21 +41,21 @@ def dirichlet(key: Array, space: didsim.SequenceSpace) -> Pair:
 
 
 def zipf(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """Reference and target with Zipf's law over ranks shuffled apart, each of its own exponent."""
+    """Reference and target with Zipf's law, each with its own order of ranks and its own exponent."""
     scales, one, two = jax.random.split(key, 3)
     first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=1.5)
     return didsim.zipf(space.size, first, one), didsim.zipf(space.size, second, two)
 
 
 def markov(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """Reference and target two random Markov chains, each of its own scale."""
+    """Two random Markov chains for reference and target, each of its own scale."""
     scales, one, two = jax.random.split(key, 3)
     first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=1.5)
     return didsim.markov(one, space, first), didsim.markov(two, space, second)
 
 
 def tempered(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """A reference with normal logits and the same at another temperature, exponent 0.1 to 3."""
+    """A reference with normal logits, and the reference to the power of an exponent from 0.1 to 3."""
     scale, one = jax.random.split(key)
     exponent = jax.random.uniform(scale, minval=0.1, maxval=3.0)
     reference = didsim.normal_logits(one, space.size)
@@ -63,7 +63,7 @@ def tempered(key: Array, space: didsim.SequenceSpace) -> Pair:
 
 
 def best_of_n(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """The best of 2 to 16 draws from a reference, by a score correlated with its log-probabilities."""
+    """A reference, and the best of 2 to 16 draws from it by a score correlated with its log-probabilities."""
     scale, correlation, one, two = jax.random.split(key, 4)
     n = 2 ** jax.random.uniform(scale, minval=1.0, maxval=4.0)
     rho = jax.random.uniform(correlation, minval=-1.0, maxval=1.0)
@@ -84,7 +84,7 @@ RANDOM_UPDATES: dict[str, Callable[[Array, didsim.SequenceSpace], Pair]] = {
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
-    """Measure all instances, and how often the signs of the claim and of the slope are right."""
+    """Measure all instances, and how often the claim and the slope predict the right sign."""
     space = config.make_space()
     measured: list[dict[str, Array]] = []
     families = track(RANDOM_UPDATES.values(), "did_entropy", disable=not progress)
@@ -122,13 +122,15 @@ def _measure(reference: Array, target: Array) -> dict[str, Array]:
 def _shares(dataset: xr.Dataset) -> xr.Dataset:
     """Shares of right signs by family, with 95% Wilson intervals.
 
-    The claim says that low-entropy DID reinforces the policy and high-entropy DID smooths it, and that
-    smoothing shows as displacement. It does not say where low ends: here at the median over all instances of
-    all families. So the claim is right about entropy where `entropy_change` is positive if and only if the
-    DID entropy is above that median, and about displacement where the displacement is larger than its own
-    median if and only if the DID entropy is. The criterion compares the sign of
-    `−Cov(log reference, log q)` under the reference, the slope of the policy's entropy at the start, with
-    that of its whole change.
+    The claim has two parts. A DID of low entropy reinforces the policy, and a DID of high entropy smooths it.
+    Smoothing shows as displacement. Here low means below the median over all instances of all families, and
+    high above it; the claim itself does not say.
+
+    - The claim is right about entropy if `entropy_change` is positive exactly where the DID entropy is high.
+    - It is right about displacement if the chosen log-likelihood falls by more than its median fall exactly
+      where the DID entropy is high.
+    - The criterion is right if the slope of the policy's entropy at the start has the sign of the whole
+      change. The slope is `−Cov(log reference, log q)` under the reference.
     """
     median = float(dataset["did_entropy"].median())
     high = dataset["did_entropy"] > median

@@ -18,8 +18,8 @@ RECORDED = ("chosen_displacement", "rejected_displacement", "policy_entropy", "d
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    The target is `reference · exp(±strength · log reference + noise · z)`, normalised: with the plus sign it
-    reinforces what the reference finds likely, with the minus sign it smooths.
+    The target is `reference · exp(±strength · log reference + noise · z)`, normalised. With the
+    plus sign it reinforces what the reference finds likely. With the minus sign it smooths.
     """
 
     policy: PolicyName = "autoregressive"

@@ -1,4 +1,4 @@
-"""Log-margin ordering and the power law: on pairs, along training, and as noise breaks them."""
+"""Log-margin ordering and the power law: on pairs, along training, and under noise."""
 
 from typing import Annotated
 
@@ -12,21 +12,15 @@ from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from didsim.training.metrics import margin_learned, margin_reference, margin_rejected, margin_target
 from experiments.shared.configs import Count, NonNegative, TrainingConfig
 from experiments.shared.training import seed_keys, train
 
-MARGINS = {
-    "margin_rejected": margin_rejected,
-    "margin_reference": margin_reference,
-    "margin_target": margin_target,
-    "margin_learned": margin_learned,
-}
 POLICIES = ("rejected", "reference", "target", "learned")
+MARGINS = {f"margin_{policy}": didsim.METRICS[f"margin_{policy}"] for policy in POLICIES}
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the experiment: `noises` are the sizes of `perturbed` noise, in nats."""
+    """Settings of the experiment: `noises` are the sizes of the noise of `perturbed`, in nats."""
 
     noises: Annotated[tuple[NonNegative, ...], msgspec.Meta(min_length=1)] = (
         0.0,
@@ -98,7 +92,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
 
 
 def _oriented_margins(config: Config, policies: Float[Array, "policies sequences"]) -> Array:
-    """Margins of random pairs of different sequences, turned so that the first step rises."""
+    """Margins of random pairs of different sequences, turned so that the step to the reference rises."""
     size = policies.shape[-1]
     pick = np.random.default_rng(config.seed)
     first = pick.integers(0, size, config.pairs)
@@ -110,14 +104,16 @@ def _oriented_margins(config: Config, policies: Float[Array, "policies sequences
 def _order_under_noise(
     config: Config, reference: Array, target: Array, keys: Array, noises: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Share of pairs ordered and spread of the exponent for each size of noise, with what is expected.
+    """The share of ordered pairs and the spread of the exponent by size of noise, measured and expected.
 
     Let `u = log(target/reference)`, so that `v = log(reference/rejected)` is `beta u − noise z` up to a
-    constant, with `z` standard normal. On a pair, the step of the target is `Δu`, that of the rejected
-    distribution `Δv = beta Δu − noise √2 z'`, `z'` standard normal too. Given `Δu`, the pair is ordered with
-    probability `Φ(beta |Δu| / (noise √2))`, and its exponent is normal around `beta` with deviation
-    `noise √2 / |Δu|`. Averaged over the pairs of an instance, the first is the expected share; the quartiles
-    of the mixture of the second are found from its distribution function. (Derived here.)
+    constant, with `z` standard normal. On a pair, the step of the target is `Δu`. The step of the rejected
+    distribution is `Δv = beta Δu − noise √2 z'`, where `z'` is standard normal too.
+
+    Given `Δu`, the pair is ordered with probability `Φ(beta |Δu| / (noise √2))`. The expected share is the
+    mean of this over the pairs of an instance. Given `Δu`, the exponent of the pair is normal around `beta`
+    with deviation `noise √2 / |Δu|`. The expected quartiles are those of the mixture over all pairs.
+    (Derived here.)
     """
     size = reference.shape[-1]
     first, second = np.triu_indices(size, k=1)
@@ -138,7 +134,7 @@ def _order_under_noise(
 
 
 def _upper_quartile(deviations: Array) -> Array:
-    """The upper quartile of an equal mixture of centred normals, by bisection."""
+    """The upper quartile of a mixture of centred normals of equal weights, by bisection."""
     top = jnp.max(deviations)
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Where each objective ends when preferences encode the target: DPO alone, at the target."""
+"""Where each objective ends when preferences encode the target: only DPO ends at the target."""
 
 from typing import Annotated
 
@@ -16,9 +16,9 @@ from experiments.shared.training import run_study
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    `beta` is that of the data, of every objective that has one, and IPO's `tau`. An objective that divides
-    rewards by lengths has `beta · max_length`. The other settings are `label_smoothing` of cDPO, `gamma` of
-    SimPO, `delta` of SLiC, and `weight` of ORPO and CPO.
+    The data have the strength `beta`. Every objective with a `beta` gets the same value, as does IPO's `tau`.
+    An objective whose reward is divided by the length gets `beta · max_length`. `label_smoothing` belongs to
+    cDPO, `gamma` to SimPO, `delta` to SLiC, and `weight` to ORPO and CPO.
     """
 
     objectives: Names = (

@@ -1,4 +1,4 @@
-"""What each objective makes of the data's log-ratio: a line, a bounded curve, a staircase."""
+"""The log-ratio that each objective learns, against the log-ratio of the data."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ _COLUMNS = 5
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    The data's log-ratio is about an even grid from `−reach` to `reach`. `beta`, `starts`, `steps` and
-    `learning_rate` are those of `objective_zoo`.
+    Up to a constant, the log-ratio of the data is an even grid from `−reach` to `reach`. `beta`, `starts`,
+    `steps` and `learning_rate` are as in `objective_zoo`.
     """
 
     vocab_size: Count = 3
@@ -48,8 +48,9 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Solve every objective on pairs from both sides of a reference.
 
-    With `u` a grid shuffled over the sequences, chosen responses come from `reference · exp(u/2)` and
-    rejected ones from `reference · exp(−u/2)`, normalised, so that `log(π_w/π_l)` is `u` plus a constant.
+    Let `u` be a grid, shuffled over the sequences. Chosen responses come from `reference · exp(u/2)`, and
+    rejected responses from `reference · exp(−u/2)`, both normalised. Thus `log(π_w/π_l)` is `u` plus a
+    constant.
     """
     space = config.make_space()
     keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
@@ -100,10 +101,10 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
 def _centred(
     data: Float[np.ndarray, "seeds sequences"], learned: Float[np.ndarray, "seeds sequences"]
 ) -> Float[np.ndarray, "seeds sequences"]:
-    """The learned log-ratio less its level at the data's zero.
+    """The learned log-ratio less its level where the data's log-ratio is zero.
 
-    The level is that of a straight line through the quarter of the sequences that are nearest to zero, of
-    those that have mass.
+    Of the sequences with positive probability, take the quarter whose data log-ratio is nearest to zero. The
+    level is the intercept of the straight line fitted to them.
     """
     centred = np.full_like(learned, np.nan)
     for k, (x, y) in enumerate(zip(data, learned, strict=True)):
@@ -117,7 +118,7 @@ def _centred(
 
 
 def plot(dataset: xr.Dataset) -> Figure:
-    """A panel for each objective, with a thin line of slope 1/beta, DPO's."""
+    """A panel for each objective, with a thin line of slope 1/beta, which DPO follows."""
     lengths = dataset["length"].values
     tokens = np.arange(lengths.min(), lengths.max() + 1)
     colors = mpl.colormaps["plasma_r"](np.linspace(0.2, 0.95, tokens.size))
@@ -160,7 +161,7 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 
 def _legend(figure: Figure, blank: np.ndarray, tokens: np.ndarray, colors: np.ndarray) -> None:
-    """What marks mean: in the room that panels leave, or above them."""
+    """The legend, in the places without a panel, or above the panels if there are fewer than three."""
     dot: dict[str, Any] = {"linestyle": "", "markeredgewidth": 0}
     handles = [
         Line2D([], [], marker=".", color=color, label=f"{number} token{'' if number == 1 else 's'}", **dot)

@@ -1,4 +1,4 @@
-"""Where every objective ends when preferences encode the target, solved exactly over random instances."""
+"""The exact minimiser of every objective when preferences encode the target, over random instances."""
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,9 @@ FACTS = {
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    `beta` is that of the data and of every objective that has one. `starts` are those of the solver, `steps`
-    and `learning_rate` of DPO-PG's gradient descent.
+    The data have the strength `beta`, and `experiments.shared.limits.strength` gives it to every objective.
+    `starts` is the number of starts of the solver. A gradient rule (DPO-PG) is trained by gradient descent of
+    `steps` steps with `learning_rate`.
     """
 
     vocab_size: Count = 3
@@ -51,7 +52,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
-    """Solve all instances of every objective, chosen responses being the reference's."""
+    """Solve all instances of every objective. Chosen responses come from the reference."""
     space = config.make_space()
     keys = jax.random.split(jax.random.key(config.seed), (2, config.seeds))
     reference, target = didsim.normal_logits(keys, space.size)
@@ -101,10 +102,10 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
 def _measure(
     limit: Limit, reference: Array, target: Array, problem: didsim.Contrastive
 ) -> dict[str, np.ndarray]:
-    """Divergence, entropy, displacement and margin; NaN where a solver ended nowhere.
+    """Divergence, entropy, displacement and margin, in nats; NaN where the solver found no limit.
 
-    Of a policy that runs off, the divergence and the entropy are those it had come to: they have limits. The
-    other two have none, and are infinite.
+    If the policy runs off (see `Limit`), divergence and entropy tend to limits, and the last values stand for
+    these. Displacement and margin have no finite limit and are infinite.
     """
     log_probs = limit.log_probs
     drop = jnp.sum(jnp.exp(reference) * (log_probs - reference), axis=-1)
@@ -120,7 +121,7 @@ def _measure(
 
 
 def _margin(log_probs: Array, problem: didsim.Contrastive) -> Array:
-    """`E_w log π − E_l log π`, in one sum, so that a sequence without mass counts once."""
+    """`E_w log π − E_l log π`, as a single sum, so that `−inf` is never subtracted from `−inf`."""
     weights = jnp.exp(problem.chosen) - jnp.exp(problem.rejected)
     return jnp.sum(jnp.where(weights == 0, 0, weights * log_probs), axis=-1)
 
@@ -166,7 +167,7 @@ def _kind(one: xr.Dataset) -> str:
 
 
 def plot(dataset: xr.Dataset) -> Figure:
-    """A row for each objective in order of the divergence to the target, a panel for each measure."""
+    """A row for each objective, in the order of the divergence to the target; a panel for each measure."""
     dataset = dataset.isel(objective=np.argsort(dataset["js"].median("seed").values))
     names = dataset["objective"].values
     kinds = [_kind(dataset.sel(objective=name)) for name in names]

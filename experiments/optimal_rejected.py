@@ -1,4 +1,4 @@
-"""Where DPO ends under each rejected-sampling distribution: at the target under the optimal one alone."""
+"""Where DPO ends under each rejected-sampling distribution: at the target only under the optimal one."""
 
 import msgspec
 import xarray as xr
@@ -13,9 +13,9 @@ from experiments.shared.training import run_study
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment.
 
-    `beta` is that of the objective and of the optimal distribution. The others: `tempered` is the reference
-    to the power `exponent`, `geodesic` lies at `-position * beta`, `perturbed` has `noise` in log space, and
-    `worst_of_n` takes the worst of `n` under the log-ratio of target to reference.
+    The objective and every rejected distribution with a `beta` get the same `beta`. `exponent` is the power
+    of `tempered`. `geodesic` lies at `-position * beta`. `noise` is the size of the noise in `perturbed`, in
+    nats. `worst_of_n` takes the worst of `n` draws by the log-ratio of target to reference.
     """
 
     steps: Count = 1000

@@ -154,6 +154,9 @@ PAPERS: dict[str, Callable[[float, Pair], Any]] = {
 NAMES = tuple(PAPERS)
 BASELINES = ("bco", "kto")
 REFERENCE_FREE = ("simpo", "orpo", "cpo", "sft", "reference_free")
+KINKED = ("slic", "dpop")
+# They minimise nothing on ordinary instances: a gradient rule, and a loss whose policy runs off.
+NO_LIMIT = ("dpo_pg", "apo_down")
 PER_TOKEN = ("simpo", "orpo", "rdpo", "length_normalised_dpo")
 
 

@@ -171,7 +171,7 @@ def test_normalisation_is_asked_to_the_root_of_machine_epsilon(dtype: type, off:
 
 
 def test_an_unnormalised_distribution_is_told_its_sum_and_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"got logsumexp 0\.693147\. jax\.nn\.log_softmax normalises"):
+    with pytest.raises(ValueError, match=r"got logsumexp 0\.693147\. jax\.nn\.log_softmax can normalise it"):
         _checks.distribution("p", np.zeros(2))
 
 

@@ -1,12 +1,17 @@
+import inspect
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 from typer.testing import CliRunner
 
+from didsim import cli
 from didsim.cli import app
-from didsim.sweeps.running import Outcome
+from didsim.sweeps.running import Outcome, run_sweep
 from didsim.theory import CHECKS
 from didsim.theory.checks import Check
 
@@ -44,6 +49,33 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["check", "--out", str(tmp_path / "no" / "such.json")])
     assert result.exit_code == 2
     assert "--out" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["run"], ["check"], ["show"], ["plot"], ["export"]],
+    ids=lambda one: " ".join(one) or "app",
+)
+def test_help_needs_no_heavy_library(arguments: list[str]) -> None:
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from didsim.cli import app
+result = CliRunner().invoke(app, {[*arguments, "--help"]})
+assert result.exit_code == 0 and "Usage" in result.output, result.output
+print(*{{"jax", "numpy", "optax", "scipy", "xarray", "zarr", "matplotlib"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_version_is_the_packages_own() -> None:
+    assert output_of("--version") == f"didsim {version('didsim')}\n"
+
+
+def test_memory_of_a_block_is_by_default_that_of_run_sweep() -> None:
+    default = inspect.signature(cli.run).parameters["memory"].default
+    assert default * 2**20 == inspect.signature(run_sweep).parameters["memory"].default
 
 
 STUDY = """
@@ -126,12 +158,13 @@ def test_diverged_and_failed_cells_are_told(study: str) -> None:
 
 def test_what_is_left_to_do_is_told_beside_what_failed(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = Outcome(done=4, diverged=0, failed=3, pending=5)
-    monkeypatch.setattr("didsim.cli.run_sweep", lambda *arguments, **options: outcome)
-    settings = ["--set", "steps=5", "--any-version", "--yes"]
+    monkeypatch.setattr("didsim.sweeps.running.run_sweep", lambda *arguments, **options: outcome)
+    Path("mine.py").write_text("")
+    settings = ["--set", "steps=5", "--import", "mine.py", "--any-version", "--yes"]
     assert output_of("run", study, *settings, status=130).splitlines() == [
         "tiny.zarr: 4 cells done, 0 diverged, 3 failed",
         "why: didsim show tiny.zarr",
-        "5 to go: didsim run tiny.toml --store tiny.zarr --set steps=5 --yes --any-version",
+        "5 to go: didsim run tiny.toml --store tiny.zarr --set steps=5 --import mine.py --yes --any-version",
     ]
 
 
@@ -149,7 +182,10 @@ def test_words_and_truths_can_be_selected(study: str) -> None:
     ("arguments", "message"),
     [
         (("run", "tiny.toml", "--set", "objective.beta=0.2"), "`objective.beta` is an axis"),
-        (("run", "tiny.toml", "--set", "stepps=3"), "`stepps` is no key of a study; did you mean 'steps'?"),
+        (
+            ("run", "tiny.toml", "--set", "stepps=3"),
+            "`stepps` is not a key of a study; did you mean 'steps'?",
+        ),
         (("run", "tiny.toml", "--set", "steps"), "--set must be key=value; got 'steps'"),
         (("run", "tiny.toml", "--set", "steps=many"), "`steps`: Expected `int`, got `str`"),
         (("run", "tiny.toml", "--set", "sweep.objective.beta=[0.1, -1]"), "`beta` must be positive"),
@@ -157,11 +193,11 @@ def test_words_and_truths_can_be_selected(study: str) -> None:
         (("run", "tiny.toml", "--set", "sweep.seed={start=0, count=1_000_000}"), "4,000,000 cells"),
         (("run", "tiny.toml", "--dask", "local:none"), "a local cluster is local:WORKERS"),
         (("run", "missing.toml"), "missing.toml"),
-        (("run", "broken.toml"), "broken.toml is no TOML"),
+        (("run", "broken.toml"), "broken.toml is not a TOML file"),
         (("run", "tiny.toml", "--store", "tiny.toml/results.zarr"), "tiny.toml"),
-        (("show", "missing.zarr"), "missing.zarr is no store of a study"),
-        (("plot", "missing.zarr"), "missing.zarr is no store of a study"),
-        (("export", "missing.zarr", "out.nc"), "missing.zarr is no store of a study"),
+        (("show", "missing.zarr"), "missing.zarr holds no results of a study"),
+        (("plot", "missing.zarr"), "missing.zarr holds no results of a study"),
+        (("export", "missing.zarr", "out.nc"), "missing.zarr holds no results of a study"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(study: str, arguments: tuple[str, ...], message: str) -> None:
@@ -179,7 +215,7 @@ def test_names_that_a_store_does_not_have(study: str) -> None:
         (["--hue", "gamma"], "`hue` must be one of rejected, beta, seed, step; got 'gamma'"),
         (["--select", "gamma=1"], "--select has an unknown dimension 'gamma'"),
         (["--select", "beta=0.2"], "--select has no beta '0.2'; there are 0.1, 0.5"),
-        ([], "`dataset` must be of one value of rejected, beta"),
+        ([], "`dataset` must have one value of rejected, beta"),
     ]:
         assert message in output_of("plot", "tiny.zarr", *arguments, status=2)
     assert "must end in .nc, .csv or .parquet" in output_of("export", "tiny.zarr", "out.txt", status=2)

@@ -1,19 +1,13 @@
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.figure import Figure
 from scipy.special import log_softmax
-from typer.testing import CliRunner
 
 import didsim
 import experiments
@@ -25,19 +19,11 @@ from experiments import (
     objective_zoo,
     optimal_rejected,
 )
-from experiments.__main__ import EXPERIMENTS, app, find
-from experiments.shared import limits, readme, results
-from experiments.shared.configs import TrainingConfig, override
+from experiments.__main__ import EXPERIMENTS, find
+from experiments.shared import limits, readme
+from experiments.shared.configs import override
 from experiments.shared.limits import Limit
-
-SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", "--set", "seeds=4"]
-FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
-MORE = {"did_entropy": ["--set", "instances=32"], "objective_zoo": FEW, "objective_maps": FEW}
-ROOT = Path(__file__).parent.parent
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments), terminal_width=200)
+from tests.experiment_cases import MORE, ROOT, SMALL, invoke
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -77,47 +63,18 @@ def test_a_new_file_is_a_new_experiment(tmp_path: Path, monkeypatch: pytest.Monk
             vars(experiments).pop(name, None)
 
 
-ADDS = """
-import didsim
-
-def mine(beta: float = 0.1) -> didsim.Objective:
-    return 2 * didsim.dpo(beta)
-
-didsim.OBJECTIVES["mine"] = mine
-didsim.REJECTED["own"] = lambda reference: reference[::-1]
-"""
-
-
-@pytest.fixture
-def imported(tmp_path: Path) -> Iterator[list[str]]:
-    (tmp_path / "mine.py").write_text(ADDS)
-    with patch.dict(didsim.OBJECTIVES), patch.dict(didsim.REJECTED):
-        yield ["--import", str(tmp_path / "mine.py")]
-
-
-def test_an_imported_file_adds_to_what_is_drawn(imported: list[str], tmp_path: Path) -> None:
-    options = [*SMALL, *imported, "--out", str(tmp_path), "--quiet"]
-    for name, dim, one in (
-        ("optimal_rejected", "rejected", "own"),
-        ("log_ratio_reward", "objective", "mine"),
-        ("objective_zoo", "objective", "mine"),
-    ):
-        chosen = [] if dim == "rejected" else ["--set", 'objectives=["dpo", "mine"]']
-        result = invoke(name, *options, *chosen)
-        assert result.exit_code == 0, result.output
-        with xr.open_dataset(tmp_path / f"{name}.nc") as dataset:
-            assert one in dataset[dim].values
-            assert f"--import {tmp_path / 'mine.py'}" in dataset.attrs["command"]
-    assert "own" in optimal_rejected.Config().rejected
-    assert "mine" in objective_maps.Config().objectives
-    assert "mine" in objective_zoo.Config().objectives
-
-
 def test_objectives_get_the_beta_of_the_data() -> None:
-    found = {name: limits.strength(name, 0.5, 4) for name in didsim.OBJECTIVES}
-    others = {"ipo": {"tau": 0.5}, "simpo": {"beta": 2.0}, "length_normalised_dpo": {"beta": 2.0}}
-    others |= {"orpo": {}, "sft": {}}
-    assert found == {name: others.get(name, {"beta": 0.5}) for name in didsim.OBJECTIVES}
+    expected: dict[str, dict[str, float]] = {
+        "dpo": {"beta": 0.5},
+        "cpo": {"beta": 0.5},
+        "rdpo": {"beta": 0.5},  # it has a bonus for lengths, and divides by none
+        "ipo": {"tau": 0.5},
+        "simpo": {"beta": 2.0},
+        "length_normalised_dpo": {"beta": 2.0},
+        "orpo": {},
+        "sft": {},
+    }
+    assert {name: limits.strength(name, 0.5, 4) for name in expected} == expected
 
 
 def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None:
@@ -347,115 +304,3 @@ def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
     assert lines["dpo"].startswith("| `dpo` | 0 | 0–0 |")
     assert "| −∞ | ∞ | Newton on logits | 100% | 0% |" in lines["kto"]
     assert lines["dpo_pg"].endswith("| gradient descent | 100% | 100% | – | – |")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nothing"], "unknown experiment 'nothing'; there are all, did_entropy, displacement"),
-        (["displacement", "--set", "sede=1"], "--set has an unknown key 'sede'; there are beta, eos"),
-        (["displacement", "--set", "seeds"], "--set must be key=value; got 'seeds'"),
-        (["displacement", "--set", "seeds=0"], "wrong value: Expected `int` >= 1 - at `$.seeds`"),
-        (["displacement", "--set", "seeds=many"], "wrong value: Expected `int`, got `str` - at `$.seeds`"),
-        (["displacement", "--set", "beta=-1"], "wrong value: Expected `float` > 0.0 - at `$.beta`"),
-        (["displacement", "--set", "policy=rnn"], "Invalid enum value 'rnn' - at `$.policy`"),
-        (["did_entropy", "--set", "instances=3"], "Expected `int` >= 32 - at `$.instances`"),
-        (["all", "--set", "instances=64"], "--set has an unknown key 'instances'"),
-        (
-            ["optimal_rejected", "--set", "rejected=['optimum']"],
-            "unknown rejected-sampling distribution 'optimum'; there are geodesic, optimal",
-        ),
-        (
-            ["log_ratio_reward", "--set", "objectives=['ppo']"],
-            "unknown objective 'ppo'; there are apo_down, apo_zero",
-        ),
-        (["objective_zoo", "--set", "objectives=['ppo']"], "unknown objective 'ppo'; there are apo_down"),
-        (["objective_maps", "--set", "reach=0"], "wrong value: Expected `float` > 0.0 - at `$.reach`"),
-        (["displacement", "--set", "max_length=40"], "too large to enumerate"),
-        (["displacement", "--set", "seed=3000000000"], "Expected `int` <= 2147483647 - at `$.seed`"),
-        (["displacement", "--set", "learning_rate=inf"], "`learning_rate` must be finite; got inf"),
-        (["displacement", "--set", "beta=0.5\nseed=3"], "Expected `float`, got `str` - at `$.beta`"),
-        (["optimal_rejected", "--set", "rejected=[]"], "Expected `array` of length >= 1 - at `$.rejected`"),
-        (["log_ratio_reward", "--set", "label_smoothing=0.7"], "Expected `float` <= 0.5"),
-        (["log_margin_order", "--set", "noises=[inf]"], "`noises` must be finite; got (inf,)"),
-        (
-            ["optimal_rejected", "--set", "rejected=['target', 'target']"],
-            "must have no entry twice",
-        ),
-        (["objective_zoo", "--set", "objectives=['dpo', 'dpo']"], "`objectives` must have no entry twice"),
-        (["displacement", "--import", "missing.py"], "--import must be a Python file; got missing.py"),
-        (["log_margin_order", "--set", "vocab_size=1"], "must make at least 2 sequences, for a pair"),
-    ],
-)
-def test_wrong_input_is_named_before_any_work(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = invoke(*arguments, "--out", str(tmp_path / "out"))
-    assert result.exit_code == 2
-    text = " ".join(result.output.replace("│", " ").split())
-    assert message in text
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("before")
-    result = invoke("displacement", "--out", str(tmp_path / "file"))
-    assert result.exit_code == 2
-    assert "--out must be a folder that can be written to" in " ".join(
-        result.output.replace("│", " ").split()
-    )
-    assert (tmp_path / "file").read_text() == "before"
-
-
-def test_a_run_that_diverges_says_so_without_a_traceback(tmp_path: Path) -> None:
-    settings = [*SMALL, "--set", "learning_rate=1e300", "--out", str(tmp_path), "--quiet"]
-    with jax.enable_x64(False):
-        result = invoke("displacement", *settings)
-    assert result.exit_code == 1
-    assert "displacement: the loss or its gradient is not finite at step" in result.output
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_smallest_spaces_work(name: str, tmp_path: Path) -> None:
-    sizes = ["--set", "vocab_size=2", "--set", "max_length=1", "--set", "eos=true"]
-    more = [] if name == "did_entropy" else ["--set", "seeds=1", "--set", "steps=1"]
-    result = invoke(name, *sizes, *more, *MORE.get(name, []), "--out", str(tmp_path), "--quiet")
-    assert result.exit_code == 0, result.output
-
-
-def test_settings_are_toml_or_plain_words() -> None:
-    config = override(TrainingConfig, ["policy=autoregressive", "beta=0.25", "eos=true", "steps = 7"])
-    assert (config.policy, config.beta, config.eos, config.steps) == ("autoregressive", 0.25, True, 7)
-
-
-def test_a_failure_while_writing_leaves_the_files_that_were_there(tmp_path: Path) -> None:
-    for suffix in ("nc", "png", "pdf"):
-        (tmp_path / f"x.{suffix}").write_text("before")
-
-    class Broken(Figure):
-        def savefig(self, *arguments: Any, **options: Any) -> None:
-            raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        results.save(xr.Dataset({"a": 1}), Broken(), "x", tmp_path)
-    assert {path.read_text() for path in tmp_path.iterdir()} == {"before"}
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
-    config = log_margin_order.Config(vocab_size=2, max_length=3, steps=20, seeds=3)
-    dataset = log_margin_order.run(config)
-    for folder in ("one", "two"):
-        results.save(dataset, log_margin_order.plot(dataset), "x", tmp_path / folder)
-    for suffix in ("png", "pdf"):
-        assert (tmp_path / "one" / f"x.{suffix}").read_bytes() == (
-            tmp_path / "two" / f"x.{suffix}"
-        ).read_bytes()
-
-
-@pytest.mark.slow
-def test_the_command_line_runs_as_a_module(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments", "optimal_rejected", "--out", str(tmp_path), *SMALL]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    runs = 4 * len(didsim.REJECTED)
-    assert f"{runs} of {runs} cells" in done.stderr
-    assert "optimal_rejected.nc" in done.stdout

@@ -3,7 +3,9 @@
 import ast
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import didsim
 
@@ -21,6 +23,31 @@ def test_every_name_of_the_stub_is_there() -> None:
     assert set(names) == set(dir(didsim))
     for name in names:
         assert hasattr(didsim, name)
+
+
+def _exported() -> dict[str, Any]:
+    """Everything that `didsim` exports, and everything that its packages export in `__all__`."""
+    exported = {name: getattr(didsim, name) for name in _names()}
+    for package in [one for one in exported.values() if isinstance(one, types.ModuleType)]:
+        for name in getattr(package, "__all__", ()):
+            exported[f"{package.__name__}.{name}"] = getattr(package, name)
+    return exported
+
+
+def _is_described(one: Any) -> bool:
+    """Whether a docstring was written: dataclasses and named tuples without one make their own."""
+    return bool(one.__doc__) and not one.__doc__.startswith(f"{getattr(one, '__name__', '')}(")
+
+
+def test_everything_exported_has_a_docstring_except_constants_and_unions() -> None:
+    exported = _exported()
+    assert {"dpo", "didsim.pairwise.potentials", "didsim.training.train"} <= exported.keys()
+    described = {
+        name: one
+        for name, one in exported.items()
+        if not name.rpartition(".")[2].isupper() and not isinstance(one, types.UnionType)
+    }
+    assert [name for name, one in described.items() if not _is_described(one)] == []
 
 
 def test_packages_are_reachable_without_an_import_of_their_own() -> None:

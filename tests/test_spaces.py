@@ -288,8 +288,8 @@ SPACE = SequenceSpace(3, 3, eos=True)
     [
         ((0, 1), "a whole sequence of the space; got"),
         ((), "a whole sequence of the space; got"),
-        ((2, 0), "ended by token 2 at the end only|a whole sequence"),
-        ((0, 2, 1), "ended by token 2 at the end only; got"),
+        ((2, 0), "without the ending token 2, except at the end of a sequence|a whole sequence"),
+        ((0, 2, 1), "without the ending token 2, except at the end of a sequence; got"),
         ((0, -1, 1), "padded with -1 at the end only; got"),
         ((0, 1, 0, 1), "at most `max_length` = 3 places; got 4"),
         ((0, 3), "token ids from 0 to 2, padded with -1; got"),
@@ -308,7 +308,7 @@ def test_index_refuses_what_is_no_sequence(tokens: object, expected: str) -> Non
     ("tokens", "expected"),
     [
         ((0, 1, 0), "shorter than `max_length`; got"),
-        ((0, 2), "ended by token 2 at the end only; got"),
+        ((0, 2), "without the ending token 2, except at the end of a sequence; got"),
         ((0, 5), "token ids from 0 to 2"),
         ((-1, 0), "padded with -1 at the end only; got"),
     ],
@@ -363,7 +363,7 @@ def test_eos_must_be_a_truth_value() -> None:
 
 
 def test_ragged_rows_of_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="`tokens` must be rows of one number of places"):
+    with pytest.raises(ValueError, match="`tokens` must be rows of equal length"):
         SequenceSpace(2, 2).index([[0, 1], [0]])
 
 

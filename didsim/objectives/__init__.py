@@ -1,10 +1,11 @@
 """Objectives: the catalogue of losses, and the parts that they are made of.
 
-catalogue   a function for each objective, and `OBJECTIVES`
-objective   a sum of terms, with its loss on pairs and over a population
-terms       losses of a pair, and of one of its two sequences
-rewards     implicit rewards of a sequence
-kernels     losses of a difference of rewards
+catalogue     one function for each objective, and `OBJECTIVES`, which holds them by name
+objective     a sum of terms, with its loss on given pairs and over a population of pairs
+terms         losses of a pair, and losses of one of its two sequences
+rewards       implicit rewards of a sequence
+divergences   implicit rewards of f-DPO, from f-divergences
+kernels       losses of a difference of rewards
 """
 
 from didsim.objectives.catalogue import (
@@ -36,6 +37,7 @@ from didsim.objectives.catalogue import (
     slic,
     sppo,
 )
+from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon
 from didsim.objectives.kernels import (
     Exponential,
     Hinge,
@@ -48,17 +50,7 @@ from didsim.objectives.kernels import (
     Squared,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
-from didsim.objectives.rewards import (
-    Alpha,
-    ForwardKL,
-    Guarded,
-    JensenShannon,
-    LengthRegularised,
-    LogOdds,
-    LogProb,
-    LogRatio,
-    Reward,
-)
+from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward
 from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single, Term
 
 __all__ = [

@@ -1,14 +1,15 @@
-"""The catalogue of objectives: every loss of preference optimisation that is in use, as a sum of terms.
+"""The catalogue of objectives: the losses of preference optimisation that are in use, as sums of terms.
 
-Each is made of a few parts, so that it reads as its formula does: implicit rewards
-(`didsim.objectives.rewards`), kernels (`didsim.objectives.kernels`) and the terms that join them
-(`didsim.objectives.terms`). Defaults are those of the papers. An objective of one's own is another
-combination, or another `Reward` or `Kernel`.
+Each objective is built from implicit rewards (`didsim.objectives.rewards`), kernels
+(`didsim.objectives.kernels`) and the terms that join them (`didsim.objectives.terms`), so that its code reads
+like its formula. Defaults are those of the papers. For an objective of your own, combine other parts, or
+write another `Reward` or `Kernel`.
 
-In formulas `d` is the difference of implicit rewards, `beta · [t(y_w) − t(y_l)]` with the log-ratio
-`t(y) = log(π(y)/ref(y))`, and `h = beta · t`. Log-probabilities are sums over tokens unless divided by `|y|`.
+In formulas, `y_w` is the chosen and `y_l` the rejected sequence. `t(y) = log(π(y)/ref(y))` is the log-ratio
+and `h = beta · t` the implicit reward. `d = h(y_w) − h(y_l)` is the difference of implicit rewards.
+Log-probabilities are sums over tokens unless they are divided by `|y|`.
 
-Parameters are arrays, so that new values compile nothing; `jax.vmap(didsim.dpo)(betas)` is a batch.
+Parameters are arrays, so new values compile nothing. `jax.vmap(didsim.dpo)(betas)` is a batch of objectives.
 """
 
 import numbers
@@ -16,10 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Real
 
 from didsim import _checks
 from didsim._registry import Registry
+from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon
 from didsim.objectives.kernels import (
     Exponential,
     Hinge,
@@ -33,21 +34,19 @@ from didsim.objectives.kernels import (
 )
 from didsim.objectives.objective import KeepsChosen, Objective
 from didsim.objectives.rewards import (
-    Alpha,
-    ForwardKL,
     Guarded,
-    JensenShannon,
     LengthRegularised,
     LogOdds,
     LogProb,
     LogRatio,
     Reward,
     Scalar,
+    ScalarLike,
 )
 from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single
 
 
-def dpo(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def dpo(beta: ScalarLike = 0.1) -> Objective:
     """Direct preference optimisation.
 
         −log σ(beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
@@ -64,8 +63,8 @@ def dpo(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic())
 
 
-def cdpo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """Conservative DPO: labels are taken to be wrong with a given probability.
+def cdpo(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 0.1) -> Objective:
+    """Conservative DPO, which assumes that labels are wrong with a given probability.
 
         −(1 − ε) log σ(d) − ε log σ(−d),    d = beta · [log(π/ref)(y_w) − log(π/ref)(y_l)]
 
@@ -82,13 +81,13 @@ def cdpo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] =
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=smoothing))
 
 
-def ipo(tau: Real[ArrayLike, ""] = 0.1) -> Objective:
+def ipo(tau: ScalarLike = 0.1) -> Objective:
     """Identity preference optimisation.
 
         (log(π/ref)(y_w) − log(π/ref)(y_l) − 1/(2 tau))²
 
     Source: Azar et al., "A general theoretical paradigm to understand learning from human preferences"
-    (arXiv 2310.12036). Log-probabilities are sums over tokens, as in the paper; some trainers take means.
+    (arXiv 2310.12036). Log-probabilities are sums over tokens, as in the paper. Some trainers take means.
 
     Args:
         tau: strength of the regularisation towards the reference, positive.
@@ -101,24 +100,25 @@ def ipo(tau: Real[ArrayLike, ""] = 0.1) -> Objective:
 
 
 def simpo(
-    beta: Real[ArrayLike, ""] = 2.0,
-    gamma: Real[ArrayLike, ""] = 1.0,
+    beta: ScalarLike = 2.0,
+    gamma: ScalarLike = 1.0,
     length_normalised: bool = True,
 ) -> Objective:
-    """Simple preference optimisation: mean log-probabilities, a margin, no reference.
+    """Simple preference optimisation: the reward is a mean log-probability, without a reference.
 
         −log σ(beta/|y_w| · log π(y_w) − beta/|y_l| · log π(y_l) − gamma)
 
-    Source: Meng, Xia, Chen, "SimPO" (arXiv 2405.14734), with its values for Llama-3-Base as defaults. Here
-    `gamma` is the margin itself, as in the paper; some trainers ask for `gamma / beta`.
+    Source: Meng, Xia, Chen, "SimPO" (arXiv 2405.14734). Defaults are its values for Llama-3-Base. Here
+    `gamma` is the margin itself, as in the paper. Some trainers ask for `gamma / beta`.
 
     Args:
         beta: scale of the reward, positive.
-        gamma: target margin, zero or more. A plain 0 drops it, and the limit has a closed form.
+        gamma: target margin, zero or more. The Python number 0 leaves the margin out. The minimiser then has
+            a closed form.
         length_normalised: whether log-probabilities are divided by lengths.
 
     Raises:
-        ValueError: `beta <= 0` or `gamma < 0`.
+        ValueError: `beta <= 0`, `gamma < 0`, or `length_normalised` is not a boolean.
     """
     _checks.instance("length_normalised", length_normalised, bool, "True or False")
     margin = None if _is_plain_zero(gamma) else _checks.non_negative("gamma", gamma)
@@ -126,18 +126,18 @@ def simpo(
     return _pairwise(reward, Logistic(margin=margin))
 
 
-def slic(beta: Real[ArrayLike, ""] = 0.1, delta: Real[ArrayLike, ""] = 1.0) -> Objective:
+def slic(beta: ScalarLike = 0.1, delta: ScalarLike = 1.0) -> Objective:
     """The hinge loss of SLiC, on the log-ratio reward.
 
         max(0, delta − beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
 
-    Source: Zhao et al., "SLiC-HF" (arXiv 2305.10425), whose loss has `log π` for the log-ratio and adds a
-    likelihood term; the form here, which preference trainers call hinge, is that of Liu et al.,
-    "Statistical rejection sampling improves preference optimization" (arXiv 2309.06657).
+    Source: Liu et al., "Statistical rejection sampling improves preference optimization" (arXiv 2309.06657).
+    Preference trainers call this form hinge. The original loss of Zhao et al., "SLiC-HF" (arXiv 2305.10425),
+    has `log π` in place of the log-ratio and adds a likelihood term.
 
     Args:
         beta: scale of the reward, positive.
-        delta: margin below which a pair counts, positive.
+        delta: margin, positive. Only pairs whose difference of rewards is below it have a loss.
 
     Raises:
         ValueError: `beta <= 0` or `delta <= 0`.
@@ -145,13 +145,13 @@ def slic(beta: Real[ArrayLike, ""] = 0.1, delta: Real[ArrayLike, ""] = 1.0) -> O
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Hinge(_checks.positive("delta", delta)))
 
 
-def orpo(weight: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """Odds-ratio preference optimisation: likelihood of the chosen, and a log odds ratio.
+def orpo(weight: ScalarLike = 0.1) -> Objective:
+    """Odds-ratio preference optimisation: a likelihood term and an odds-ratio term.
 
         −log P(y_w) − weight · log σ(log odds(y_w) − log odds(y_l)),
         log P(y) = log π(y) / |y|,    odds(y) = P(y) / (1 − P(y))
 
-    Source: Hong, Lee, Thorne, "ORPO" (arXiv 2403.07691), where `weight` is lambda.
+    Source: Hong, Lee, Thorne, "ORPO" (arXiv 2403.07691), which calls the weight lambda.
 
     Args:
         weight: factor of the odds-ratio term, positive.
@@ -163,13 +163,13 @@ def orpo(weight: Real[ArrayLike, ""] = 0.1) -> Objective:
     return Objective(odds, _likelihood(per_token=True))
 
 
-def cpo(beta: Real[ArrayLike, ""] = 0.1, weight: Real[ArrayLike, ""] = 1.0) -> Objective:
-    """Contrastive preference optimisation: DPO without a reference, plus likelihood of the chosen.
+def cpo(beta: ScalarLike = 0.1, weight: ScalarLike = 1.0) -> Objective:
+    """Contrastive preference optimisation: DPO without a reference, plus a likelihood term.
 
         −log σ(beta · [log π(y_w) − log π(y_l)]) − weight · log π(y_w)
 
-    Source: Xu et al., "Contrastive preference optimization" (arXiv 2401.08417), whose likelihood term has
-    weight 1 and is a sum over tokens; some trainers take its mean.
+    Source: Xu et al., "Contrastive preference optimization" (arXiv 2401.08417). Its likelihood term has
+    weight 1 and is a sum over tokens. Some trainers take the mean over tokens.
 
     Args:
         beta: scale of the reward, positive.
@@ -182,13 +182,14 @@ def cpo(beta: Real[ArrayLike, ""] = 0.1, weight: Real[ArrayLike, ""] = 1.0) -> O
     return Objective(Pair(reward, Logistic()), _likelihood(weight=_checks.positive("weight", weight)))
 
 
-def exponential(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def exponential(beta: ScalarLike = 0.1) -> Objective:
     """The exponential loss on the log-ratio reward.
 
         exp(−beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
 
-    One of the convex losses of Tang et al., "Generalized preference optimization" (arXiv 2402.05749). It
-    overflows, and says so in training, where a difference passes 88 nats in float32 or 709 in float64.
+    This is one of the convex losses of Tang et al., "Generalized preference optimization" (arXiv 2402.05749).
+    It overflows if the difference of rewards of a pair is below −88 nats in float32, or −709 in float64.
+    Training then raises `DivergenceError`.
 
     Args:
         beta: scale of the reward, positive.
@@ -199,13 +200,12 @@ def exponential(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Exponential())
 
 
-def reference_free(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """DPO with the bare `log π` for its reward.
+def reference_free(beta: ScalarLike = 0.1) -> Objective:
+    """DPO without its reference: the reward is `beta · log π`.
 
         −log σ(beta · [log π(y_w) − log π(y_l)])
 
-    DPO's loss with its reference left out; CPO without its likelihood term; SimPO without margin and
-    length normalisation.
+    This is also CPO without its likelihood term, and SimPO without its margin and length normalisation.
 
     Args:
         beta: scale of the reward, positive.
@@ -216,14 +216,14 @@ def reference_free(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(LogProb(_checks.positive("beta", beta), per_token=False), Logistic())
 
 
-def robust(beta: Real[ArrayLike, ""] = 0.01, label_smoothing: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """Robust DPO: the loss whose mean over labels flipped at a known rate is DPO's on clean ones.
+def robust(beta: ScalarLike = 0.01, label_smoothing: ScalarLike = 0.1) -> Objective:
+    """Robust DPO: if labels are flipped at rate `ε`, its expectation is the DPO loss on clean labels.
 
         [−(1 − ε) log σ(d) + ε log σ(−d)] / (1 − 2ε)
 
-    Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d) − ε/(1 − 2ε) · d`: it has no lower bound, and a
-    finite minimiser only if no preference is surer than the noise allows. Source: Chowdhury, Kini, Natarajan,
-    "Provably robust DPO" (arXiv 2403.00409).
+    Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d) − ε/(1 − 2ε) · d`. The loss has no lower bound. There
+    is a finite minimiser only if every preference lies between `ε` and `1 − ε`. Source: Chowdhury, Kini,
+    Natarajan, "Provably robust DPO" (arXiv 2403.00409).
 
     Args:
         beta: inverse temperature, positive.
@@ -236,14 +236,14 @@ def robust(beta: Real[ArrayLike, ""] = 0.01, label_smoothing: Real[ArrayLike, ""
     return _pairwise(LogRatio(_checks.positive("beta", beta)), Logistic(smoothing=-flips / (1 - 2 * flips)))
 
 
-def exo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 1e-3) -> Objective:
-    """Efficient exact optimisation on pairs: the reverse KL between the policy's label and a smoothed one.
+def exo(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 1e-3) -> Objective:
+    """Efficient exact optimisation on pairs: the KL divergence of the policy's label from a smoothed label.
 
         σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]
 
-    Bounded and not convex. Source: Ji et al., "Towards efficient exact optimization of language model
-    alignment" (arXiv 2402.00856), the form for pairs; `label_smoothing` is as in preference trainers (the
-    authors' code has `e^−10`).
+    The loss is bounded and not convex. Source: Ji et al., "Towards efficient exact optimization of language
+    model alignment" (arXiv 2402.00856), in its form for pairs. The default of `label_smoothing` is that of
+    preference trainers. The authors' code has `e^−10`.
 
     Args:
         beta: scale of the reward, positive.
@@ -256,8 +256,8 @@ def exo(beta: Real[ArrayLike, ""] = 0.1, label_smoothing: Real[ArrayLike, ""] = 
     return _pairwise(LogRatio(_checks.positive("beta", beta)), ReverseCrossEntropy(smoothing))
 
 
-def nca(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
-    """Noise-contrastive alignment on pairs: absolute rewards rather than their difference.
+def nca(beta: ScalarLike = 0.01) -> Objective:
+    """Noise-contrastive alignment on pairs: a loss of each reward, not of their difference.
 
         −log σ(h(y_w)) − ½ log σ(−h(y_w)) − ½ log σ(−h(y_l))
 
@@ -278,15 +278,15 @@ def nca(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
     )
 
 
-def bco(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
-    """Binary classifier optimisation: a classifier of chosen and rejected, with a reward shift.
+def bco(beta: ScalarLike = 0.01) -> Objective:
+    """Binary classifier optimisation: a classifier of chosen and rejected sequences, with a reward shift `δ`.
 
         −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
 
-    No gradient passes through `δ`, which the authors track with a moving average and some trainers leave out;
-    here it is that of the policy at hand. Source: Jung et al., "Binary classifier optimization for large
-    language model alignment" (arXiv 2404.04656), without the weights for prompts that differ between the
-    classes.
+    `E_w` and `E_l` are means over chosen and rejected sequences. No gradient passes through `δ`. Here `δ` is
+    computed from the current policy. The authors track it with a moving average, and some trainers leave it
+    out. Source: Jung et al., "Binary classifier optimization for large language model alignment"
+    (arXiv 2404.04656), without its weights for prompts that differ between the two classes.
 
     Args:
         beta: scale of the reward, positive.
@@ -301,14 +301,14 @@ def bco(beta: Real[ArrayLike, ""] = 0.01) -> Objective:
     )
 
 
-def sppo(beta: Real[ArrayLike, ""] = 1e-3) -> Objective:
-    """Self-play preference optimisation with hard labels: each log-ratio has its own goal.
+def sppo(beta: ScalarLike = 1e-3) -> Objective:
+    """Self-play preference optimisation with hard labels: a squared loss of each log-ratio.
 
         (t(y_w) − 1/(2 beta))² + (t(y_l) + 1/(2 beta))²
 
-    Source: Wu et al., "Self-play preference optimization" (arXiv 2405.00675), where `η = 1/beta` is 1000 and
-    estimated win rates stand for the labels 1 and 0 of this form, which preference trainers call
-    `sppo_hard`. One round of the paper's iteration.
+    Preference trainers call this form `sppo_hard`. It is one round of the iteration of Wu et al., "Self-play
+    preference optimization" (arXiv 2405.00675). The paper has estimated win rates where this form has the
+    labels 1 and 0. Its `η = 1/beta` is 1000.
 
     Args:
         beta: strength of the regularisation towards the reference, positive.
@@ -324,8 +324,8 @@ def sppo(beta: Real[ArrayLike, ""] = 1e-3) -> Objective:
     )
 
 
-def apo_zero(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """Anchored preference optimisation, zero: chosen likelihoods up, rejected ones down.
+def apo_zero(beta: ScalarLike = 0.1) -> Objective:
+    """Anchored preference optimisation, zero: raises chosen likelihoods and lowers rejected ones.
 
         1 − σ(h(y_w)) + σ(h(y_l))
 
@@ -345,8 +345,8 @@ def apo_zero(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     )
 
 
-def apo_down(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """Anchored preference optimisation, down: chosen likelihoods down, rejected ones down further.
+def apo_down(beta: ScalarLike = 0.1) -> Objective:
+    """Anchored preference optimisation, down: lowers chosen likelihoods, and rejected ones further.
 
         σ(h(y_w)) + 1 − σ(h(y_w) − h(y_l))
 
@@ -363,7 +363,7 @@ def apo_down(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return Objective(Single(reward, Sigmoid(), sequence="chosen", push="down"), Pair(reward, Sigmoid()))
 
 
-def discopop(beta: Real[ArrayLike, ""] = 0.05, temperature: Real[ArrayLike, ""] = 0.05) -> Objective:
+def discopop(beta: ScalarLike = 0.05, temperature: ScalarLike = 0.05) -> Objective:
     """The log-ratio modulated loss that DiscoPOP found by search.
 
         −log σ(d) · (1 − σ(d/τ)) + e^−d · σ(d/τ)
@@ -383,17 +383,17 @@ def discopop(beta: Real[ArrayLike, ""] = 0.05, temperature: Real[ArrayLike, ""] 
 
 
 def kto(
-    beta: Real[ArrayLike, ""] = 0.1,
-    desirable_weight: Real[ArrayLike, ""] = 1.0,
-    undesirable_weight: Real[ArrayLike, ""] = 1.0,
+    beta: ScalarLike = 0.1,
+    desirable_weight: ScalarLike = 1.0,
+    undesirable_weight: ScalarLike = 1.0,
 ) -> Objective:
-    """Kahneman–Tversky optimisation, on pairs: the chosen is desirable, the rejected undesirable.
+    """Kahneman–Tversky optimisation on pairs: chosen sequences are desirable, rejected ones undesirable.
 
         λ_D · [1 − σ(h(y_w) − z0)] + λ_U · [1 − σ(z0 − h(y_l))],    z0 = beta · KL(π ‖ ref)
 
-    No gradient passes through `z0`. In a population it is the policy's exact KL; on a batch of pairs it is
-    estimated from the batch's own sequences and held at zero or more (the authors take responses to other
-    prompts). Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
+    No gradient passes through `z0`. For a population it is exact. For a batch of pairs it is the mean reward
+    of the sequences of the batch, or zero if that mean is negative. The authors take responses to other
+    prompts instead. Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
 
     Args:
         beta: scale of the reward, positive.
@@ -412,8 +412,8 @@ def kto(
     )
 
 
-def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) -> Objective:
-    """DPO-positive: DPO with a penalty where the chosen likelihood is below the reference's.
+def dpop(beta: ScalarLike = 0.3, weight: ScalarLike = 50.0) -> Objective:
+    """DPO-positive: DPO with a penalty if the chosen sequence is less likely than under the reference.
 
         −log σ(beta · [t(y_w) − t(y_l) − λ max(0, −t(y_w))])
 
@@ -422,7 +422,7 @@ def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) ->
 
     Args:
         beta: inverse temperature, positive.
-        weight: `λ`, of the penalty, zero (DPO) or more.
+        weight: `λ`, the weight of the penalty, zero (DPO) or more.
 
     Raises:
         ValueError: `beta <= 0` or `weight < 0`.
@@ -431,17 +431,19 @@ def dpop(beta: Real[ArrayLike, ""] = 0.3, weight: Real[ArrayLike, ""] = 50.0) ->
     return Objective(Pair(LogRatio(beta), Logistic(), chosen_reward=Guarded(beta, weight)))
 
 
-def rdpo(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.01) -> Objective:
-    """Length-regularised DPO: the implicit reward grants longer sequences a bonus that the policy forgoes.
+def rdpo(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.01) -> Objective:
+    """Length-regularised DPO: the implicit reward has a bonus for each token.
 
         −log σ(d + alpha · |y_w| − alpha · |y_l|)
 
-    Where rewards `r` are penalised as `r − alpha · |y|`, the best policy has `r = h + alpha · |y|`. Source:
-    Park et al., "Disentangling length from quality in direct preference optimization" (arXiv 2403.19159).
+    Suppose that the policy should maximise the penalised reward `r − alpha · |y|` with the usual KL
+    regularisation. The optimal policy has `r = h + alpha · |y|` up to a constant, so `h + alpha · |y|` is the
+    implicit reward. Source: Park et al., "Disentangling length from quality in direct preference
+    optimization" (arXiv 2403.19159).
 
     Args:
         beta: inverse temperature, positive.
-        alpha: nats for each token, zero (DPO) or more.
+        alpha: penalty in nats for each token, zero (DPO) or more.
 
     Raises:
         ValueError: `beta <= 0` or `alpha < 0`.
@@ -450,7 +452,7 @@ def rdpo(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.01) -> 
     return _pairwise(reward, Logistic())
 
 
-def length_normalised_dpo(beta: Real[ArrayLike, ""] = 5.0) -> Objective:
+def length_normalised_dpo(beta: ScalarLike = 5.0) -> Objective:
     """Length-normalised DPO: log-ratios are means over tokens.
 
         −log σ(beta/|y_w| · t(y_w) − beta/|y_l| · t(y_l))
@@ -466,14 +468,14 @@ def length_normalised_dpo(beta: Real[ArrayLike, ""] = 5.0) -> Objective:
     return _pairwise(LogRatio(_checks.positive("beta", beta), per_token=True), Logistic())
 
 
-def fdpo_forward_kl(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """f-DPO with the forward KL divergence: DPO whose regularisation is `beta · KL(ref ‖ π)`.
+def fdpo_forward_kl(beta: ScalarLike = 0.1) -> Objective:
+    """f-DPO with the forward KL divergence: DPO regularised by `beta · KL(ref ‖ π)`.
 
         −log σ(−beta · ref/π(y_w) + beta · ref/π(y_l))
 
     Source: Wang et al., "Beyond reverse KL: generalizing direct preference optimization with diverse
-    divergence constraints" (arXiv 2309.16240). It overflows, and says so in training, where a log-ratio is
-    below −88 nats in float32 or −709 in float64.
+    divergence constraints" (arXiv 2309.16240). The reward overflows if a log-ratio is below −88 nats in
+    float32, or −709 in float64. Training then raises `DivergenceError`.
 
     Args:
         beta: strength of the regularisation, positive.
@@ -484,7 +486,7 @@ def fdpo_forward_kl(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(ForwardKL(_checks.positive("beta", beta)), Logistic())
 
 
-def fdpo_js(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
+def fdpo_js(beta: ScalarLike = 0.1) -> Objective:
     """f-DPO with the Jensen–Shannon divergence.
 
         −log σ(beta · [log(2u_w/(1 + u_w)) − log(2u_l/(1 + u_l))]),    u = π/ref
@@ -500,17 +502,17 @@ def fdpo_js(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
     return _pairwise(JensenShannon(_checks.positive("beta", beta)), Logistic())
 
 
-def fdpo_alpha(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.5) -> Objective:
+def fdpo_alpha(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.5) -> Objective:
     """f-DPO with an alpha-divergence, between DPO (`alpha → 0`) and the forward KL (1).
 
         −log σ(beta · [u_l^−alpha − u_w^−alpha] / alpha),    u = π/ref
 
-    Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1). It overflows where a log-ratio is
-    below −88/alpha nats in float32 or −709/alpha in float64.
+    Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1). The reward overflows if a log-ratio
+    is below −88/alpha nats in float32, or −709/alpha in float64. Training then raises `DivergenceError`.
 
     Args:
         beta: strength of the regularisation, positive.
-        alpha: the divergence's, above 0, at most 1.
+        alpha: parameter of the divergence, above 0, at most 1.
 
     Raises:
         ValueError: `beta <= 0`, or `alpha` is not in (0, 1].
@@ -520,32 +522,34 @@ def fdpo_alpha(beta: Real[ArrayLike, ""] = 0.1, alpha: Real[ArrayLike, ""] = 0.5
 
 
 def sft(length_normalised: bool = False) -> Objective:
-    """Supervised fine-tuning on the chosen: its negative log-likelihood.
+    """Supervised fine-tuning: the negative log-likelihood of the chosen sequence.
 
         −log π(y_w)
 
-    As an addition to another loss, weighted: `dpo(0.1) + 0.5 * sft()`.
+    It can be added to another loss with a weight: `dpo(0.1) + 0.5 * sft()`.
 
     Args:
-        length_normalised: whether it is divided by `|y_w|`.
+        length_normalised: whether the loss is divided by `|y_w|`.
 
     Raises:
-        ValueError: `length_normalised` is no boolean.
+        ValueError: `length_normalised` is not a boolean.
     """
     _checks.instance("length_normalised", length_normalised, bool, "True or False")
     return Objective(_likelihood(per_token=length_normalised))
 
 
-def dpo_pg(beta: Real[ArrayLike, ""] = 0.1) -> Objective:
-    """DPO with projected gradients (DPO-PG): DPO's steps, but the chosen likelihood must not fall.
+def dpo_pg(beta: ScalarLike = 0.1) -> Objective:
+    """DPO with projected gradients (DPO-PG): DPO with steps that do not lower the chosen likelihood.
 
-    With `d` the descent direction of DPO's loss over the pairs of a step and `g` the gradient of their mean
-    `log π(y_w)`, `d` becomes `d − g ⟨d, g⟩/⟨g, g⟩` if `⟨d, g⟩ < 0`. It is a rule for gradients and the loss
-    is DPO's; optimisers get the rule, and so does the metric `gradient_norm`. On logits of its own for every
-    sequence, a single pair never needs it: `⟨e_w − e_l, e_w − π⟩ = 1 − π_w + π_l > 0`. (Derived here.)
+    Let `d` be the descent direction of DPO's loss over the pairs of a step. Let `g` be the gradient of their
+    mean `log π(y_w)`. If `⟨d, g⟩ < 0`, then `d` becomes `d − g ⟨d, g⟩/⟨g, g⟩`.
 
-    The definition is ours, from the public description of the reinforcing variant of DPO in "Differential
-    Information" (arXiv 2505.23761).
+    DPO-PG is a rule for gradients. Its loss is that of DPO. The optimiser and the metric `gradient_norm` use
+    the projected direction. If the policy has a free logit for every sequence, a single pair never needs
+    the projection, because `⟨e_w − e_l, e_w − π⟩ = 1 − π_w + π_l > 0`. (Derived here.)
+
+    The definition is ours. It follows the public description of the reinforcing variant of DPO in
+    "Differential Information" (arXiv 2505.23761).
 
     Args:
         beta: inverse temperature, positive.

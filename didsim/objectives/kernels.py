@@ -1,7 +1,7 @@
-"""Kernels: the loss of a difference of implicit rewards, and the facts that solvers ask of it.
+"""Kernels: losses of a difference of implicit rewards, with the facts that solvers need to know of them.
 
-The difference is that of the chosen sequence's reward and the rejected one's, or of one sequence's reward and
-a baseline (`didsim.objectives.terms`).
+The difference is the reward of the chosen sequence minus the reward of the rejected one, or the reward of one
+sequence minus a baseline (`didsim.objectives.terms`).
 """
 
 import functools
@@ -24,19 +24,20 @@ from didsim.preferences.problem import Problem
 
 
 class Kernel(eqx.Module):
-    """The loss of a difference `d` of implicit rewards.
+    """A loss of a difference `d` of implicit rewards.
 
-    A kernel states what is known of it, and `didsim.solve` chooses its way by these facts alone. So a kernel
-    of your own is solved like the library's once it states the same facts. A fact that is not stated counts
-    as unknown. A fact that is stated wrongly makes certificates wrong.
+    A kernel states facts about itself, and `didsim.solve` chooses its method by these facts alone. So a
+    kernel of your own is solved like the library's once it states the same facts. A fact that is not stated
+    counts as unknown. A fact that is stated wrongly makes certificates wrong.
 
     Attributes:
         convex: the loss is convex in `d`.
-        scores_labels: the loss is the negative log-likelihood of a label, which may be noisy or shifted.
-            Training then compares with the policy that the preferences encode.
+        scores_labels: the loss is the negative log-likelihood of a label, of a noisy label, or of a label
+            with a margin. For a log-ratio reward, `didsim.train` then takes as its default target the policy
+            that the preferences encode.
         linear: the loss is `−d`.
         bounded: the loss is `1 − σ(d)`.
-        kinked: the loss has a corner; `rounded` then rounds it off.
+        kinked: the loss has a corner. Then `rounded` replaces the corner by a smooth curve.
     """
 
     convex: ClassVar[bool] = False
@@ -47,25 +48,25 @@ class Kernel(eqx.Module):
 
     @property
     def falling(self) -> bool:
-        """Whether the loss never rises with `d`."""
+        """Whether the loss never increases with `d`."""
         return False
 
     @property
     def calibrated(self) -> bool:
-        """Whether the expected loss of a pair is least where `σ(d)` is the preference of the pair."""
+        """Whether the expected loss of a pair is least at the `d` for which `σ(d)` is its preference."""
         return False
 
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:
-        """Whether every step to a larger `d` lowers the loss, for each entry of a batch of kernels.
+        """Whether the loss decreases strictly in `d` everywhere, for each entry of a batch of kernels.
 
-        A pair that is won one way only then drives its two rewards apart without end.
+        If so, and one sequence of a pair wins every time, the loss drives the two rewards apart without end.
         """
         return np.asarray(False)
 
     @property
     def hinge_margin(self) -> Scalar | None:
-        """The `delta` of a loss `max(0, delta − d)`, which a linear program minimises; else None."""
+        """The `delta` of a hinge loss `max(0, delta − d)`, which a linear program minimises; else None."""
         return None
 
     @abstractmethod
@@ -73,20 +74,20 @@ class Kernel(eqx.Module):
         """The loss, elementwise."""
 
     def expect(self, problem: Problem, h: Array) -> Array:
-        """The expectation over the pairs of a problem, for a reward `h` of every sequence.
+        """`E kernel(h_chosen − h_rejected)` over the pairs of a problem, for a reward `h` of every sequence.
 
-        Here it is a sum over all pairs of a population, in O(N²) time. A `SumOfForms` takes near-linear time.
+        For a population, a `Kernel` sums over all pairs in O(N²) time. A `SumOfForms` takes near-linear time.
         """
         return problem.expect(self, h)
 
     def expect_across(self, problem: Problem, x: Array, y: Array) -> Array:
-        """The expectation where chosen sequences have rewards `x`, rejected ones `y`. Costs as `expect`."""
+        """`E kernel(x_chosen − y_rejected)` over the pairs of a problem. Costs as `expect`."""
         return problem.expect_across(self, x, y)
 
     def best_reward(self, problem: Problem) -> Array | None:
         """The reward that minimises `E kernel(h_chosen − h_rejected)`, up to a constant; None if not known.
 
-        It is asked only of problems in which every sequence can be chosen and rejected.
+        The problem must be one in which every sequence can be chosen and can be rejected.
         """
         return None
 
@@ -96,37 +97,35 @@ class Kernel(eqx.Module):
 
 
 class SumOfForms(Kernel):
-    """A kernel that is written as a weighted sum of forms (`didsim.pairwise`), and perhaps a constant.
+    """A kernel that is a constant plus a weighted sum of the forms of `didsim.pairwise`.
 
         kernel(d) = constant + Σ_k weight_k form_k(d − offset)
 
-    The expectation of each form over all pairs of a population takes near-linear time.
+    The expectation of each form over the pairs of a problem costs as `Problem.expect` does.
     """
 
     @property
     def offset(self) -> Scalar | None:
-        """What is taken off the difference; None is 0."""
+        """The number subtracted from the difference; None stands for 0."""
         return None
 
     @property
     def constant(self) -> Scalar | None:
-        """What is added to the sum; None is 0."""
+        """The number added to the sum; None stands for 0."""
         return None
 
     @abstractmethod
     def forms(self) -> tuple[tuple[Scalar | None, Form], ...]:
-        """Weights and forms; a weight None is 1."""
+        """Pairs of a weight and a form. A weight None stands for 1."""
 
     def __call__(self, difference: Array) -> Array:
         d = difference if self.offset is None else difference - self.offset
         return self._sum(lambda form: form(d))
 
     def expect(self, problem: Problem, h: Array) -> Array:
-        """The expectation over pairs, form by form. Costs as `Problem.expect` does for each form."""
         return self._sum(lambda form: problem.expect(form, h, self.offset))
 
     def expect_across(self, problem: Problem, x: Array, y: Array) -> Array:
-        """The expectation for two rewards. Costs as `Problem.expect_across` does for each form."""
         y = y if self.offset is None else y + self.offset
         return self._sum(lambda form: problem.expect_across(form, x, y))
 
@@ -140,7 +139,7 @@ def _softplus(x: Array) -> Array:
     return softplus(x)
 
 
-# One exponential, where the derivative of log(1 + e^x) as written takes three. Training does little else.
+# This derivative takes one exponential; JAX's own takes three. Training spends most of its time here.
 _softplus.defjvps(lambda tangent, _, x: tangent * sigmoid(x))
 
 
@@ -169,9 +168,9 @@ _RAMP = PiecewiseLinear(knots=(0.0,), left=(1.0,))  # max(0, −d)
 
 
 class Logistic(SumOfForms):
-    """`−(1 − smoothing) log σ(d − margin) − smoothing log σ(margin − d)`; None leaves a part out.
+    """`−(1 − smoothing) log σ(d − margin) − smoothing log σ(margin − d)`.
 
-    Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d − margin) + smoothing · (d − margin)`.
+    Since `log σ(−d) = log σ(d) − d`, this is `−log σ(d − margin) + smoothing · (d − margin)`. None means 0.
     """
 
     convex: ClassVar[bool] = True
@@ -186,7 +185,7 @@ class Logistic(SumOfForms):
 
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:
-        return np.asarray(True) if self.smoothing is None else np.asarray(self.smoothing) <= 0
+        return np.asarray(self.smoothing is None or np.asarray(self.smoothing) <= 0)
 
     @property
     def calibrated(self) -> bool:
@@ -201,10 +200,10 @@ class Logistic(SumOfForms):
         return (surprise,) if self.smoothing is None else (surprise, (self.smoothing, _IDENTITY))
 
     def best_reward(self, problem: Problem) -> Array | None:
-        """The reward `r` of the preferences, `σ(r_i − r_j)`, for the plain loss.
+        """The reward `r` with preferences `σ(r_i − r_j)`, for the loss without smoothing and margin.
 
-        The loss of a pair is minimal where `σ(h_i − h_j)` is its preference, and Bradley–Terry makes all
-        pairs agree. For contrastive pairs the reward is `log(π_w/π_l)`.
+        The expected loss of a pair is minimal where `σ(h_i − h_j)` is its preference. Under a Bradley–Terry
+        model `h = r` meets this condition on all pairs at once. For contrastive pairs `r = log(π_w/π_l)`.
         """
         return problem.encoded_reward() if self.calibrated else None
 
@@ -224,21 +223,22 @@ class Squared(SumOfForms):
         return ((None, _SQUARE),)
 
     def best_reward(self, problem: Problem) -> Array | None:
-        """The reward of least expected squared loss over independent draws, in closed form. O(N).
+        """The reward of least expected squared loss, in closed form. O(N).
 
-        Let `A`, `B` be the probabilities of the two sequences that are drawn, and `g_i` the difference of the
-        probabilities of choosing and rejecting `i`, over `A_i + B_i`. For `centre = 1`, setting the
-        derivative in `h_i` to zero gives
+        None unless the two draws of a pair are known to be independent. Let them come from `A` and `B`. Let
+        `g_i = [P(i is chosen) − P(i is rejected)] / (A_i + B_i)`. For `centre = 1`, setting the derivative in
+        `h_i` to zero gives
 
             Σ_j (A_i B_j + B_i A_j)(h_i − h_j) = (A_i + B_i) g_i
             (A_i + B_i) h_i − A_i Σ_j B_j h_j − B_i Σ_j A_j h_j = (A_i + B_i) g_i.
 
-        The constant of `h` is free: take the one for which the sums are `c = Σ_j B_j h_j` and
-        `Σ_j A_j h_j = −c`. Then `h_i = g_i + c u_i` with `u = (A − B)/(A + B) = tanh((log A − log B)/2)`. As
-        `Σ_j B_j u_j = −S/2` with `S = Σ (A − B)²/(A + B)`, putting `h` into its own sum gives
-        `c = Σ_j B_j g_j / (1 + S/2)`. Another centre scales `h`. (Derived here.)
+        The loss does not change when a constant is added to `h`. Choose the constant so that
+        `Σ_j A_j h_j = −Σ_j B_j h_j`, and call the second sum `c = Σ_j B_j h_j`. Then `h_i = g_i + c u_i` with
+        `u = (A − B)/(A + B) = tanh((log A − log B)/2)`. Inserting this `h` into the definition of `c` gives
+        `c = Σ_j B_j g_j / (1 + S/2)`, because `Σ_j B_j u_j = −S/2` with `S = Σ (A − B)²/(A + B)`. For another
+        centre, this `h` is multiplied by it. (Derived here.)
 
-        For contrastive pairs `g = u`, so that `h = centre · u / (1 + S/2)`: bounded.
+        For contrastive pairs `g = u`. Then `h = centre · u / (1 + S/2)`, which is bounded.
         """
         draws = problem.independent_draws()
         if draws is None:
@@ -284,7 +284,7 @@ class Hinge(SumOfForms):
 class RoundedHinge(Kernel):
     """`temperature · log(1 + exp((delta − d) / temperature))`: the hinge with its corner rounded off.
 
-    It stands for the hinge, whose facts it states: it does not count as falling for ever.
+    Solvers use it in place of the hinge, so it states the facts of the hinge, even for `falls_for_ever`.
     """
 
     convex: ClassVar[bool] = True
@@ -317,12 +317,12 @@ class Exponential(Kernel):
         return jnp.exp(-difference)
 
     def expect(self, problem: Problem, h: Array) -> Array:
-        """The expectation, in log space."""
         return problem.expect_exp(-h)
 
     def best_reward(self, problem: Problem) -> Array | None:
-        """Half the reward of the preferences: `p e^−d + (1 − p) e^d` is minimal at `log(p/(1 − p))/2`.
+        """Half the reward of the preferences.
 
+        For a preference `p`, the expected loss `p e^−d + (1 − p) e^d` is least at `d = log(p/(1 − p))/2`.
         (Derived here.)
         """
         reward = problem.encoded_reward()
@@ -348,7 +348,7 @@ class Linear(SumOfForms):
 
 
 class Sigmoid(SumOfForms):
-    """`σ(−d) = 1 − σ(d)`: bounded, so that a hopeless pair hardly counts."""
+    """`σ(−d) = 1 − σ(d)`. The loss is bounded: its slope vanishes for a pair far from the right order."""
 
     bounded: ClassVar[bool] = True
 
@@ -365,9 +365,9 @@ class Sigmoid(SumOfForms):
 
 
 class ReverseCrossEntropy(SumOfForms):
-    """`KL(Bernoulli(σ(d)) ‖ Bernoulli(1 − smoothing))`, the policy's label against a smoothed one.
+    """`KL(Bernoulli(σ(d)) ‖ Bernoulli(1 − ε))`, with `ε = smoothing`: the policy's label and a smoothed one.
 
-    That is `σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]`: zero where `σ(d) = 1 − ε`, and bounded.
+    This is `σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]`. It is bounded, and zero where `σ(d) = 1 − ε`.
     """
 
     smoothing: Scalar
@@ -384,8 +384,8 @@ class ReverseCrossEntropy(SumOfForms):
 class LogRatioModulated(Kernel):
     """`−log σ(d) (1 − m) + e^−d m` with `m = σ(d / temperature)`.
 
-    The logistic loss where a pair is in the wrong order, the exponential one where it is in the right one.
-    It is analytic only in a strip of width `π · temperature`, too narrow for interpolation to pay.
+    It is close to the logistic loss for `d < 0`, and to the exponential loss for `d > 0`. It is analytic only
+    for `|Im d| < π · temperature`. This strip is too narrow for interpolation to save time.
     """
 
     temperature: Scalar

@@ -1,4 +1,4 @@
-"""What an objective is: a sum of terms, whose expectation over pairs is exact."""
+"""An objective: a sum of terms. Its expectation over pairs is computed exactly."""
 
 import numbers
 from collections.abc import Callable
@@ -12,33 +12,33 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from didsim import _checks
-from didsim.information import LogProbs, LogProbsLike
-from didsim.objectives.rewards import Reward
+from didsim.information import LogProbsLike
+from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Marginals, Problem
 
 
 class Objective(eqx.Module):
-    """A loss on preference pairs, the sum of its terms.
+    """A loss on preference pairs: the sum of its terms.
 
-    Objectives add up, and are scaled by numbers: `dpo(0.1) + 0.5 * sft()`.
+    Objectives can be added, and multiplied by positive numbers: `dpo(0.1) + 0.5 * sft()`.
 
     Args:
-        terms: what is summed. The reward of the first is the objective's own, which metrics of rewards and
-            samplers of online pairs ask for.
+        terms: the terms of the sum. The reward of the first term is the reward of the objective. Metrics of
+            rewards and samplers of online pairs use it.
 
     Attributes:
-        is_gradient_rule: whether optimisers are given another direction than the gradient of the loss. The
-            objective then converges to no minimiser of its loss.
+        is_gradient_rule: whether the optimiser gets a direction other than the gradient of the loss. If so,
+            training does not converge to a minimiser of the loss.
 
     Raises:
-        ValueError: there is no term, or one is not a `Term`.
+        ValueError: there is no term, or one of them is not a `Term`.
 
     >>> from didsim.objectives.kernels import Logistic, Squared
     >>> from didsim.objectives.rewards import LogRatio
     >>> from didsim.objectives.terms import Pair
     >>> loss = Objective(Pair(LogRatio(jnp.array(0.1)), Logistic()))
-    >>> round(float(loss.pair_loss(-10.0, -12.0, -11.0, -11.0)), 6)  # that of DPO
+    >>> round(float(loss.pair_loss(-10.0, -12.0, -11.0, -11.0)), 6)  # the loss of DPO
     0.598139
     """
 
@@ -60,7 +60,7 @@ class Objective(eqx.Module):
             raise ValueError("a gradient rule is not a loss, and cannot be added to another")
         return Objective(*self.terms, *other.terms)
 
-    def __rmul__(self, factor: Real[ArrayLike, ""]) -> "Objective":
+    def __rmul__(self, factor: ScalarLike) -> "Objective":
         if not isinstance(factor, numbers.Real | jax.Array | np.ndarray | np.number):
             return NotImplemented
         factor = _checks.positive("factor", factor)
@@ -75,7 +75,7 @@ class Objective(eqx.Module):
 
     @property
     def reward(self) -> Reward:
-        """The implicit reward: that of the first term."""
+        """The implicit reward of the first term."""
         return self.terms[0].reward
 
     def pair_loss(
@@ -92,14 +92,14 @@ class Objective(eqx.Module):
         """The loss of each pair, from the quantities that a training run logs.
 
         Args:
-            chosen_logps: `log π(y_w)`, summed over tokens, in nats.
-            rejected_logps: `log π(y_l)`.
-            ref_chosen_logps: `log reference(y_w)`; needed by rewards that use the reference.
-            ref_rejected_logps: `log reference(y_l)`; needed likewise.
-            chosen_lengths: `|y_w|` in tokens; needed by losses that depend on the length.
-            rejected_lengths: `|y_l|`; needed likewise.
-            baseline: what losses with a baseline (KTO's `z0`, BCO's shift) compare rewards with; by default
-                estimated from all the pairs given, as they are one batch.
+            chosen_logps: `log π(y_w)` of the chosen sequence, summed over tokens, in nats.
+            rejected_logps: `log π(y_l)` of the rejected sequence.
+            ref_chosen_logps: `log reference(y_w)`; needed if a reward uses the reference.
+            ref_rejected_logps: `log reference(y_l)`; needed if a reward uses the reference.
+            chosen_lengths: `|y_w|` in tokens; needed if the loss depends on the length.
+            rejected_lengths: `|y_l|` in tokens; needed if the loss depends on the length.
+            baseline: the number that is subtracted from rewards, in losses that have one (KTO's `z0`, BCO's
+                shift). By default it is estimated from all given pairs together, as one batch.
 
         Returns:
             One loss for each pair.
@@ -126,14 +126,15 @@ class Objective(eqx.Module):
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
-        _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
+        pairs = _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
         chosen, rejected = (
             Sequences(arrays[f"{side}_logps"], arrays.get(f"ref_{side}_logps"), arrays.get(f"{side}_lengths"))
             for side in ("chosen", "rejected")
         )
         if baseline is not None:
             baseline = _checks.single("baseline", _checks.number("baseline", baseline))
-        return sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
+        loss = sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
+        return jnp.broadcast_to(loss, pairs)
 
     def loss(
         self,
@@ -144,25 +145,31 @@ class Objective(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """The exact expectation of `pair_loss` over the pairs of a problem.
 
-        A baseline is that of the policy itself; derivatives take it, and the samplers of online pairs, for
-        constants.
+        A baseline is computed from the policy itself. Derivatives treat it as a constant, and they treat the
+        samplers of online pairs as constants too.
+
+        Time is near-linear for most objectives on a population, with O(N) memory (see `didsim.pair_sum`). It
+        is O(N + pairs) for `Pairs`. It is O(N²) in these cases:
+
+            every objective on a `Joint` problem
+            DiscoPOP on every population
+            on labelled pairs: a hinge, a margin, a bounded loss of a difference, and DPO-positive
+            on labelled pairs, below 4,096 sequences: the exponential loss, and losses of single sequences
+            on labelled pairs with nearly certain labels (see `Labelled.expect`): every objective
 
         Args:
-            policy_logps: log-probabilities of the policy over the whole space.
-            reference: those of the reference policy.
-            problem: where pairs come from.
-            lengths: number of tokens of every sequence, `space.lengths`; by default every sequence counts
-                as one token, so that losses that divide by the length do not.
+            policy_logps: log-probabilities of the policy over the whole space, `[*batch, sequences]`.
+            reference: log-probabilities of the reference policy, of the same kind.
+            problem: the source of pairs.
+            lengths: number of tokens of every sequence, `space.lengths`. By default every sequence counts as
+                one token, so that dividing by the length has no effect.
 
         Returns:
-            The loss. Near-linear time and O(N) memory for a population (`didsim.pair_sum` says how and when),
-            O(N + pairs) for `Pairs`. O(N²) time: DiscoPOP and a `Joint` problem; on labelled pairs a hinge, a
-            margin, bounded losses and DPO-positive, below 4,096 sequences also the exponential and losses
-            of single sequences, and everything where labels are nearly sure.
+            The loss, `[*batch]`.
 
         Raises:
-            ValueError: a distribution is not normalised or has a zero, shapes do not fit, or a length is
-                not positive.
+            ValueError: a distribution is not normalised or has a zero, shapes do not fit, a length is not
+                positive, or the objective is itself a batch.
 
         >>> import didsim
         >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -187,19 +194,22 @@ class Objective(eqx.Module):
         reference: Array,
         problem: Problem,
         lengths: Array | None,
-        marginals: tuple[LogProbs, LogProbs] | None = None,
+        marginals: Marginals | None = None,
         held: Array | None = None,
     ) -> Array:
-        """`loss` for a caller that has checked its arguments and holds what they give.
+        """`loss` without its checks.
+
+        A caller that evaluates the loss many times can pass marginals that it has computed once, and can hold
+        baselines and samplers fixed.
 
         Args:
             policy_logps: log-probabilities of the policy.
-            reference: those of the reference.
-            problem: where pairs come from.
-            lengths: numbers of tokens, or None.
-            marginals: the problem's chosen and rejected marginals, if they are at hand.
-            held: the policy that baselines and samplers see, which no gradient passes through; by default
-                the policy itself.
+            reference: log-probabilities of the reference policy.
+            problem: the source of pairs.
+            lengths: number of tokens of every sequence, or None.
+            marginals: the problem's chosen and rejected marginals, if already computed.
+            held: log-probabilities of the policy that sets baselines and samplers. No gradient passes through
+                them. The default is `policy_logps`.
         """
         space = Sequences(policy_logps, reference, lengths)
         held = jax.lax.stop_gradient(policy_logps) if held is None else held
@@ -209,11 +219,14 @@ class Objective(eqx.Module):
         return sum_of([term.weighted(term.expected(space, over)) for term in self.terms])
 
     def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:
-        """What an optimiser is given: the gradient of the loss, unless the objective is a gradient rule.
+        """The direction that the optimiser gets in place of the gradient of the loss.
+
+        It is the gradient itself, unless the objective is a gradient rule.
 
         Args:
-            gradient: that of the loss.
-            chosen_gradient: gives the gradient of the expected log-likelihood of the chosen sequence.
+            gradient: the gradient of the loss.
+            chosen_gradient: function that returns the gradient of the expected log-likelihood of the chosen
+                sequence.
         """
         return gradient
 
@@ -234,7 +247,7 @@ class Objective(eqx.Module):
 
     @property
     def difference_term(self) -> Term | None:
-        """The only term, if it is a loss of differences of one reward that has an inverse; else None."""
+        """The only term, if it is a loss of differences of one reward with an inverse; else None."""
         (term, *more) = self.terms
         return term if not more and term.is_of_differences else None
 
@@ -246,29 +259,28 @@ class Objective(eqx.Module):
 
     @property
     def is_convex_in_logits(self) -> bool:
-        """Whether the loss is proven to be convex in the logits of a policy: every term is."""
+        """Whether the loss is proven to be convex in the logits of a policy, because every term is."""
         return all(term.is_convex_in_logits for term in self.terms)
 
     @property
     def is_convex_in_log_probs(self) -> bool:
-        """Whether the loss is proven to be convex in a free vector of log-probabilities: every term is."""
+        """Whether the loss is proven to be convex in a free vector of log-probabilities, as every term is."""
         return all(term.is_convex_in_log_probs for term in self.terms)
 
     def _check_single(self) -> None:
         if self.batch_shape:
             raise ValueError(
-                f"`self` must be one objective; this is a batch of shape {self.batch_shape}, over which "
-                "jax.vmap maps a loss"
+                f"`self` must be one objective; got a batch of shape {self.batch_shape}. Map its loss over "
+                "the batch with jax.vmap"
             )
 
 
 class KeepsChosen(Objective):
-    """A loss whose descent direction is projected so that the chosen likelihood does not fall.
+    """A loss whose descent direction is projected so that the likelihood of chosen sequences does not fall.
 
-    It is a rule for gradients, not a loss of its own.
-
-    With `d` the descent direction, minus the gradient of the loss, and `g` the gradient of the expected
-    `log π(y_w)`, both over the pairs of a step: if `⟨d, g⟩ < 0`, `d` becomes `d − g ⟨d, g⟩ / ⟨g, g⟩`.
+    This is a rule for gradients, not a loss of its own. Let `d` be the descent direction, which is minus the
+    gradient of the loss. Let `g` be the gradient of the expected `log π(y_w)`. Both are over the pairs of a
+    step. If `⟨d, g⟩ < 0`, then `d` becomes `d − g ⟨d, g⟩ / ⟨g, g⟩`.
     """
 
     is_gradient_rule: ClassVar[bool] = True
@@ -277,7 +289,7 @@ class KeepsChosen(Objective):
         super().__init__(*terms)
 
     def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:
-        """The gradient, less what of it would lower the chosen likelihood."""
+        """The gradient, without its component that would lower the likelihood of chosen sequences."""
         pull = chosen_gradient()
         overlap = jnp.maximum(0, optax.tree.vdot(gradient, pull))
         share = jnp.where(overlap > 0, overlap / optax.tree.vdot(pull, pull), 0)

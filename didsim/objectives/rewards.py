@@ -1,32 +1,36 @@
-"""Implicit rewards: what an objective takes for the reward of a sequence, from its log-probability."""
+"""Implicit rewards: the reward that an objective assigns to a sequence, given its log-probability."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import log1mexp, log_softmax, logsumexp, relu, softplus
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from didsim import _log_space
 from didsim.information import LogProbs
 
-Scalar = Float[Array, ""]
+Scalar = Float[Array, "*#batch"]
+"""A parameter: one number, or one for each of a batch of objectives."""
+ScalarLike = Real[ArrayLike, "*#batch"]
+"""What a parameter is made of."""
 
 
 class Reward(eqx.Module):
     """An implicit reward: a function of the log-probability of a sequence.
 
-    Like a kernel, a reward states what is known of it, and `didsim.solve` goes by these facts alone.
+    Like a kernel, a reward states facts about itself, and `didsim.solve` chooses its method by these facts
+    alone.
 
     Attributes:
-        needs_reference: it depends on the reference.
-        affine: it is affine in the log-probability.
-        has_inverse: `policy` gives the distribution that has given rewards.
-        penalises_falls: it is the log-ratio `beta · t`, less a convex function that never rises with `t`.
-        kinked: it has a corner; `rounded` then rounds it off.
+        needs_reference: the reward depends on the reference.
+        affine: the reward is affine in the log-probability.
+        has_inverse: `policy` is defined: it gives the distribution that has given rewards.
+        penalises_falls: the reward is the log-ratio `beta · t` minus a convex function of `t` that never
+            increases.
+        kinked: the reward has a corner. Then `rounded` replaces the corner by a smooth curve.
     """
 
     needs_reference: ClassVar[bool] = False
@@ -42,7 +46,10 @@ class Reward(eqx.Module):
 
     @property
     def has_one_slope(self) -> bool:
-        """Whether an affine reward has one slope for all sequences, so that a normaliser cancels in `d`."""
+        """Whether the reward is affine, with the same slope for all sequences.
+
+        The normaliser of the policy then cancels in differences of rewards.
+        """
         return self.affine
 
     @property
@@ -68,7 +75,7 @@ class Reward(eqx.Module):
         return self(logps, ref_logps, lengths)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """The distribution whose reward is `h` up to a constant.
+        """The distribution whose reward is `h` up to a constant `c`. Normalisation fixes `c`.
 
         Raises:
             ValueError: the reward has no known inverse.
@@ -76,7 +83,7 @@ class Reward(eqx.Module):
         raise ValueError(f"`reward` must have a known inverse; {type(self).__name__} has none")
 
     def inverse_needs_root(self, lengths: Array | None) -> bool:
-        """Whether `policy` looks for the root of a function of one number, in place of a closed form."""
+        """Whether `policy` has no closed form, and finds a root of a function of one number."""
         return False
 
     def rounded(self, temperature: Array) -> "Reward":
@@ -85,7 +92,7 @@ class Reward(eqx.Module):
 
 
 class LogRatio(Reward):
-    """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO; over `|y|` if `per_token`."""
+    """`h(y) = beta · log(π(y) / reference(y))`, the reward of DPO. If `per_token`, divided by `|y|`."""
 
     needs_reference: ClassVar[bool] = True
     affine: ClassVar[bool] = True
@@ -104,15 +111,14 @@ class LogRatio(Reward):
 
     @property
     def has_concave_sigmoid(self) -> Bool[Array, "*batch"]:
-        """For `beta ≤ 1`, since `σ(h − z) = π^β / (π^β + const)`."""
+        """True for `beta ≤ 1` without `per_token`, since `σ(h − z) = π^β / (π^β + const)`."""
         return (self.beta <= 1) & (not self.per_token)
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · (logps − ref_logps)`, over lengths if `per_token`."""
         return self.beta * per_token(log_ratio_of(logps, ref_logps), lengths if self.per_token else None)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π ∝ reference · exp(h / beta)`, or `reference · exp(|y| (h + c) / beta)` if `per_token`."""
+        """`π ∝ reference · exp(h / beta)`. If `per_token`, `π = reference · exp(|y| (h + c) / beta)`."""
         if self.per_token and lengths is not None:
             return _with_slopes(reference, h, lengths / self.beta[..., None])
         return log_softmax(reference + h / self.beta[..., None], axis=-1)
@@ -122,7 +128,7 @@ class LogRatio(Reward):
 
 
 class LogProb(Reward):
-    """`h(y) = beta · log π(y)`, or `beta · log π(y) / |y|` if `per_token`: no reference."""
+    """`h(y) = beta · log π(y)`, without a reference. If `per_token`, divided by `|y|`."""
 
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
@@ -139,11 +145,10 @@ class LogProb(Reward):
         return not self.per_token
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · logps`, over lengths if `per_token`."""
         return self.beta * per_token(logps, lengths if self.per_token else None)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π ∝ exp(h / beta)`, or `exp(|y| (h + c) / beta)` if `per_token`."""
+        """`π ∝ exp(h / beta)`. If `per_token`, `π = exp(|y| (h + c) / beta)`."""
         if self.per_token and lengths is not None:
             return _with_slopes(jnp.zeros_like(reference), h, lengths / self.beta[..., None])
         return log_softmax(h / self.beta[..., None], axis=-1)
@@ -167,7 +172,7 @@ class LengthRegularised(Reward):
         return True
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · (logps − ref_logps) + alpha · lengths`; without lengths all are of one token."""
+        """`beta · (logps − ref_logps) + alpha · lengths`. Without lengths, every sequence has one token."""
         return self.beta * log_ratio_of(logps, ref_logps) + self._bonus(logps, lengths)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
@@ -183,8 +188,8 @@ class LengthRegularised(Reward):
 class Guarded(Reward):
     """`h(y) = beta · [t − weight · max(0, −t)]` with `t = log(π(y) / reference(y))`.
 
-    DPO-positive's reward of a chosen sequence: a fall below the reference counts `1 + weight` times. At the
-    corner `t = 0`, where every run starts, the penalty has derivative 0, as `relu` has in trainers.
+    This is the reward of a chosen sequence in DPO-positive. A negative log-ratio is multiplied by
+    `1 + weight`. At the corner `t = 0`, where every run starts, the penalty has derivative 0, as in trainers.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -195,7 +200,6 @@ class Guarded(Reward):
     weight: Scalar
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """The log-ratio, its negative part enlarged."""
         t = log_ratio_of(logps, ref_logps)
         return self.beta * (t - self.weight * relu(-t))
 
@@ -218,134 +222,11 @@ class RoundedGuarded(Reward):
         return self.beta * (t - self.weight * (self.temperature * softplus(-t / self.temperature)))
 
 
-class DivergenceSlope(Reward):
-    """`h(y) = beta · f′(π(y)/reference(y))`, where `f` is that of an f-divergence: the reward of f-DPO.
-
-    A policy that maximises `E r − beta · D_f(π ‖ reference)` has `r = h` up to a constant. With `u` the ratio
-    and `t = log u`, `f′` is `slope(t)`, which increases to a least upper bound. The gap to it falls to 0.
-    """
-
-    needs_reference: ClassVar[bool] = True
-    has_inverse: ClassVar[bool] = True
-
-    beta: Scalar
-
-    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """`beta · f′(u)`."""
-        return self.beta * self.slope(log_ratio_of(logps, ref_logps))
-
-    @abstractmethod
-    def slope(self, t: Array) -> Array:
-        """`f′(e^t)`, up to a constant."""
-
-    @abstractmethod
-    def log_ratio(self, log_gap: Array) -> Array:
-        """The `t` at which `slope` is a gap, given by its logarithm, below its least upper bound."""
-
-    @abstractmethod
-    def largest_log_gap(self) -> Array:
-        """The logarithm of the gap at `t = 0`."""
-
-    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
-        """`π = reference · u` with `beta · f′(u) = h + c`, and the one `c` that makes it sum to one.
-
-        Let `g_y = (max h − h(y)) / beta`. The gap of `y` is `v + g_y` with one unknown `v > 0`, and the sum
-        `Σ reference(y) u(v + g_y)` falls in `v` from infinity. At the gap of `u = 1` it is at most 1; where
-        the sequence of largest `h` alone sums to one, it is at least 1. The root lies between. (Derived
-        here.)
-        """
-        top = jnp.max(h, axis=-1, keepdims=True)
-        gaps = (top - h) / self.beta[..., None]
-        log_gaps = jnp.where(gaps > 0, jnp.log(jnp.where(gaps > 0, gaps, 1)), -jnp.inf)
-        shape = jnp.broadcast_shapes(top.shape, (*gaps.shape[:-1], 1), (*reference.shape[:-1], 1))
-        high = jnp.broadcast_to(self.largest_log_gap()[..., None], shape)
-
-        def log_total(log_v: Array) -> Array:
-            return logsumexp(self._logits(reference, log_gaps, log_v), axis=-1, keepdims=True)
-
-        def is_short(low: Array) -> Array:
-            return (log_total(low) < 0) & jnp.isfinite(low)
-
-        def lower(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, short = state
-            low = jnp.where(short, 2 * low - high - 1, low)
-            return low, is_short(low)
-
-        # From `high` downwards until the sum passes one, in strides that double.
-        start = high - 1, is_short(high - 1)
-        low, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), lower, start)
-        root = decreasing_root(log_total, low, high)
-        return log_softmax(self._logits(reference, log_gaps, root), axis=-1)
-
-    def inverse_needs_root(self, lengths: Array | None) -> bool:
-        return True
-
-    def _logits(self, reference: Array, log_gaps: Array, log_v: Array) -> Array:
-        return reference + self.log_ratio(jnp.logaddexp(log_gaps, log_v))
-
-
-class ForwardKL(DivergenceSlope):
-    """`h = beta · (1 − reference/π)`: `f(u) = u − 1 − log u`, `D_f(π ‖ reference) = KL(reference ‖ π)`."""
-
-    def slope(self, t: Array) -> Array:
-        """`1 − e^−t`."""
-        return -jnp.expm1(-t)
-
-    def log_ratio(self, log_gap: Array) -> Array:
-        """The gap is `1/u`."""
-        return -log_gap
-
-    def largest_log_gap(self) -> Array:
-        """The gap of `u = 1` is 1."""
-        return jnp.zeros_like(self.beta)
-
-
-class JensenShannon(DivergenceSlope):
-    """`h = beta · log(2u / (1 + u))`: `f(u) = u log u − (1 + u) log((1 + u)/2)`, twice the JS divergence."""
-
-    def slope(self, t: Array) -> Array:
-        """`log 2 + t − log(1 + e^t)`."""
-        return jnp.log(2.0) - softplus(-t)
-
-    def log_ratio(self, log_gap: Array) -> Array:
-        """The gap is `log(1 + 1/u)`, so that `u = 1/(e^gap − 1)`."""
-        gap = jnp.exp(log_gap)
-        # log(e^g − 1), whose two forms are good for small and for large g.
-        small = log_gap + gap / 2
-        return -jnp.where(gap < 1e-4, small, gap + log1mexp(jnp.maximum(gap, 1e-4)))
-
-    def largest_log_gap(self) -> Array:
-        """The gap of `u = 1` is `log 2`."""
-        return jnp.full_like(self.beta, jnp.log(jnp.log(2.0)))
-
-
-class Alpha(DivergenceSlope):
-    """`h = beta · (1 − u^−alpha) / alpha`, of the alpha-divergence; `alpha → 0` gives DPO, 1 the forward KL.
-
-    `f(u) = [u^(1−alpha) − (1 − alpha) u − alpha] / (alpha (alpha − 1))`.
-    """
-
-    alpha: Scalar
-
-    def slope(self, t: Array) -> Array:
-        """`(1 − e^(−alpha t)) / alpha`."""
-        return -jnp.expm1(-self.alpha * t) / self.alpha
-
-    def log_ratio(self, log_gap: Array) -> Array:
-        """The gap is `u^−alpha / alpha`."""
-        alpha = self.alpha[..., None]
-        return -(log_gap + jnp.log(alpha)) / alpha
-
-    def largest_log_gap(self) -> Array:
-        """The gap of `u = 1` is `1/alpha`."""
-        return jnp.broadcast_to(-jnp.log(self.alpha), jnp.broadcast_shapes(self.alpha.shape, self.beta.shape))
-
-
 class LogOdds(Reward):
     """`h(y) = log(P / (1 − P))` with `log P = log π(y) / |y|`, the reward of ORPO.
 
-    `1 − P` is held above the smallest normal number of its dtype, so that a policy that is sure of one
-    sequence has large odds, not infinite ones.
+    `1 − P` is kept at or above the smallest normal number of its dtype. So the odds of a sequence are finite
+    even if the policy gives it probability 1.
     """
 
     @property
@@ -353,7 +234,6 @@ class LogOdds(Reward):
         return True
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
-        """The log odds of the mean log-probability."""
         log_p = per_token(logps, lengths)
         tiny = jnp.finfo(log_p.dtype).tiny
         sure = -log_p < tiny
@@ -390,20 +270,20 @@ def log_ratio_of(logps: Array, ref_logps: Array | None) -> Array:
 
 
 def per_token(logps: Array, lengths: Array | None) -> Array:
-    """Log-probabilities over numbers of tokens, or as they are without these."""
+    """Log-probabilities divided by the number of tokens. Without lengths they are returned unchanged."""
     return logps if lengths is None else logps / lengths.astype(logps.dtype)
 
 
 def _with_slopes(base: Array, h: Array, slopes: Array) -> LogProbs:
-    """`π = exp(base + slopes · (h + c))`, with the one `c` that makes it sum to one.
+    """`π = exp(base + slopes · (h + c))`. The constant `c` makes `π` sum to one.
 
-    The root of `f(c) = logsumexp(base + slopes (h + c))`, which increases and is convex. Newton's method from
-    a point where `f >= 0` therefore falls to the root without passing it. Far from the root `f` is nearly
-    piecewise linear, with a kink for each slope at most, and a step passes one kink or more.
+    `c` is the root of `f(c) = logsumexp(base + slopes (h + c))`. This function is increasing and convex. So
+    Newton's method, started where `f >= 0`, descends to the root and never passes it. Far from the root `f`
+    is nearly piecewise linear, with at most one kink for each slope. Each step passes at least one kink.
     """
     shift = jnp.max(h + base / slopes, axis=-1, keepdims=True)
 
-    def newton(_: int, c: Array) -> Array:
+    def newton(_: Array, c: Array) -> Array:
         logits = base + slopes * (h - shift + c)
         total = logsumexp(logits, axis=-1, keepdims=True)
         return c - total / jnp.sum(jnp.exp(logits - total) * slopes, axis=-1, keepdims=True)
@@ -412,22 +292,3 @@ def _with_slopes(base: Array, h: Array, slopes: Array) -> LogProbs:
     start = jnp.zeros(jnp.broadcast_shapes(shift.shape, (*slopes.shape[:-1], 1)), h.dtype)
     root = jax.lax.fori_loop(0, 100, newton, start)
     return log_softmax(base + slopes * (h - shift + root), axis=-1)
-
-
-def decreasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Where each of a batch of decreasing functions is zero, between two bounds.
-
-    Bisection to the last bit, then one step of Newton's, which gives the root its derivatives.
-    """
-
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) / 2
-        above = f(middle) > 0
-        return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
-    bits = 2 * jnp.finfo(low.dtype).nmant
-    low, high = jax.lax.fori_loop(0, bits, halve, jax.lax.stop_gradient((low, high)))
-    root = (low + high) / 2
-    value, slope = jax.jvp(f, (root,), (jnp.ones_like(root),))
-    return root - value / jax.lax.stop_gradient(slope)

@@ -1,11 +1,11 @@
-"""What an objective is a sum of: losses of a pair, and losses of one of its two sequences.
+"""The terms that an objective is a sum of: losses of a pair, and losses of one of its two sequences.
 
     Pair      kernel(h(y_w) − h(y_l))
     Single    kernel(h(y) − b) or kernel(b − h(y)), for y the chosen or the rejected sequence
 
-`h` is an implicit reward (`didsim.objectives.rewards`), `kernel` a loss of a difference of rewards
-(`didsim.objectives.kernels`), and `b` a baseline. A baseline may depend on the policy, but is held fixed
-when the loss is differentiated.
+`h` is an implicit reward (`didsim.objectives.rewards`). `kernel` is a loss of a difference of rewards
+(`didsim.objectives.kernels`). `b` is a baseline. It can depend on the policy, but it is held fixed when the
+loss is differentiated.
 """
 
 from abc import abstractmethod
@@ -18,14 +18,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from didsim.information import LogProbs, expectation
+from didsim.information import expectation
 from didsim.objectives.kernels import Kernel
 from didsim.objectives.rewards import Reward, Scalar
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Marginals, Problem
 
 
 class Sequences(NamedTuple):
-    """What implicit rewards are functions of: some sequences, or all of a space."""
+    """The arguments of an implicit reward, for some sequences or for a whole space.
+
+    Attributes:
+        logps: log-probabilities under the policy.
+        ref_logps: log-probabilities under the reference, or None.
+        lengths: numbers of tokens, or None.
+    """
 
     logps: Array
     ref_logps: Array | None
@@ -34,21 +40,21 @@ class Sequences(NamedTuple):
 
 @dataclass(frozen=True)
 class Population:
-    """What an expected loss is taken over.
+    """The population of pairs that an expected loss is taken over.
 
     Attributes:
-        problem: where pairs come from.
-        held: all sequences, with the policy as data: baselines are computed from these.
-        given_marginals: the distributions of the chosen and of the rejected sequence, if they are at hand.
+        problem: the source of pairs.
+        held: all sequences, with the policy that baselines are computed from. No gradient passes through it.
+        given_marginals: the distributions of the chosen and of the rejected sequence, if already computed.
     """
 
     problem: Problem
     held: Sequences
-    given_marginals: tuple[LogProbs, LogProbs] | None = None
+    given_marginals: Marginals | None = None
 
     @cached_property
-    def marginals(self) -> tuple[LogProbs, LogProbs]:
-        """The distributions of the chosen and of the rejected sequence. Costs as the problem says."""
+    def marginals(self) -> Marginals:
+        """The distributions of the chosen and of the rejected sequence. Computed once, by the problem."""
         if self.given_marginals is not None:
             return self.given_marginals
         size = self.held.logps.shape[-1]
@@ -61,7 +67,7 @@ class Term(eqx.Module):
     Attributes:
         reward: the implicit reward `h`.
         kernel: the loss of a difference of rewards.
-        weight: its factor; None is 1.
+        weight: the factor of the term in the objective; None stands for 1.
     """
 
     reward: Reward
@@ -85,15 +91,15 @@ class Term(eqx.Module):
 
     @property
     def is_of_differences(self) -> bool:
-        """Whether the term is a loss of differences of one implicit reward, which has an inverse.
+        """Whether the term is a loss of differences of one implicit reward, and the reward has an inverse.
 
-        Its minimiser is then the policy whose reward minimises the expected kernel.
+        The minimiser of the term is then the policy whose reward minimises the expected kernel.
         """
         return False
 
     @property
     def is_likelihood(self) -> bool:
-        """Whether the term is the negative log-likelihood of the chosen, up to a factor and a constant."""
+        """Whether the term is, up to a factor and a constant, minus the log-likelihood of the chosen."""
         return False
 
     @property
@@ -108,14 +114,13 @@ class Term(eqx.Module):
 
     @abstractmethod
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
-        """The loss of each pair, before it is weighted."""
+        """The loss of each pair, without the weight of the term."""
 
     @abstractmethod
     def expected(self, space: Sequences, over: Population) -> Array:
-        """The expectation over the pairs of a population, before it is weighted."""
+        """The expected loss over the pairs of a population, without the weight of the term."""
 
     def weighted(self, loss: Array) -> Array:
-        """The loss times the term's weight."""
         return loss if self.weight is None else self.weight * loss
 
 
@@ -123,7 +128,7 @@ class Pair(Term):
     """`weight · kernel(h(y_w) − h(y_l))`.
 
     Attributes:
-        chosen_reward: the reward of the chosen sequence, if it is another one.
+        chosen_reward: the reward of the chosen sequence, if it differs from that of the rejected one.
     """
 
     chosen_reward: Reward | None = None
@@ -134,18 +139,18 @@ class Pair(Term):
 
     @property
     def is_convex_in_logits(self) -> bool:
-        """As `is_convex_in_log_probs`, for a reward of one slope.
+        """Whether the reward has one slope, and the loss is convex in the difference of rewards.
 
-        A difference of such rewards is linear in the logits, since the normaliser cancels. The penalty of a
-        fall keeps the loss convex: minus a log-probability is convex in the logits.
+        With one slope the normaliser cancels, so the difference is linear in the logits. The penalty of a
+        `Guarded` reward keeps the loss convex, since minus a log-probability is convex in the logits.
         """
         return self.reward.has_one_slope and self._is_convex_in_reward
 
     @property
     def is_convex_in_log_probs(self) -> bool:
-        """A convex kernel of a difference that is affine, or falls short of an affine one by a convex amount.
+        """Whether the kernel is convex and the difference of rewards is affine in the log-probabilities.
 
-        The latter asks for a kernel that never rises.
+        The difference can also be an affine function minus a convex one. The kernel must then never increase.
         """
         return self.reward.affine and self._is_convex_in_reward
 
@@ -156,12 +161,10 @@ class Pair(Term):
         return self.kernel.convex and keeps
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
-        """The kernel of the difference of rewards."""
         of_chosen = self.reward if self.chosen_reward is None else self.chosen_reward
         return self.kernel(of_chosen(*chosen) - self.reward(*rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:
-        """The sum over all pairs, as the kernel has it."""
         h = self.reward.of_space(*space)
         if self.chosen_reward is None:
             return self.kernel.expect(over.problem, h)
@@ -169,30 +172,30 @@ class Pair(Term):
 
 
 class Baseline(eqx.Module):
-    """What the reward of one sequence is compared with."""
+    """A baseline: the number that is subtracted from the reward of one sequence."""
 
     @abstractmethod
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        """The baseline that the rewards of a batch of pairs give."""
+        """The baseline, estimated from the rewards of a batch of pairs."""
 
     @abstractmethod
-    def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
-        """The baseline of a policy whose rewards are `h`."""
+    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
+        """The exact baseline of a policy with log-probabilities `log_probs` and rewards `h`."""
 
 
 class PolicyMean(Baseline):
-    """`max(0, E_π h)`: with the log-ratio reward, `beta · KL(π ‖ reference)`, the `z0` of KTO.
+    """`max(0, E_π h)`. With the log-ratio reward this is `beta · KL(π ‖ reference)`, the `z0` of KTO.
 
-    A batch of pairs has no samples of the policy. The batch's own sequences are taken in their place; KTO's
-    authors take those of other prompts, which a single prompt does not have.
+    A batch of pairs has no samples from the policy, so the mean is taken over the sequences of the batch
+    itself. The authors of KTO take responses to other prompts. There are none here, since all sequences
+    answer one prompt.
     """
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        """The mean over both sequences of all pairs, or zero if that is larger."""
+        """The mean reward over both sequences of all pairs, or zero if that is larger."""
         return jnp.maximum(0, _mean_of_both(chosen, rejected))
 
-    def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
-        """The expectation under the policy."""
+    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
         return jnp.maximum(0, expectation(log_probs, h))
 
 
@@ -200,11 +203,9 @@ class PairMean(Baseline):
     """`(E_w h + E_l h) / 2`, the mean over chosen and rejected sequences: the reward shift of BCO."""
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        """The mean over both sequences of all pairs."""
         return _mean_of_both(chosen, rejected)
 
-    def of_policy(self, h: Array, log_probs: Array, marginals: tuple[LogProbs, LogProbs]) -> Array:
-        """The expectation under the marginals."""
+    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
         chosen, rejected = marginals
         return (expectation(chosen.astype(h.dtype), h) + expectation(rejected.astype(h.dtype), h)) / 2
 
@@ -214,19 +215,19 @@ def _mean_of_both(chosen: Array, rejected: Array) -> Array:
 
 
 class Single(Term):
-    """`weight · kernel(h(y) − baseline)`, or of the negative, for one sequence of a pair.
+    """`weight · kernel(h(y) − baseline)` or `weight · kernel(baseline − h(y))`, for one sequence of a pair.
 
     Attributes:
-        sequence: "chosen" or "rejected": which of the two it is the loss of.
+        sequence: which sequence is `y`: "chosen" or "rejected".
         push: "up" for `kernel(h(y) − baseline)`, "down" for `kernel(baseline − h(y))`.
-        baseline: what the reward is compared with; None is 0.
+        baseline: the baseline; None stands for 0.
     """
 
     sequence: Literal["chosen", "rejected"] = eqx.field(static=True, kw_only=True)
     push: Literal["up", "down"] = eqx.field(static=True, kw_only=True)
     baseline: Baseline | None = eqx.field(default=None, kw_only=True)
 
-    def __check_init__(self) -> None:
+    def __post_init__(self) -> None:
         if self.sequence not in ("chosen", "rejected"):
             raise ValueError(f"`sequence` must be 'chosen' or 'rejected'; got {self.sequence!r}")
         if self.push not in ("up", "down"):
@@ -243,17 +244,19 @@ class Single(Term):
 
     @property
     def is_convex_in_logits(self) -> bool:
-        """A convex kernel that never rises, of a log-probability pushed up: that is concave in logits."""
+        """Whether the kernel is convex and never increases, and the reward is affine and pushed up.
+
+        The log-probability of a sequence is concave in the logits. Such a kernel makes a convex loss of it.
+        """
         lifts = self.push == "up" and self.baseline is None
         return lifts and self.kernel.convex and self.kernel.falling and self.reward.affine
 
     @property
     def is_convex_in_log_probs(self) -> bool:
-        """A convex kernel of an affine reward."""
         return self.kernel.convex and self.reward.affine
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
-        """The kernel of the reward of one of them, with a baseline estimated from the pairs if not given."""
+        """The loss of each pair. A baseline that is not given is estimated from the pairs."""
         if self.baseline is None:
             baseline = None
         elif baseline is None:
@@ -263,7 +266,7 @@ class Single(Term):
         return self._loss(self.reward(*one), baseline)
 
     def expected(self, space: Sequences, over: Population) -> Array:
-        """The expectation under one marginal. O(N)."""
+        """The expected loss. O(N), once the marginals are known."""
         baseline = None
         if self.baseline is not None:
             held = self.reward.of_space(*over.held)

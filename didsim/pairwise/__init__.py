@@ -1,21 +1,22 @@
 """Sums over all pairs of sequences, `Σ_ij A_i B_j k(x_i − x_j − offset)`, in near-linear time.
 
-The form of `k` decides how its sum is taken:
+`k` is called the kernel. Its form decides the method:
 
-    Analytic          interpolation at Chebyshev nodes    O(N m + m²), m from the range of x and the tolerance
-    Polynomial        moments                             O(N degree)
-    PiecewiseLinear   a sort and running sums             O(N log N)
+    Analytic          interpolation at `m` Chebyshev nodes    O(N m + m²)
+    Polynomial        moments                                 O(N degree)
+    PiecewiseLinear   a sort and running sums                 O(N log N)
 
-Every result is checked against a bound on its error. If the bound exceeds the tolerance, the sum is taken
-exactly, pair by pair, in O(N²) time and O(N) memory. `tiled_pair_sum` takes such exact sums of any function.
+A wide range of `x` and a small tolerance need a large `m`. The first two methods bound their own error. If
+the bound exceeds the tolerance, all pairs are summed one by one, in O(N²) time and O(N) memory.
+`tiled_pair_sum` sums any function in this way.
 
-    forms           what a summand can be
+    forms           the forms of kernel
     sums            the functions that users call
-    primitive       the JAX primitive behind them: the choice of a method, derivatives, batches
-    exact           pair by pair, a tile of rows at a time
-    interpolation   of analytic forms
-    moments         of polynomials
-    sorting         of piecewise linear forms
+    primitive       the JAX primitive behind them: it chooses the method and knows derivatives and batches
+    exact           sums taken pair by pair, a tile of rows at a time
+    interpolation   sums of analytic kernels
+    moments         sums of polynomials
+    sorting         sums of piecewise linear kernels
 """
 
 from didsim.pairwise.forms import Analytic, Form, PiecewiseLinear, Polynomial

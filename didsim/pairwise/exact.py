@@ -1,4 +1,4 @@
-"""Sums over all pairs, exact, a tile of rows at a time: O(N²) time, O(N) memory."""
+"""Sums over all pairs, taken pair by pair: O(N²) time. A tile of rows at a time keeps memory at O(N)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,17 @@ _ALL_AT_ONCE = 2**18  # a loop over tiles costs more than it saves, up to here
 
 
 def map_rows(row: Callable[..., Array], *columns: Float[Array, " n"]) -> Array:
-    """`row(x_i, y_i, …)` for every `i`, where a row takes O(N) memory, a tile of rows at a time.
+    """`row(x_i, y_i, …)` for every `i`, computed for a tile of `i` at a time.
+
+    A call of `row` may take O(N) memory. Tiles keep the memory of all calls together at O(N).
 
     Args:
-        row: function of one entry of each column. Its intermediate values are computed again in a
-            backward pass, not kept.
+        row: function of one entry of each column. A backward pass recomputes its intermediate values, so
+            they are not stored.
         columns: arrays of one length.
 
     Returns:
-        The rows' results, stacked.
+        The results, stacked along a new first axis.
     """
     size = columns[0].shape[0]
     tile = min(size, max(8, _TILE_ELEMENTS // size))
@@ -36,7 +38,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Wanted(Generic[T]):
-    """The kernels, of one kind, whose sums over pairs are wanted, for each kind of sum; see `Sums`."""
+    """The kernels to sum over all pairs: one sequence of kernels for each field of `Sums`.
+
+    `T` is what a method takes as a kernel: a function, polynomial coefficients, or pieces.
+    """
 
     totals: Sequence[T]
     rows: Sequence[T]
@@ -44,7 +49,7 @@ class Wanted(Generic[T]):
 
 
 class Sums(NamedTuple):
-    """Sums over all pairs, one for each kernel `k` that was wanted, with `d_ij = x_i − x_j − offset`.
+    """Sums over all pairs, with `d_ij = x_i − x_j − offset`. Each list has one sum for each kernel `k`.
 
     Attributes:
         totals: `Σ_ij A_i B_j k(d_ij)`.
@@ -58,13 +63,16 @@ class Sums(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Sums that may not be exact, with what it takes to judge them.
+    """Approximate sums, a bound on the error of each, and the size that the error is compared with.
+
+    A sum is good enough if its error is at most the tolerance times its size.
 
     Attributes:
         sums: the sums.
-        errors: a bound on the error of each, the same for all entries of rows and columns.
-        sizes: what errors are relative to: the sums' own magnitudes where no two terms can cancel, those
-            of the sums of all terms' magnitudes, about, where they can.
+        errors: bounds on their absolute errors. All entries of a row sum share one bound, and so do all
+            entries of a column sum.
+        sizes: the magnitude of the sum if all its terms have one sign. Otherwise terms can cancel, and the
+            size is approximately the sum of the magnitudes of the terms.
     """
 
     sums: Sums
@@ -79,7 +87,7 @@ def tiled_sums(
     x: Float[Array, "batch n"],
     offset: Float[Array, " batch"],
 ) -> Sums:
-    """Sums over all pairs, entry by entry of a batch."""
+    """Sums over all pairs, for each entry of a batch."""
     batch, size = x.shape
     tile = min(size, max(1, _TILE_ELEMENTS // (batch * size)))
     if batch * size * size <= _ALL_AT_ONCE:

@@ -1,4 +1,7 @@
-"""What a summand over pairs can be: the forms whose sums are taken in near-linear time."""
+"""The forms of kernel whose sums over all pairs are taken in near-linear time.
+
+A kernel is the function `k` in `Σ_ij A_i B_j k(x_i − x_j − offset)`.
+"""
 
 import math
 import numbers
@@ -16,19 +19,19 @@ from didsim.pairwise.sorting import Piece
 
 @dataclass(frozen=True)
 class Analytic:
-    """A smooth kernel, known by how far from the real line it stays analytic.
+    """A smooth kernel that is analytic in a strip around the real line.
 
     Args:
         function: elementwise function of a difference, made of JAX operations. Its parameters are constants:
             to scale or shift the difference by an array, scale `x` or pass an `offset`.
-        strip: it is analytic for `|Im d| < strip`: `π` for the sigmoid and the softplus. The larger, the
-            fewer nodes are needed. A strip that is too large costs time, as errors are checked
-            against the coefficients that are found.
-        odd_slope: the `s` for which `k(d) − k(−d) = s·d`, if there is one: 1 for the softplus. It is
-            what lets sums over labelled pairs be taken in near-linear time.
+        strip: half the width of the strip. The function is analytic for `|Im d| < strip`; for the sigmoid
+            and the softplus, `strip` is `π`. A wider strip needs fewer nodes. Too large a value costs time
+            but no accuracy: every error is checked, and a failed attempt is repeated with more nodes.
+        odd_slope: the number `s` with `k(d) − k(−d) = s·d` for all `d`, if there is one; it is 1 for the
+            softplus. `Labelled.expect` needs `s` to take its sums in near-linear time.
 
     Raises:
-        ValueError: `function` is not a function, `strip` is not positive and finite, or `odd_slope` not
+        ValueError: `function` is not callable, `strip` is not positive and finite, or `odd_slope` is not
             finite.
     """
 
@@ -45,15 +48,14 @@ class Analytic:
             raise ValueError(f"`odd_slope` must be finite or None; got {self.odd_slope!r}")
 
     def __call__(self, d: Array) -> Array:
-        """The kernel, elementwise."""
         return self.function(d)
 
     def derivative(self) -> "Analytic":
-        """The first derivative, analytic in the same strip."""
+        """The first derivative. It is analytic in the same strip."""
         return Analytic(_Derivative(self.function), self.strip)
 
     def skew(self, offset: Array | None) -> float | None:
-        """The `s` for which `k(d − offset) − k(−d − offset) = s·d`, or None."""
+        """The number `s` with `k(d − offset) − k(−d − offset) = s·d` for all `d`; None if not known."""
         return self.odd_slope if offset is None else None
 
 
@@ -67,10 +69,10 @@ class _Derivative:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """A polynomial kernel, `Σ_n coefficients[n] d^n`.
+    """A polynomial kernel, `k(d) = Σ_n coefficients[n] d^n`.
 
     Raises:
-        ValueError: there is no coefficient, or one is not finite.
+        ValueError: `coefficients` is empty, or one of them is not finite.
     """
 
     coefficients: tuple[float, ...]
@@ -79,15 +81,16 @@ class Polynomial:
         object.__setattr__(self, "coefficients", _finite_numbers("coefficients", self.coefficients))
 
     def __call__(self, d: Array) -> Array:
-        """The polynomial, elementwise."""
         return horner(self.coefficients, d)
 
     def derivative(self) -> "Polynomial":
-        """The first derivative."""
         return Polynomial(tuple(n * a for n, a in enumerate(self.coefficients))[1:] or (0.0,))
 
     def skew(self, offset: Array | None) -> Array | float | None:
-        """The `s` for which `k(d − offset) − k(−d − offset) = s·d`, or None: `2 (a_1 − 2 a_2 offset)`."""
+        """The number `s` with `k(d − offset) − k(−d − offset) = s·d` for all `d`; None above degree 2.
+
+        For `k(d) = a_0 + a_1 d + a_2 d²`, `s = 2 (a_1 − 2 a_2 offset)`.
+        """
         if len(self.coefficients) > 3:
             return None
         _, linear, quadratic = (*self.coefficients, 0.0, 0.0)[:3]
@@ -96,26 +99,30 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """A kernel of lines between knots, with or without jumps: a sum of functions of one knot each.
+    """A kernel that is linear between its knots. It may jump at a knot.
 
-    A function with knot `t` is `below[t] + left[t] · (t − d)` for `d < t`, `at[t]` for `d = t`, and
-    `above[t] + right[t] · (d − t)` for `d > t`. The hinge `max(0, 1 − d)` is
-    `PiecewiseLinear(knots=(1,), left=(1,))`. A share of wins with ties counted half is
-    `PiecewiseLinear(knots=(0,), above=(1,))`.
+    The kernel is a sum of functions, one for each knot. With `t = knots[n]`, the function of knot `n` is
 
-    At a corner the derivative is the number nearest to 0 between the slopes on either side: 0 for a hinge, as
-    trainers have it. Jumps count for nothing in the derivative.
+        below[n] + left[n] · (t − d)      for d < t
+        at[n]                             for d = t
+        above[n] + right[n] · (d − t)     for d > t.
+
+    Examples: the hinge `max(0, 1 − d)` is `PiecewiseLinear(knots=(1,), left=(1,))`. For a share of wins
+    `d > 0`, with ties counted half, the kernel is `PiecewiseLinear(knots=(0,), above=(1,))`. At a
+    corner the derivative is the number nearest to 0 between the slopes on its two sides: 0 for a hinge, as in
+    trainers. Jumps add nothing to the derivative.
 
     Args:
         knots: where the kernel bends or jumps.
         below: the value just below each knot; 0 by default.
-        left: the growth with the distance from the knot, below it; 0 by default.
-        above: the value just above.
-        right: the growth with the distance, above.
+        left: below each knot, the growth per unit of distance from it; 0 by default.
+        above: the value just above each knot; 0 by default.
+        right: above each knot, the growth per unit of distance from it; 0 by default.
         at: the value at each knot; by default the mean of `below` and `above`.
 
     Raises:
-        ValueError: there is no knot, a number is not finite, or lengths differ.
+        ValueError: `knots` is empty, a number is not finite, or another argument has not one number for each
+            knot.
     """
 
     knots: tuple[float, ...]
@@ -150,15 +157,14 @@ class PiecewiseLinear:
         return tuple(map(Piece, self.knots, self.below, self.left, self.above, self.right, self.at))
 
     def __call__(self, d: Array) -> Array:
-        """The kernel, elementwise."""
         return sum((piece(d) for piece in self.pieces), jnp.zeros_like(d))
 
     def derivative(self) -> "PiecewiseLinear":
-        """The slope, between knots."""
+        """The slope. At a knot it is the mean of the slopes on the two sides."""
         return PiecewiseLinear(*zip(*(piece.derivative() for piece in self.pieces), strict=True))
 
     def skew(self, offset: Array | None) -> None:
-        """None: it is not looked for."""
+        """None. The number `s` of `Polynomial.skew` is not computed here, even if there is one."""
 
 
 Form = Analytic | Polynomial | PiecewiseLinear

@@ -1,18 +1,22 @@
 """Sums over all pairs of an analytic kernel, by interpolation at Chebyshev nodes.
 
-With `x` scaled to `u` in [−1, 1] and `z_1 … z_m` the Chebyshev nodes, the kernel is interpolated in both
-variables,
+Let `u` be `x` scaled to [−1, 1], `z_1 … z_m` the Chebyshev nodes, and `ℓ_p` the Lagrange polynomial that is
+one at `z_p` and zero at the other nodes. The kernel is interpolated in both variables:
 
-    k(x_i − x_j) ≈ Σ_pq ℓ_p(u_i) k(d_pq) ℓ_q(u_j),    d_pq = half_range · (z_p − z_q),
+    k(x_i − x_j) ≈ Σ_pq ℓ_p(u_i) k(d_pq) ℓ_q(u_j),    d_pq = half_range · (z_p − z_q).
 
-so that a sum over pairs is one over pairs of nodes, between charges `a_p = Σ_i A_i ℓ_p(u_i)`. The error falls
-like `ρ^−m` with `ρ = s/half_range + √(1 + (s/half_range)²)`, for a kernel analytic in the strip
-`|Im d| < s`.
+The sum over pairs of sequences becomes a sum over pairs of nodes, `Σ_pq a_p k(d_pq) b_q`. Its weights are the
+charges of the nodes, `a_p = Σ_i A_i ℓ_p(u_i)` and `b_q = Σ_j B_j ℓ_q(u_j)`. For a kernel that is analytic in
+the strip `|Im d| < s`, the error falls like `ρ^−m` with `ρ = s/half_range + √(1 + (s/half_range)²)`.
 
-Charges and values pass through Chebyshev polynomials in product form, `T_Rq(u) T_r(u) = (T_{Rq+r} +
-T_{|Rq−r|})/2` for `q < Q`, `r < R`, `QR = m`: Q + R polynomials at each point, and two small matrix
-products with them, in place of m. Points are taken in blocks that stay in a processor's cache, and blocks
-run along the middle axis of an array whose leading axis can be spread over devices.
+The polynomials `ℓ_p` are never evaluated at the points. Charges, and values at points, are computed from
+products of Chebyshev polynomials,
+
+    T_Rq(u) T_r(u) = (T_{Rq+r} + T_{|Rq−r|})/2,    q < Q,  r < R,  QR = m.
+
+A point then needs Q + R polynomials and small matrix products, in place of m polynomials. Points are taken
+in blocks that stay in a processor's cache. Blocks run along the middle axis of an array, so that its leading
+axis can be spread over devices.
 """
 
 import functools
@@ -34,13 +38,13 @@ _BLOCK = 128  # points of a lane in a block
 
 
 def convergence_rate(half_range: Array, strip: float) -> Array:
-    """`ρ`, by which the error falls with each degree."""
+    """`ρ`: one more node divides the error by this factor."""
     ratio = strip / half_range
     return ratio + jnp.sqrt(1 + ratio**2)
 
 
 def half_range(x: Float[Array, "*#batch n"]) -> Float[Array, "*batch"]:
-    """Half the distance of the smallest from the largest."""
+    """`(max x − min x)/2` over the last axis."""
     return (jnp.max(x, axis=-1) - jnp.min(x, axis=-1)) / 2
 
 
@@ -55,11 +59,16 @@ def interpolated_sums(
 ) -> Estimate:
     """Sums over all pairs, with bounds on their errors. O(N degree + degree²) time, O(N) memory.
 
-    A bound is the sum of three terms. Two are truncations, one for each variable: the tail of a geometric
-    series with ratio `1/ρ` that continues the last Chebyshev coefficients, fourfold, of the sums in the one
-    variable, and of the kernel itself in the other, for all the weight there is. The third is
-    rounding: a few units of the same sum over nodes with all signs dropped. Coefficients within one unit of
-    the largest value count as rounding.
+    `degree` is the number of nodes. A row sum at node `p` is `v_p = Σ_q k(d_pq) b_q`. The bound on its error
+    is the sum of three terms:
+
+        truncation in the first variable     the tail of the Chebyshev series of `v`
+        truncation in the second variable    the largest tail of a series of `k(d_p·)`, times `Σ_j |B_j|`
+        rounding                             24 rounding units of `Σ_q |k(d_pq) b_q|`.
+
+    A tail is estimated by a geometric series with ratio `1/ρ`. Let `c` be the largest of the last three
+    Chebyshev coefficients, less one rounding unit of the largest value, since that much can be rounding. The
+    first term of the series is `4c`. For columns the two variables change places.
     """
     grid = _grid(degree, x.dtype)
     # Differences from the middle are exact however far from zero x is.
@@ -76,7 +85,7 @@ def interpolated_sums(
     rate = convergence_rate(scale, strip)
 
     def at_nodes(kernel: Elementwise, side: int) -> tuple[Array, Array, Array, Array]:
-        """Sums over the nodes of the other sequence, without signs too, their errors, and one sign's flag."""
+        """At each node: sum, sum of magnitudes, error bound. Lastly, whether all terms have one sign."""
         table = kernel(nodes) if side == 0 else kernel(nodes).T
         charges, weights = (b, second) if side == 0 else (a, first)
         values = _matmul("pq,q->p", table, charges)
@@ -86,7 +95,7 @@ def interpolated_sums(
         return values, sizes, truncation + rounding * sizes, one_sign
 
     def tail(values: Float[Array, "functions nodes"]) -> Array:
-        """What the largest of several functions loses to its interpolation."""
+        """One bound on the interpolation errors of several functions, from their values at the nodes."""
         last = jnp.abs(_matmul("tp,fp->ft", grid.last_coefficients, values))
         unit = jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values))
         return 4 * jnp.maximum(jnp.max(last) - unit, 0) / (1 - 1 / rate)
@@ -114,10 +123,15 @@ def interpolated_sums(
 
 
 class _Grid(NamedTuple):
-    """Constants of a degree.
+    """Constants of a degree `m = Q R`.
 
-    `to_nodes` takes moments of products of polynomials to charges of nodes; its transpose takes values at
-    nodes to coefficients of the products.
+    Attributes:
+        wide: `R`, the number of polynomials `T_r`.
+        narrow: `Q`, the number of polynomials `T_Rq`.
+        nodes: the Chebyshev nodes.
+        to_nodes: matrix from the moments `Σ_i w_i T_Rq(u_i) T_r(u_i)` to the charges of the nodes. Its
+            transpose leads from values at the nodes to coefficients of the products `T_Rq T_r`.
+        last_coefficients: matrix from values at the nodes to the last three Chebyshev coefficients.
     """
 
     wide: int
@@ -138,7 +152,7 @@ def _grid_arrays(degree: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     k, odd = np.arange(degree), 2 * np.arange(degree) + 1
 
     def cosine(numerator: np.ndarray) -> np.ndarray:
-        """`cos(π numerator / (2 degree))`, its argument reduced while it is an integer."""
+        """`cos(π numerator / (2 degree))`. The integer numerator lets whole turns be removed exactly."""
         turn = np.arccos(np.longdouble(-1)) / (2 * degree)
         return np.cos(turn * (numerator % (4 * degree)))
 
@@ -153,7 +167,7 @@ def _grid_arrays(degree: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
 
 
 class _Blocks:
-    """Points in blocks: `[lanes, blocks, points]`, the last padded with zeros."""
+    """An array of points in the shape `[lanes, blocks, points]`, padded with zeros at the end."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -194,7 +208,7 @@ def _moments(
 def _evaluate(
     grid: _Grid, blocks: _Blocks, u: Array, at_nodes: list[Float[Array, " nodes"]]
 ) -> list[Float[Array, " n"]]:
-    """The interpolants through values at nodes, at every point."""
+    """At every point, the polynomials that interpolate the given values at nodes."""
     number = len(at_nodes)
     if not number:
         return []
@@ -223,7 +237,7 @@ def _polynomials(grid: _Grid, u: Float[Array, " i"]) -> tuple[Array, Array]:
 
 
 def _chebyshev(u: Float[Array, " i"], degree: int) -> Float[Array, "degrees i"]:
-    """`T_0(u), T_1(u), …`, at least to a degree, doubled by `T_{k+r} = 2 T_k T_r − T_{k−r}`."""
+    """`T_0(u), T_1(u), …` up to `degree` or beyond, from `T_{k+r} = 2 T_k T_r − T_{k−r}`."""
     second = 2 * u * u - 1
     table = jnp.stack([jnp.ones_like(u), u, second, u * (2 * second - 1), 2 * second * second - 1])
     # Barriers keep XLA from computing each row anew from the first.
@@ -235,5 +249,5 @@ def _chebyshev(u: Float[Array, " i"], degree: int) -> Float[Array, "degrees i"]:
 
 
 def _matmul(form: str, *operands: Array) -> Array:
-    """A product of arrays in their own precision, on every kind of device."""
+    """An `einsum` in the full precision of its operands, on every kind of device."""
     return jnp.einsum(form, *operands, precision=jax.lax.Precision.HIGHEST)

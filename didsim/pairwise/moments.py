@@ -1,4 +1,4 @@
-"""Sums over all pairs of a polynomial of the difference, from moments: O(N degree) time, O(N) memory."""
+"""Sums over all pairs of a polynomial kernel, from moments of `x`: O(N degree) time, O(N) memory."""
 
 import math
 from collections.abc import Sequence
@@ -19,18 +19,20 @@ def moment_sums(
     x: Float[Array, " n"],
     offset: Float[Array, ""],
 ) -> Estimate:
-    """Sums over all pairs of polynomials `p` of `d_ij = x_i − x_j − offset`.
+    """Sums over all pairs of polynomials `p` of `d_ij = x_i − x_j − offset`, with bounds on their errors.
 
-    With `c` the mean of `x` under `|B|`, `v = x − c` and `s_i = x_i − c − offset`, Taylor's formula is exact:
+    With `c` the mean of `x` under the weights `|B|`, `v = x − c` and `s_i = x_i − c − offset`, Taylor's
+    formula for a polynomial has no remainder:
 
-        Σ_j B_j p(s_i − v_j) = Σ_l p^(l)(s_i)/l! · (−1)^l Σ_j B_j v_j^l,
+        Σ_j B_j p(s_i − v_j) = Σ_l p^(l)(s_i)/l! · (−1)^l Σ_j B_j v_j^l.
 
-    and columns likewise. Means keep the odd moments small, so that little cancels. A bound on the error is
-    the rounding of a few units, of the same sums with all signs dropped.
+    The formula for columns is the same, with a mean under `|A|`. Centring at a mean keeps odd moments small,
+    so little cancels. The bound on an error is `8 (degree + 1)` rounding units of the sum of the magnitudes
+    of all terms, with the largest degree of the polynomials.
     """
 
     def expanded(polynomial: Coefficients, s: Array, v: Array, weights: Array) -> tuple[Array, Array]:
-        """`Σ_j w_j p(s_i + v_j)` and the sum of its terms' magnitudes."""
+        """`Σ_j w_j p(s_i + v_j)`, and the sum of the magnitudes of the terms of its expansion."""
         value, size = jnp.zeros_like(s), jnp.zeros_like(s)
         for order in range(len(polynomial)):
             taylor = [math.comb(n, order) * polynomial[n] for n in range(order, len(polynomial))]
@@ -71,7 +73,7 @@ def moment_sums(
 def _centre(weights: Array, x: Array) -> Array:
     total = jnp.sum(jnp.abs(weights))
     mean = jnp.where(total > 0, jnp.sum(jnp.abs(weights) * x) / jnp.where(total > 0, total, 1), x[0])
-    # Rounding may take a mean out of the range of what it averages; equal `x` then had differences from it.
+    # Rounding can move a mean outside the range of `x`. Equal `x` would then differ from their mean.
     return jnp.clip(mean, jnp.min(x), jnp.max(x))
 
 

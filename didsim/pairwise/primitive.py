@@ -1,9 +1,11 @@
-"""The JAX primitive behind `pair_sum`: it chooses a method, and knows its derivatives and batches.
+"""The JAX primitive behind `pair_sum`: it chooses the method, and knows its own derivatives and batches.
 
-The primitive computes three kinds of sum: over all pairs, over the second sequence of each, and over
-the first. The derivatives of each are sums of the same kinds. So `pair_sum` can be differentiated to any
-order, forward and backward, at the same cost. Under `vmap` it remains one program for the whole batch, which
-is exact for all entries or for none: a branch taken entry by entry would compute both sides.
+The primitive computes the three kinds of sum in `Sums`: totals over all pairs, rows and columns. The
+derivatives of each kind are sums of these kinds again. So `pair_sum` can be differentiated to any order,
+forward and backward, at the same cost.
+
+Under `vmap` one method is chosen for the whole batch: if one entry must be summed pair by pair, all are. A
+choice for each entry would make JAX compute every method for every entry.
 
 All imports of JAX's internals are in this file.
 """
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from didsim.pairwise.exact import Estimate, Sums, Wanted, tiled_sums
 from didsim.pairwise.forms import Form, PiecewiseLinear, Polynomial
@@ -28,15 +30,15 @@ from didsim.pairwise.sorting import sorted_sums
 _DEFAULT_TOLERANCES = {"float32": 3e-5, "float64": 1e-12}
 _DEGREES = {"float32": (16, 64, 256), "float64": (32, 128, 512)}
 _MARGIN = 1e3  # between the error that a degree promises and the tolerance
-_LONG = 2**13  # from here on, passes over x are what a sum costs, not its sums over nodes
+_LONG = 2**13  # from this many sequences on, passes over x cost more than sums over nodes
 _TOGETHER = 2**12  # points of a batch that are worked on at once
-# Below this many sequences all pairs are faster.
-_FEW = 64
+_FEW = 64  # with fewer sequences than this, summing all pairs is faster
 
 
-# The primitive. Operands: weights of the first sequence and of the second, x, the offset, all with the same
-# batch axes and of one dtype. Parameters: the kernel; of which derivatives of it totals, rows and columns
-# are wanted (see Sums), by their order; and the tolerance, or None for the dtype's.
+# The primitive. Operands: weights of the first sequence, weights of the second, x and the offset. All have
+# the same batch axes and one dtype. Parameters: the kernel; three tuples of orders of derivatives of the
+# kernel, whose totals, rows and columns are returned (see Sums); and the tolerance, or None for the default
+# of the dtype.
 
 _pair_sums_p = Primitive("pair_sums")
 _pair_sums_p.multiple_results = True
@@ -77,7 +79,7 @@ def _compute(
     columns: Orders,
     tolerance: float | None,
 ) -> list[Array]:
-    """The fastest way that is good enough, or the exact one, over one batch axis."""
+    """The sums, by the fastest method that keeps the tolerance. Batch axes are first flattened to one."""
     *batch, size = operands[0].shape
     flat = [operand.reshape(-1, size) for operand in operands[:3]]
     flat.append(operands[3].reshape(-1))
@@ -115,7 +117,7 @@ def _first_good(
     wanted: Wanted[Any],
     *operands: Array,
 ) -> Sums:
-    """The first of several estimates, from a choice on, that keeps the tolerance, or the exact sums."""
+    """The first of `estimates[choice:]` that keeps the tolerance; the exact sums if none does."""
     batch, size = operands[2].shape
     together = max(1, _TOGETHER // size)
 
@@ -143,7 +145,7 @@ def _first_good(
 
 
 def _good_enough(estimate: Estimate, tolerance: float, first: Array, second: Array) -> Array:
-    """Whether every error is within the tolerance; NaN passes, as no exact sum would be better."""
+    """Whether every error is within the tolerance. NaN passes: an exact sum would be NaN too."""
 
     def within(error: Array, size: Array) -> Array:
         return jnp.all(~(error > tolerance * size))
@@ -153,7 +155,7 @@ def _good_enough(estimate: Estimate, tolerance: float, first: Array, second: Arr
     ]
     row_errors, column_errors = ([error.reshape(-1, 1) for error in errors] for errors in estimate.errors[1:])
     if len(row_errors) == len(column_errors):
-        # A gradient in x: its entries are A_i rows_i − B_i columns_i.
+        # These are for a gradient in x. Its entries are A_i rows_i − B_i columns_i.
         first_size, second_size = jnp.abs(first), jnp.abs(second)
         largest = [jnp.max(one, axis=-1) for one in (first_size, second_size)]
         for row_error, column_error, row_size, column_size in zip(
@@ -186,10 +188,10 @@ def _batch(operands: Sequence[Any], axes: Sequence[Any], **parameters: Any) -> t
     mapped = zip(operands, axes, strict=True)
     (size,) = {operand.shape[axis] for operand, axis in mapped if axis is not None}
 
-    def in_front(operand: Array, axis: Any) -> Array:
+    def in_front(operand: ArrayLike, axis: Any) -> Array:
         if axis is None:
-            return jnp.broadcast_to(operand, (size, *operand.shape))
-        return jnp.moveaxis(operand, axis, 0)
+            return jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
+        return jnp.moveaxis(jnp.asarray(operand), axis, 0)
 
     results = _pair_sums_p.bind(*map(in_front, operands, axes), **parameters)
     return results, [0] * len(results)
@@ -208,11 +210,14 @@ def _differentiate(
     columns: Orders,
     tolerance: float | None,
 ) -> tuple[list[Array], list[Any]]:
-    """With `R_n[w]` the rows and `C_n[w]` the columns of the n-th derivative, and `D = dx − doffset`.
+    """The differentials of totals, rows and columns.
 
-    d total_n   = Σ dA R_n[B] + Σ dB C_n[A] + Σ A D R_{n+1}[B] − Σ B dx C_{n+1}[A]
-    d R_n[B]    = R_n[dB] + D R_{n+1}[B] − R_{n+1}[B dx]
-    d C_n[A]    = C_n[dA] + C_{n+1}[A D] − dx C_{n+1}[A].
+    `R_n[w]` and `C_n[w]` are the rows and the columns of the n-th derivative of the kernel, with weights `w`.
+    `D = dx − doffset`.
+
+        d total_n   = Σ dA R_n[B] + Σ dB C_n[A] + Σ A D R_{n+1}[B] − Σ B dx C_{n+1}[A]
+        d R_n[B]    = R_n[dB] + D R_{n+1}[B] − R_{n+1}[B dx]
+        d C_n[A]    = C_n[dA] + C_{n+1}[A D] − dx C_{n+1}[A]
     """
     first, second, x, offset = primals
     in_first, in_second, in_x, in_offset = (not isinstance(t, ad.Zero) for t in tangents)
@@ -226,7 +231,7 @@ def _differentiate(
     common: dict[str, Any] = {"kernel": kernel, "tolerance": tolerance}
     orders: dict[str, Any] = {"totals": totals, "rows": tuple(all_rows), "columns": tuple(all_columns)}
     if x.shape[-1] < _LONG:
-        # Apart, totals cost nothing where they are not used; a gradient seldom uses them.
+        # Totals have a call of their own. A gradient seldom uses them, and an unused call costs nothing.
         sums = bind(primals, totals=totals, **common) if totals else []
         results = [*sums, *bind(primals, **(orders | {"totals": ()}), **common)]
     else:
@@ -272,7 +277,7 @@ ad.primitive_jvps[_pair_sums_p] = _differentiate
 def _transpose(
     cotangents: Sequence[Any], first: Any, second: Any, x: Array, offset: Array, **parameters: Any
 ) -> tuple[Any, ...]:
-    """Rows are linear in the second weights, columns in the first, and each is the other's transpose."""
+    """Rows are linear in the second weights, and columns in the first. Each map is the other's transpose."""
     (cotangent,) = cotangents
     swapped = parameters | {"rows": parameters["columns"], "columns": parameters["rows"]}
     zeros = jnp.zeros_like(x)

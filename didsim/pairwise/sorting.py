@@ -9,15 +9,15 @@ from didsim.pairwise.exact import Sums, Wanted
 
 
 class Piece(NamedTuple):
-    """A function with one knot: a line on either side, and a value at the knot.
+    """A function that is one line below its knot and another line above it.
 
     Attributes:
-        knot: where it is.
-        below: the value just below.
-        left: by how much the function grows with the distance from the knot, below.
-        above: the value just above.
-        right: by how much it grows with the distance, above.
-        at: the value at the knot itself; None is the mean of `below` and `above`.
+        knot: the position of the knot.
+        below: the value just below the knot.
+        left: below the knot, the growth per unit of distance from it.
+        above: the value just above the knot.
+        right: above the knot, the growth per unit of distance from it.
+        at: the value at the knot; None is the mean of `below` and `above`.
     """
 
     knot: float
@@ -28,7 +28,6 @@ class Piece(NamedTuple):
     at: float | None = None
 
     def __call__(self, d: Array) -> Array:
-        """The value at `d`."""
         far = d - self.knot
         below, above = self.below - self.left * far, self.above + self.right * far
         return jnp.where(
@@ -64,7 +63,10 @@ def sorted_sums(
     x: Float[Array, " n"],
     offset: Float[Array, ""],
 ) -> Sums:
-    """Sums over all pairs of sums of pieces. Terms of one sign are added as they are: nothing cancels."""
+    """Sums over all pairs of kernels given as sums of pieces.
+
+    Terms of one sign are only added, never subtracted from each other, so no accuracy is lost.
+    """
     order = jnp.argsort(x)
     x_sorted = x[order]
     spread = _Spread.of(x_sorted, second[order]), _Spread.of(x_sorted, first[order])
@@ -84,15 +86,15 @@ def sorted_sums(
 
 
 class _Spread(NamedTuple):
-    """Weights along sorted points. Entry `k` of each sum is over the points from `k` on, or before `k`.
+    """Running sums of weights along sorted points.
 
     Attributes:
         points: the sorted points.
-        mass_from: sums of weights.
-        reach_from: sums of weights times distances from point `k`.
-        mass_before: sums of weights.
-        reach_before: sums of weights times distances from point `k − 1`.
-        mass_at: sums of the weights of all points equal to point `k`.
+        mass_from: entry `k` is the total weight of the points from `k` on.
+        reach_from: entry `k` sums weight times distance from point `k`, over the points from `k` on.
+        mass_before: entry `k` is the total weight of the points before `k`.
+        reach_before: entry `k` sums weight times distance from point `k − 1`, over the points before `k`.
+        mass_at: entry `k` is the total weight of all points equal to point `k`.
     """
 
     points: Array
@@ -112,9 +114,10 @@ class _Spread(NamedTuple):
 
 
 def _running(points: Array, weights: Array) -> tuple[Array, Array]:
-    """For `k = 0 … n`, the sums before `k`: of weights, and of weights times distances from point `k − 1`.
+    """`mass_before` and `reach_before` of `_Spread`, for `k = 0 … n`.
 
-    A distance is a sum of gaps, so that the second is a running sum of gaps times the weights behind them.
+    A distance is a sum of gaps between neighbours. So the reach is a running sum of each gap times the
+    weight before it.
     """
     mass = jnp.concatenate([jnp.zeros_like(weights, shape=1), jnp.cumsum(weights)])
     steps = mass[1:-1] * jnp.diff(points)
@@ -125,11 +128,11 @@ def _running(points: Array, weights: Array) -> tuple[Array, Array]:
 def _one_sided(piece: Piece, spread: _Spread, x: Array) -> Array:
     """`Σ_j w_j piece(x_i − point_j)`."""
     points, last = spread.points, spread.points.shape[0] - 1
-    place = x - piece.knot  # where a point must lie for the difference to be at the knot
+    place = x - piece.knot  # a point at this place has a difference x − point equal to the knot
     begin = jnp.searchsorted(points, place, side="left")
     end = jnp.searchsorted(points, place, side="right")
     value = jnp.zeros_like(x)
-    if piece.below or piece.left:  # a difference is below the knot for the points from `end` on
+    if piece.below or piece.left:  # for the points from `end` on, the difference is below the knot
         distance = jnp.where(end > last, 0, points[jnp.minimum(end, last)] - place)
         mass = spread.mass_from[end]
         value += piece.below * mass + piece.left * (spread.reach_from[end] + mass * distance)

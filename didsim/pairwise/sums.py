@@ -25,31 +25,36 @@ def pair_sum(
 ) -> Float[Array, "*batch"]:
     """The sum `Σ_ij A_i B_j k(x_i − x_j − offset)` over all ordered pairs, `i = j` included.
 
-    Batch axes broadcast. Differentiable in all arrays, to any order, forward and backward.
+    Batch axes broadcast. The sum can be differentiated in all arrays, to any order, forward and backward.
 
-    An error is at most `tolerance` times the sum itself, if weights are not negative and the kernel keeps
-    one sign over the range of `x`; otherwise times, about, the same sum with all signs dropped. That of a
-    gradient in `x` is relative, in the same way, to the largest of `A_i Σ_j B_j |k'| + B_i Σ_j A_j |k'|`.
-    This counts what the method adds to the rounding that any sum of N² terms has.
+    Error: if no weight is negative and the kernel has one sign over the range of `x`, the error is at most
+    `tolerance` times the sum. Otherwise terms can cancel, and the error is at most about `tolerance` times
+    the sum of the terms' magnitudes. The error of a gradient in `x` is at most about `tolerance` times the
+    largest entry of `|A_i| Σ_j |B_j k'| + |B_i| Σ_j |A_j k'|`. These are errors of the method alone. The
+    rounding that any sum of N² terms has is added to them.
+
+    Cost: memory is O(N). Time is
+
+        Analytic           O(N m + m²), with `m` about `H/strip · log(1/tolerance)`, `H` half the range of `x`
+        Polynomial         O(N degree)
+        PiecewiseLinear    O(N log N)
+
+    with `m` at most 512 (256 in float32). All pairs are summed, in O(N²) time, in three cases: for fewer than
+    64 sequences, where it is faster; if `H` is too large for the largest `m` (beyond 15 strips); and if
+    nearly everything cancels. The gradient costs as much again.
 
     Args:
-        kernel: `Analytic`, `Polynomial` or `PiecewiseLinear`.
+        kernel: `k`, an `Analytic`, `Polynomial` or `PiecewiseLinear`.
         weights_first: `A`.
         weights_second: `B`.
         x: finite scalars.
-        offset: what is subtracted from every difference.
+        offset: number subtracted from every difference.
         tolerance: largest relative error; 1e-12 in float64 and 3e-5 in float32 by default.
 
-    Returns:
-        The sum. O(N) memory. With `A` the half-range of `x`, time is O(N m + m²) with `m` about
-        `A/strip · log(1/tolerance)` for an analytic kernel, at most 512 (256 in float32); O(N) for a
-        polynomial; O(N log N) for a piecewise linear one. O(N²) where that is faster, below 64 sequences,
-        or needed: where `A` is too large for the largest `m` (beyond 15 strips), or nearly everything
-        cancels. The gradient costs as much again.
-
     Raises:
-        ValueError: the kernel is none of these, an array is not floating-point or is empty, shapes do not
-            fit, `x` or `offset` is not finite, or the dtype cannot meet the tolerance.
+        ValueError: `kernel` is of another kind, an array is not floating-point or is empty, shapes do not
+            fit, `x` or `offset` is not finite, or `tolerance` is 1 or more, or smaller than the dtype can
+            meet.
 
     >>> from didsim.pairwise import Polynomial
     >>> ones = jnp.ones(3)
@@ -59,7 +64,7 @@ def pair_sum(
     if not isinstance(kernel, Form):
         raise ValueError(
             "`kernel` must be Analytic(function, strip), Polynomial(coefficients) or PiecewiseLinear(knots, "
-            f"…); got {kernel!r}. tiled_pair_sum takes any function, in O(N²) time."
+            f"…); got {kernel!r}. For any other function, use tiled_pair_sum, which takes O(N²) time."
         )
     arrays = {
         "weights_first": _checks.float_array("weights_first", weights_first),
@@ -86,7 +91,7 @@ def unchecked_pair_sum(
     *,
     tolerance: float | None = None,
 ) -> Array:
-    """`pair_sum` for a caller that knows its arguments to fit. What is not finite gives NaN."""
+    """`pair_sum` without its checks. An argument that is not finite gives NaN."""
     operands = operands_of(weights_first, weights_second, x, offset)
     (total,) = bind(operands, kernel=kernel, totals=(0,), rows=(), columns=(), tolerance=tolerance)
     return total
@@ -97,7 +102,7 @@ def potentials(
 ) -> tuple[Array, Array]:
     """`Σ_j B_j k(d_ij)` for every `i` and `Σ_i A_i k(d_ij)` for every `j`, with `d_ij = x_i − x_j − offset`.
 
-    Costs as `pair_sum` does, and unchecked as `unchecked_pair_sum`.
+    The cost is that of `pair_sum`. Arguments are not checked.
     """
     operands = operands_of(weights_first, weights_second, x, offset)
     rows, columns = bind(operands, kernel=kernel, totals=(), rows=(0,), columns=(0,), tolerance=None)
@@ -110,19 +115,19 @@ def tiled_pair_sum(
     weights_second: Float[Array, "*#batch n"],
     *x: Float[Array, "*#batch n"],
 ) -> Float[Array, "*batch"]:
-    """The sum `Σ_ij A_i B_j k(x_i − x_j)` of any function, exact: O(N²) time, O(N) memory.
+    """The sum `Σ_ij A_i B_j k(x_i − x_j)` for any function `k`, pair by pair: O(N²) time, O(N) memory.
 
-    With several `x` the kernel takes several differences: `Σ_ij A_i B_j k(x_i − x_j, y_i − y_j)`.
-    Differentiable in everything, to any order, forward and backward.
+    With several arrays the kernel takes one difference from each: `Σ_ij A_i B_j k(x_i − x_j, y_i − y_j)`.
+    The sum can be differentiated in all arrays, to any order, forward and backward.
 
     Args:
-        kernel: elementwise function of one difference for each `x`.
+        kernel: `k`, an elementwise function with one argument for each array in `x`.
         weights_first: `A`.
         weights_second: `B`.
         x: one or more arrays of scalars.
 
     Raises:
-        ValueError: an argument is not floating-point or is empty, or shapes do not fit.
+        ValueError: `x` is missing, an array is not floating-point or is empty, or shapes do not fit.
 
     >>> ones = jnp.ones(3)
     >>> float(tiled_pair_sum(jnp.square, ones, ones, jnp.array([0.0, 1.0, 3.0])))
@@ -154,6 +159,6 @@ def _check_tolerance(tolerance: Any, dtype: jnp.dtype) -> None:
     least = 16 * float(jnp.finfo(dtype).eps)
     if not (isinstance(tolerance, numbers.Real) and least <= float(tolerance) < 1):
         raise ValueError(
-            f"`tolerance` must be at least {least:.1e}, which is what {dtype} can meet, and below 1; "
+            f"`tolerance` must be at least {least:.1e}, the smallest that {dtype} can meet, and below 1; "
             f"got {tolerance!r}"
         )

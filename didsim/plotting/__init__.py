@@ -1,8 +1,8 @@
 """Figures: one style, one function for each kind of picture.
 
 Functions draw on a given `Axes` from labelled arrays. Over seeds, a line is the median and a band the
-central 95% of the runs. A dashed line is an exact value that theory gives. Colours are those of Okabe and
-Ito, which colour-blind readers tell apart. Every curve also has a label or a place of its own.
+central 95% of the runs. A dashed line is an exact value that theory gives. The colours are those of Okabe
+and Ito, which colour-blind readers can tell apart. Every curve also has a label or a place of its own.
 
 looks           size, colours, and the looks of many entries
 curves          runs along training, and their ends

@@ -1,4 +1,4 @@
-"""Runs along training, and where they end, beside the limits that theory gives."""
+"""Runs along training, and where they end, beside their exact limits."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from didsim.plotting.looks import describe, looks_of, new_figure, style
 
 
 def plot_band(ax: Axes, values: xr.DataArray, x: str, over: str = "seed", **options: Any) -> None:
-    """The median of a variable along `x`, and the band of its central 95% over a dimension.
+    """The median of a variable along `x`, with a band for the central 95% over a dimension.
 
     Args:
         ax: where to draw.
         values: with dimensions `x` and `over`.
         x: name of the coordinate on the horizontal axis.
-        over: the dimension that the band is over.
-        options: passed to the line, `color` also to the band.
+        over: the dimension of the runs that the band summarises.
+        options: options of the line. The band gets its `color`.
     """
     low, middle, high = values.quantile([0.025, 0.5, 0.975], dim=over).transpose("quantile", x)
     at = values[x]
@@ -32,7 +32,7 @@ def plot_limit(ax: Axes, values: xr.DataArray, over: str = "seed", **options: An
 
 
 def log_steps(ax: Axes, dataset: xr.Dataset) -> None:
-    """A logarithmic axis of steps that is linear up to the first record, so that it begins at 0."""
+    """Make the axis of steps logarithmic. Up to the first record after 0 it is linear, so that it shows 0."""
     steps = dataset["step"].values
     ax.set_xscale("symlog", linthresh=max(float(steps[min(1, len(steps) - 1)]), 1), linscale=0.3)
     ax.set_xlim(0, max(float(steps[-1]), 1))
@@ -47,15 +47,15 @@ def plot_curves(
     x: str = "step",
     over: str = "seed",
 ) -> None:
-    """A variable along training, a curve with its band for each entry of `hue`, each with its exact limit.
+    """A variable along training: a curve with its band and its exact limit for each entry of `hue`.
 
     Args:
         ax: where to draw.
         values: with dimensions `hue`, `over` and `x`.
         limits: with dimensions `hue` and `over`; NaN for entries without a known limit.
-        hue: the dimension that colours tell apart.
+        hue: the dimension with a curve for each entry.
         x: name of the coordinate on the horizontal axis.
-        over: the dimension that bands are over.
+        over: the dimension of the runs that bands summarise.
     """
     for name, look in looks_of(values[hue].values).items():
         plot_band(ax, values.sel({hue: name}), x, over, label=name, **look.line)
@@ -74,16 +74,18 @@ def plot_ends(
     *,
     over: str = "seed",
 ) -> None:
-    """Where runs end beside where theory says.
+    """Where runs end, beside their exact limits.
 
-    A row for each entry of `hue`, in order of the ends' medians, with its name in its colour: a dot for each
-    run, an open diamond for the median exact limit, and at the right the largest gap between the two.
+    Each entry of `hue` has a row. Rows are in the order of the medians of the ends. A row shows a dot for
+    each run, an open diamond for the median of the exact limits, and at the right the largest gap of a run to
+    its limit.
 
     Args:
         ax: where to draw.
         values: with dimensions `hue` and `over`.
         limits: with dimensions `hue` and `over`; NaN for entries without a known limit.
-        gaps: how far each run is from its own limit, with the same dimensions; NaN likewise.
+        gaps: how far each run is from its own limit, with dimensions `hue` and `over`; NaN where there is no
+            limit.
         hue: the dimension of the rows.
         over: the dimension of the dots.
     """
@@ -126,7 +128,7 @@ def plot_convergence(dataset: xr.Dataset, hue: str) -> Figure:
     Args:
         dataset: `js_to_target` over `(hue, seed, step)`; `js_limit` and `js_to_limit` over `(hue, seed)`, NaN
             for entries without a known limit.
-        hue: the dimension that colours tell apart.
+        hue: the dimension with a curve for each entry.
     """
     height = max(2.5, 0.7 + 0.16 * dataset.sizes[hue])
     with style():

@@ -13,14 +13,14 @@ from didsim.plotting.looks import COLORS, describe, looks_of
 def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy") -> None:
     """Log-margins of pairs across policies: a thin line for each pair, from one policy to the next.
 
-    Where policies are log-margin ordered, lines turned so that the first step rises never fall. Those
-    that do, by more than a thousandth of the largest margin, have another colour. The mean is in black. The
-    fewer the pairs, up to 200, the stronger their lines.
+    The first step of each line should rise, so turn the pairs accordingly. If the policies are log-margin
+    ordered, no line falls. A line that falls by more than a thousandth of the largest margin has another
+    colour. The mean is in black. Lines are stronger if there are fewer than 200 pairs.
 
     Args:
         ax: where to draw.
         margins: with dimensions `pair` and `policy`.
-        policy: the dimension that is laid out from left to right.
+        policy: the dimension of the policies, from left to right.
     """
     names = [str(name) for name in margins[policy].values]
     values = margins.transpose(policy, "pair").values
@@ -48,11 +48,12 @@ def plot_distributions(
     Args:
         ax: where to draw.
         distributions: log-probabilities by name, in the order of the bars.
-        sequences: how the sequences are called, by default by their numbers.
-        colors: by name, for those that should not have the style's next.
+        sequences: names of the sequences; by default their numbers.
+        colors: colours by name of a distribution. `looks_of` chooses all others.
 
     Raises:
-        ValueError: the distributions, or the names, are not over as many sequences.
+        ValueError: the distributions are not all over the same number of sequences, or there is not one name
+            for each sequence.
     """
     looks = looks_of(list(distributions))
     probabilities = {name: np.exp(np.asarray(one)) for name, one in distributions.items()}

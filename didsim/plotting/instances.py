@@ -11,15 +11,15 @@ from didsim.plotting.looks import COLORS, color_of, describe, looks_of
 
 
 def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str, **options: Any) -> None:
-    """A scatter of two variables over many instances, coloured by family.
+    """A scatter of two variables over many instances, with a look for each family.
 
     Args:
         ax: where to draw.
         dataset: with variables `x` and `y` over dimensions `hue` and one of instances.
         x: the variable on the horizontal axis.
         y: the variable on the vertical axis.
-        hue: the dimension that colours tell apart.
-        options: of the dots, by default small and faint, as `markersize` and `alpha`.
+        hue: the dimension of the families.
+        options: options of the dots, such as `markersize` and `alpha`. By default dots are small and faint.
     """
     dots: dict[str, Any] = {"markersize": 2.2, "alpha": 0.35, "markeredgewidth": 0, "rasterized": True}
     for name, look in looks_of(dataset[hue].values).items():
@@ -41,17 +41,17 @@ def plot_shares(
     shift: float = 0.0,
     label: str | None = None,
 ) -> None:
-    """Shares with their intervals, a row for each entry of a dimension, coloured as elsewhere.
+    """Shares with their intervals, a row for each entry of a dimension, in the colours of `color_of`.
 
     Args:
         ax: where to draw.
-        share: with the one dimension `row`, from 0 to 1.
+        share: the shares, from 0 to 1, with the one dimension `row`.
         low: lower ends of the intervals.
-        high: upper ends.
+        high: upper ends of the intervals.
         row: the dimension of the rows.
-        marker: of the points.
-        shift: of the rows, to set several series side by side.
-        label: of the series.
+        marker: marker of the points.
+        shift: how far points lie above their rows, so that several series fit side by side.
+        label: name of the series in the legend.
     """
     colors = color_of(share[row].values)
     for place, name in enumerate(share[row].values):
@@ -94,16 +94,16 @@ def plot_intervals(
 ) -> None:
     """A dot at the median and a line over the central 90%, a row for each entry of a dimension.
 
-    Infinite values stand as arrows at the edge, with their share where it is not all. Missing values count
-    for nothing.
+    Infinite values are shown as an arrow at the edge. The share of infinite values stands beside the arrow,
+    unless all are infinite. NaN is left out.
 
     Args:
         ax: where to draw; its scale must be set before.
         values: with dimensions `row` and `over`.
         row: the dimension of the rows, the first at the top.
-        over: the dimension that medians and lines are over.
-        marks: options of each row's dot and line, as `color`, `marker` and `markerfacecolor`.
-        floor: below it values stand as arrows at the left edge.
+        over: the dimension of the values that a row summarises.
+        marks: options of each row's dot and line, such as `color`, `marker` and `markerfacecolor`.
+        floor: values below it count as 0 and are shown as an arrow at the left edge.
     """
     rows = [one[~np.isnan(one)] for one in values.transpose(row, over).values]
     below = -np.inf if floor is None else floor
@@ -150,13 +150,13 @@ def plot_intervals(
 
 
 def plot_clipped(ax: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> None:
-    """Dots, with triangles at the upper and lower edge for those that lie beyond it, infinite ones too.
+    """Dots. For a dot beyond the upper or lower edge, also an infinite one, a triangle stands at the edge.
 
     Args:
         ax: where to draw; its limits must be set before.
         x: horizontal places.
         y: vertical places, of the same shape; NaN is left out.
-        options: passed to the dots, as `color`.
+        options: options of dots and triangles, such as `color`.
     """
     low, high = ax.get_ylim()
     inset = 0.03 * (high - low)
@@ -170,7 +170,7 @@ def plot_clipped(ax: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> None
 
 
 def _edges(ax: Axes, shown: np.ndarray, room_left: bool, room_right: bool) -> tuple[float, float]:
-    """Limits of an axis around values, with room for arrows."""
+    """Limits of an axis around values, with room for arrows at the sides that need it."""
     low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.1, 1.0)
     transform = ax.xaxis.get_transform()
     ends = transform.transform(np.array([low, high]))

@@ -1,4 +1,4 @@
-"""The style of all figures: size, colours, and how many entries are told apart by looks."""
+"""The style of all figures: sizes, colours, and looks for any number of entries."""
 
 import io
 from collections.abc import Sequence
@@ -49,27 +49,27 @@ _STYLE: Any = {
 
 
 def style() -> AbstractContextManager[None]:
-    """The context in which all figures are made: sizes, colours and fonts for a printed column."""
+    """A context manager in which all figures are made: sizes, colours and fonts for a printed column."""
     return mpl.rc_context(_STYLE)
 
 
 def use_style() -> None:
-    """Make `style` that of the whole session, for notebooks: call it once."""
+    """Make `style` the style of the whole session; a notebook calls it once."""
     mpl.rcParams.update(_STYLE)
 
 
 class _ShownFigure(Figure):
-    """A figure that a notebook shows, at screen resolution, where a cell ends with it, without pyplot."""
+    """A figure that a notebook shows at screen resolution if it is the last expression of a cell."""
 
     def _repr_png_(self) -> bytes:
         image = io.BytesIO()
-        # Without matplotlib's version in it, the image is the same wherever the pixels are.
+        # Without matplotlib's version in the file, the same pixels give the same bytes.
         self.savefig(image, format="png", dpi="figure", metadata={"Software": None})
         return image.getvalue()
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
-    """A figure of the common width and its axes, as `subplots` gives them, outside pyplot's global state."""
+    """A figure of the common width, not managed by pyplot, and its axes as `Figure.subplots` gives them."""
     figure = _ShownFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
@@ -86,9 +86,10 @@ class Look(NamedTuple):
 
     Attributes:
         color: one of `COLORS`.
-        turn: how often all colours were used before it. At 0 a line is solid and dots are those of the plot.
-            From 1 on a line is dashed with `turn` dots in each gap, and marked with polygons of `turn + 2`
-            corners, which are also its dots. No such line looks like the plain dashes of an exact limit.
+        turn: how often all colours were used before. At 0 a line is solid, and the plot chooses its dots.
+            From 1 on, a line has dashes with `turn` dots between them. Its marks are polygons of
+            `turn + 2` corners, and so are the dots of a scatter. No line looks like an exact limit, which
+            has plain dashes.
     """
 
     color: str
@@ -114,20 +115,20 @@ class Look(NamedTuple):
 
     @property
     def bar(self) -> dict[str, Any]:
-        """Options of `bar`: hatched with `turn` lines in the place of one, from the second turn on."""
+        """Options of `bar`. From turn 1 on a bar is hatched, the more densely the larger `turn` is."""
         if not self.turn:
             return {"color": self.color}
         return {"color": self.color, "hatch": "/" * (2 * self.turn + 1), "edgecolor": "white", "linewidth": 0}
 
 
 def looks_of(names: Sequence[Any] | np.ndarray) -> dict[Any, Look]:
-    """A look for each name, in the order of `COLORS`; no two are the same, however many names there are."""
+    """A look for each name, in the order of `COLORS`. No two looks are the same."""
     return {name: Look(COLORS[place % len(COLORS)], place // len(COLORS)) for place, name in enumerate(names)}
 
 
 def color_of(names: Sequence[Any] | np.ndarray) -> dict[Any, str]:
-    """A colour for each name, in the order of `COLORS`, which begins again when it is used up.
+    """A colour for each name, in the order of `COLORS`. After the last colour the first comes again.
 
-    `looks_of` also tells names of the same colour apart.
+    `looks_of` gives looks that also differ between names of the same colour.
     """
     return {name: look.color for name, look in looks_of(names).items()}

@@ -1,4 +1,4 @@
-"""The results of a sweep, a panel for each value of a dimension."""
+"""The results of a sweep, with a panel for each value of a dimension."""
 
 import numpy as np
 import xarray as xr
@@ -17,16 +17,16 @@ def plot_study(
     col: str | None = None,
     over: str | None = None,
 ) -> Figure:
-    """A metric of a sweep's results: a panel for each value of a dimension, a line for each of another.
+    """A metric of a sweep's results: a panel for each value of one dimension, a line for each of another.
 
     Args:
-        dataset: as `didsim.open_results` gives it.
+        dataset: the results, as `didsim.open_results` returns them.
         y: the metric on the vertical axis.
-        x: the dimension of the horizontal axis. If it is another than `step`, runs are shown at their end.
-        hue: the dimension that colours tell apart.
+        x: the dimension of the horizontal axis. If it is not `step`, runs are shown at their end.
+        hue: the dimension with a line for each value.
         col: the dimension of the panels.
-        over: the dimension that bands are over; by default `seed`, unless it has another place. Without it
-            there are lines alone.
+        over: the dimension of the runs that bands summarise; by default `seed`, unless it is `x`, `hue` or
+            `col`. Without this dimension, lines have no bands.
 
     Raises:
         ValueError: there is no such metric or dimension, a dimension of more than one value is left over, or
@@ -43,13 +43,15 @@ def plot_study(
     places = [dim for dim in (x, hue, col, over) if dim is not None]
     for name, dim in (("x", x), ("hue", hue), ("col", col)):
         if dim is not None and places.count(dim) > 1:
-            raise ValueError(f"`{name}` must be a dimension of its own; {dim!r} has another place, too")
+            raise ValueError(f"`{name}` must be a dimension that nothing else uses; got {dim!r}")
     if "step" in values.dims and x != "step":
         count = values.notnull() * np.arange(1, values.sizes["step"] + 1)
-        values = values.isel(step=count.argmax("step"))  # the last record that there is
+        values = values.isel(step=count.argmax("step"))  # the last record of each run
     left = [str(dim) for dim in values.dims if dim not in (x, hue, col, over) and values.sizes[dim] > 1]
     if left:
-        raise ValueError(f"`dataset` must be of one value of {', '.join(left)}, or these be given a place")
+        raise ValueError(
+            f"`dataset` must have one value of {', '.join(left)}, unless `x`, `hue`, `col` or `over` names it"
+        )
     values = values.squeeze([dim for dim in values.dims if dim not in (x, hue, col, over)], drop=True)
     if not values.notnull().any():
         raise ValueError(f"`dataset` has no value of {y!r} yet")

@@ -1,12 +1,12 @@
-"""Where preference pairs come from.
+"""Sources of preference pairs. A pair is a chosen and a rejected sequence.
 
-problem       what every source of pairs can be asked
-contrastive   chosen and rejected sequences drawn independently
-labelled      two sequences drawn independently, then labelled by a reward
+problem       the interface of every source
+contrastive   chosen and rejected sequences are drawn independently
+labelled      two sequences are drawn independently, then labelled by a reward
 explicit      a finite dataset of pairs, or a table of all pairs
-mixture       one of several sources at a time
+mixture       each pair comes from one of several sources
 online        labelled pairs whose samplers depend on the policy
-rejected      distributions that rejected sequences may be drawn from
+rejected      distributions to draw rejected sequences from
 """
 
 from didsim.preferences.contrastive import Contrastive

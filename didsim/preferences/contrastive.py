@@ -28,15 +28,16 @@ from didsim.preferences.problem import (
 class Contrastive(Problem):
     """Chosen and rejected sequences drawn independently, each from its own distribution.
 
-    Told the unordered pair, the probability that `i` is the one that was chosen is
+    Given that a pair consists of `i` and `j`, the probability that `i` was the chosen one is
 
-        p(i ≻ j) = σ(log q(i) − log q(j)),    q = chosen/rejected, normalised:
+        p(i ≻ j) = σ(log q(i) − log q(j)),    q ∝ chosen/rejected.
 
-    a Bradley–Terry model whose reward is the log of the DID of `chosen` against `rejected`.
+    This is a Bradley–Terry model with reward `log q`. `q` is the differential information distribution (DID)
+    of an update from `rejected` to `chosen`, `didsim.did(chosen, rejected)`.
 
     Args:
-        chosen: where chosen sequences come from.
-        rejected: where rejected ones come from.
+        chosen: log-probabilities of the chosen sequence, `[*batch, sequences]`.
+        rejected: log-probabilities of the rejected sequence, of the same kind.
 
     Raises:
         ValueError: an argument is not normalised, or shapes do not fit.
@@ -62,11 +63,10 @@ class Contrastive(Problem):
         return _checks.same_sequences(chosen=self.chosen, rejected=self.rejected)
 
     def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless the distributions are over `size` sequences."""
         check_same_size(self.chosen.shape[-1], size)
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """`σ(log q(i) − log q(j))`; NaN for a pair that never occurs in either order.
+        """`σ(log q(i) − log q(j))`; NaN if the pair occurs in neither order.
 
         Raises:
             ValueError: an index is out of range.
@@ -78,10 +78,10 @@ class Contrastive(Problem):
         return jnp.exp(forward - jnp.logaddexp(forward, backward))
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
-        """Independent pairs.
+        """`num_pairs` independent pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is no random key, or `num_pairs` below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         first, second = jax.random.split(_checks.one_key("key", key))
@@ -99,7 +99,8 @@ class Contrastive(Problem):
     ) -> Float[Array, "*batch"]:
         """`Σ_ij chosen(i) rejected(j) kernel(x_i − x_j − offset)`.
 
-        Costs as `didsim.pair_sum` does; O(N²) time for a kernel that is none of its kinds. O(N) memory.
+        The cost is that of `didsim.pair_sum` for a kernel that it takes, and O(N²) time for any other
+        function. O(N) memory.
         """
         weights = jnp.exp(self.chosen), jnp.exp(self.rejected)
         if isinstance(kernel, Form):
@@ -111,7 +112,7 @@ class Contrastive(Problem):
     def expect_across(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
-        """`Σ_ij chosen(i) rejected(j) kernel(x_i − y_j)`. A sum over the pairs of twice as many sequences."""
+        """`Σ_ij chosen(i) rejected(j) kernel(x_i − y_j)`. Costs as `expect` for twice as many sequences."""
         weights, values = doubled(jnp.exp(self.chosen), jnp.exp(self.rejected), x, y)
         if isinstance(kernel, Form):
             return unchecked_pair_sum(kernel, *weights, values)
@@ -129,15 +130,15 @@ class Contrastive(Problem):
         return jnp.isfinite(jnp.maximum(self.chosen, self.rejected))
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"]:
-        """`log(chosen/rejected)`: the log of the DID of `chosen` against `rejected`."""
+        """`log(chosen/rejected)`: up to a constant, the log of the DID from `rejected` to `chosen`."""
         return self.chosen - self.rejected
 
     def independent_draws(self) -> IndependentDraws:
-        """The chosen and the rejected sequence; `net_wins = (chosen − rejected)/(chosen + rejected)`."""
+        """The chosen and the rejected sequence, with `net_wins = (chosen − rejected)/(chosen + rejected)`."""
         return IndependentDraws(self.chosen, self.rejected, jnp.tanh((self.chosen - self.rejected) / 2))
 
     def wins(self, size: int) -> Wins:
-        """Every sequence that can be chosen beats every one that can be rejected."""
+        """Edges from every sequence that can be chosen to every sequence that can be rejected."""
         return Wins.between(size, self.chosen, self.rejected)
 
     def joint(self, size: int) -> "Joint":
@@ -146,11 +147,9 @@ class Contrastive(Problem):
         return Joint(self.chosen[..., :, None] + self.rejected[..., None, :])
 
     def chosen_marginal(self, size: int) -> LogProbs:
-        """`chosen` itself."""
         self.check_size(size)
         return self.chosen
 
     def rejected_marginal(self, size: int) -> LogProbs:
-        """`rejected` itself."""
         self.check_size(size)
         return self.rejected

@@ -20,7 +20,7 @@ class Pairs(Problem):
     Args:
         winners: indices of the chosen sequences.
         losers: indices of the rejected ones.
-        weights: how much each pair counts, zero or more; all alike by default. Only ratios matter.
+        weights: weight of each pair, zero or more. They are normalised. By default all are equal.
 
     Raises:
         ValueError: indices are not integers or are negative, weights are negative, not finite or all zero,
@@ -37,9 +37,9 @@ class Pairs(Problem):
 
     def __init__(
         self,
-        winners: Int[ArrayLike, "*batch pairs"],
-        losers: Int[ArrayLike, "*batch pairs"],
-        weights: Float[ArrayLike, "*batch pairs"] | None = None,
+        winners: Int[ArrayLike, "*batch pairs"] | list[Any],
+        losers: Int[ArrayLike, "*batch pairs"] | list[Any],
+        weights: Float[ArrayLike, "*batch pairs"] | list[Any] | None = None,
     ) -> None:
         most = jnp.iinfo(jnp.int32).max
         self.winners = _checks.indices("winners", winners, most)
@@ -62,21 +62,20 @@ class Pairs(Problem):
 
     @property
     def has_full_support(self) -> bool:
-        """False: a dataset is not asked which sequences it lacks."""
+        """False: the indices of a dataset are not searched for missing sequences."""
         return False
 
     @property
     def batch_shape(self) -> Shape:
-        """The batch axes of the dataset."""
         return self.winners.shape[:-1]
 
     def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless every index is one of `size` sequences."""
+        """Raise `ValueError` unless every index is below `size`."""
         _checks.indices("winners", self.winners, size)
         _checks.indices("losers", self.losers, size)
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """The weighted share of comparisons of `i` with `j` that `i` won; NaN if there is none.
+        """Of the pairs of `i` and `j`, the weighted share in which `i` won; NaN if there are no such pairs.
 
         O(pairs) for each `(i, j)`.
 
@@ -84,7 +83,7 @@ class Pairs(Problem):
             ValueError: an index is negative.
         """
         i, j = pair_indices(i, j, jnp.iinfo(jnp.int32).max)
-        # A place for the pairs asked about, between the batch axes and the dataset's pairs.
+        # Axes for the entries of i and j go between the batch axes and the axis of the dataset's pairs.
         place = self.batch_shape + (1,) * i.ndim + self.winners.shape[-1:]
         winners, losers = self.winners.reshape(place), self.losers.reshape(place)
         weights = self._pair_weights().reshape(place)
@@ -93,10 +92,10 @@ class Pairs(Problem):
         return won / (won + lost)
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
-        """Pairs drawn from the dataset with replacement, by weight.
+        """Pairs drawn from the dataset with replacement, with probabilities proportional to their weights.
 
         Raises:
-            ValueError: `key` is no random key, or `num_pairs` below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         log_weights = _log_space.log(self._pair_weights())
@@ -109,7 +108,7 @@ class Pairs(Problem):
         """The weighted mean of `kernel(x_winner − x_loser − offset)`. O(N + pairs).
 
         Raises:
-            ValueError: a pair names a sequence that `x` does not have.
+            ValueError: an index is not below the number of sequences of `x`.
         """
         differences = self._differences(x, x)
         if offset is not None:
@@ -140,12 +139,12 @@ class Pairs(Problem):
         return jnp.exp(_log_space.logsumexp(log_weights + self._differences(x, x), axis=-1))
 
     def wins(self, size: int) -> Wins:
-        """The pairs that count."""
+        """One edge for each pair of positive weight."""
         kept = np.ones(self.winners.shape[-1], bool) if self.weights is None else np.asarray(self.weights) > 0
         return Wins(np.asarray(self.winners)[kept], np.asarray(self.losers)[kept], size)
 
     def joint(self, size: int) -> "Joint":
-        """The weighted share of each pair; zero for those that there are not."""
+        """The weighted share of each pair of sequences in the dataset. O(N²) memory."""
         self.check_size(size)
         weights = self._pair_weights()
         count = jnp.vectorize(
@@ -157,11 +156,11 @@ class Pairs(Problem):
         return Joint(_log_space.log(count(self.winners, self.losers, weights)))
 
     def chosen_marginal(self, size: int) -> LogProbs:
-        """The weighted share of each sequence among the winners; zero for those that never won."""
+        """The weighted share of each sequence among the winners, as a log-probability."""
         return self._share(self.winners, size)
 
     def rejected_marginal(self, size: int) -> LogProbs:
-        """The weighted share of each sequence among the losers; zero for those that never lost."""
+        """The weighted share of each sequence among the losers, as a log-probability."""
         return self._share(self.losers, size)
 
     def _share(self, indices: Array, size: int) -> Array:
@@ -174,7 +173,7 @@ class Pairs(Problem):
         return _log_space.log(count(indices, weights))
 
     def _pair_weights(self, dtype: Any = None) -> Array:
-        """Weights that sum to one, by default in their own dtype, or JAX's where there are none."""
+        """Weights that sum to one. Their default dtype is their own, or JAX's if none were given."""
         if self.weights is None:
             return jnp.full(self.winners.shape, 1 / self.winners.shape[-1], dtype)
         dtype = self.weights.dtype if dtype is None else dtype
@@ -182,10 +181,11 @@ class Pairs(Problem):
 
 
 class Joint(Problem):
-    """Pairs from any distribution at all, given as a table: O(N²) memory.
+    """Pairs from any joint distribution of two sequences, given as a table. O(N²) memory.
 
     Args:
-        log_probs: the log-probability that `i` is chosen and `j` rejected, normalised over the last two axes.
+        log_probs: entry `[i, j]` is the log-probability that `i` is chosen and `j` is rejected. The table is
+            normalised over its last two axes.
 
     Raises:
         ValueError: `log_probs` is not square in its last two axes, or not normalised over them.
@@ -213,19 +213,16 @@ class Joint(Problem):
 
     @property
     def batch_shape(self) -> Shape:
-        """The batch axes of the table."""
         return self.log_probs.shape[:-2]
 
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Joint":
-        """The problem with `spread(array, event axes)` for its table."""
         return eqx.tree_at(lambda one: one.log_probs, self, spread(self.log_probs, 2))
 
     def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless the table is one over `size` sequences."""
         check_same_size(self.log_probs.shape[-1], size)
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """The share of pairs of `i` and `j` in which `i` is chosen; NaN for one that never occurs.
+        """Of the pairs of `i` and `j`, the share in which `i` is chosen; NaN if they never form a pair.
 
         Raises:
             ValueError: an index is out of range.
@@ -235,10 +232,10 @@ class Joint(Problem):
         return jnp.exp(forward - jnp.logaddexp(forward, backward))
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:
-        """Independent pairs.
+        """`num_pairs` independent pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is no random key, or `num_pairs` below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         size = self.log_probs.shape[-1]
@@ -268,7 +265,7 @@ class Joint(Problem):
         return jnp.exp(_log_space.logsumexp(self.log_probs + differences, axis=(-2, -1)))
 
     def wins(self, size: int) -> Wins:
-        """The pairs of positive probability."""
+        """One edge for each pair of positive probability."""
         winners, losers = np.nonzero(np.isfinite(np.asarray(self.log_probs)))
         return Wins(winners, losers, size)
 

@@ -1,4 +1,4 @@
-"""Pairs of two independent draws, labelled by Bradley–Terry with a reward."""
+"""Pairs of two independent draws, labelled by a Bradley–Terry model with a given reward."""
 
 import math
 from collections.abc import Callable
@@ -44,19 +44,20 @@ _FEW, _LARGE = 64, 4096
 
 
 class Labelled(Problem):
-    """Two sequences from samplers, labelled by Bradley–Terry with a reward.
+    """Two independent sequences, labelled by a Bradley–Terry model.
 
-    `y1 ~ first`, `y2 ~ second`, independent, and `y1` is chosen with probability `σ(r(y1) − r(y2))`.
+    `y1 ~ first` and `y2 ~ second` are independent. `y1` is chosen with probability `σ(r(y1) − r(y2))`, and
+    `y2` otherwise.
 
     Args:
-        reward: finite, in nats.
-        first: where the first sequence comes from.
-        second: where the second comes from.
-        separable: whether expectations may be taken in two parts, in near-linear time; see `expect`. By
-            default where preferences are not nearly deterministic.
+        reward: `r`, finite, in nats, `[*batch, sequences]`.
+        first: log-probabilities of the first sequence, `[*batch, sequences]`.
+        second: log-probabilities of the second sequence, of the same kind.
+        separable: whether to take expectations in two parts, in near-linear time. By default this is decided
+            by how noisy the labels are; see `expect`.
 
     Raises:
-        ValueError: `reward` is not finite, a sampler is not normalised, or shapes do not fit.
+        ValueError: `reward` is not finite, `first` or `second` is not normalised, or shapes do not fit.
 
     >>> uniform = jnp.log(jnp.full(2, 0.5))
     >>> problem = Labelled(reward=jnp.log(jnp.array([3.0, 1.0])), first=uniform, second=uniform)
@@ -91,20 +92,22 @@ class Labelled(Problem):
         return _checks.known(enough) and bool(enough)
 
     def doubt(self) -> Float[Array, "*batch"]:
-        """The mean of `p (1 − p)` over pairs, `p` the probability of a label: 1/4 if all are coin flips."""
+        """The mean of `p (1 − p)` over pairs, with `p` the probability that the first sequence is chosen.
+
+        It is 1/4 if every label is a coin flip, and 0 if every label is certain.
+        """
         return unchecked_pair_sum(_DOUBT, jnp.exp(self.first), jnp.exp(self.second), self.reward)
 
     def prepared(self) -> "Labelled":
-        """The same problem, with the linear part of its expectations computed once."""
+        """The same problem, with `pull` computed. Then `expect` need not compute it at each call."""
         if not self.separable or self.pull is not None:
             return self
         return eqx.tree_at(lambda one: one.pull, self, self._pull(), is_leaf=lambda leaf: leaf is None)
 
     def _pull(self) -> Array:
-        """`2 [second(i) Σ_j first(j) σ(r_i − r_j) − first(i) Σ_j second(j) σ(r_j − r_i)]`.
+        """`2 [second(i) Σ_j first(j) σ(r_i − r_j) − first(i) Σ_j second(j) σ(r_j − r_i)]` for every `i`.
 
-        By how much more often a sequence is chosen than rejected, less by how much more often it is first
-        than second.
+        This is `P(i is chosen) − P(i is rejected) − P(i is drawn first) + P(i is drawn second)`.
         """
         first, second = jnp.exp(self.first), jnp.exp(self.second)
         rows, columns = potentials(_SIGMOID, second, first, self.reward)
@@ -112,15 +115,13 @@ class Labelled(Problem):
 
     @property
     def batch_shape(self) -> Shape:
-        """The batch axes of the distributions."""
         return _checks.same_sequences(reward=self.reward, first=self.first, second=self.second)
 
     def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless the distributions are over `size` sequences."""
         check_same_size(self.reward.shape[-1], size)
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """`σ(r(i) − r(j))`, whatever the samplers.
+        """`σ(r(i) − r(j))`. It does not depend on `first` and `second`.
 
         Raises:
             ValueError: an index is out of range.
@@ -130,10 +131,10 @@ class Labelled(Problem):
         return jax.nn.sigmoid(self.reward[..., i] - self.reward[..., j])
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
-        """Independent pairs, labelled.
+        """`num_pairs` independent labelled pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is no random key, or `num_pairs` below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         key_first, key_second, key_label = jax.random.split(_checks.one_key("key", key), 3)
@@ -148,18 +149,24 @@ class Labelled(Problem):
     def expect(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
-        """`Σ_ij first(i) second(j) [σ(Δr) k(Δx) + σ(−Δr) k(−Δx)]`, with `k` the kernel less its offset.
+        """`Σ_ij first(i) second(j) [σ(Δr) k(Δx) + σ(−Δr) k(−Δx)]`. O(N) memory.
 
-        If `k(d) − k(−d) = s·d` for some `s`, as for the logistic loss (`s = −1`) and the squared one, this is
+        `Δr = r_i − r_j`, `Δx = x_i − x_j` and `k(d) = kernel(d − offset)`.
 
-            Σ_ij first(i) second(j) k(Δx) + (s/2) Σ_i pull(i) x(i),
+        Suppose that `k(d) − k(−d) = s·d` for all `d`. The logistic loss (`s = −1`) and the squared loss have
+        such an `s`. Then `σ(Δr) k(Δx) + σ(−Δr) k(−Δx) = k(Δx) − s σ(−Δr) Δx`, and the expectation has two
+        parts:
 
-        since `σ(Δr) k(Δx) + σ(−Δr) k(−Δx) = k(Δx) − s σ(−Δr) Δx`; `pull` does not depend on `x`. (Derived
-        here.) Costs as `didsim.pair_sum` does, and errs by as much, relative to the two parts. These nearly
-        cancel where preferences are nearly deterministic. So it is done, unless `separable` says otherwise,
-        if the mean of `p (1 − p)` over pairs is 0.01 or more, from 64 sequences on. In other cases (also for
-        values not known when the problem was made, under `jit`, and for another kernel), all pairs are
-        summed as they stand, in O(N²) time. O(N) memory.
+            Σ_ij first(i) second(j) k(Δx) + (s/2) Σ_i pull(i) x(i)
+
+        The weights `pull` do not depend on `x`. With `pull` known the cost is that of `didsim.pair_sum`. So
+        is the error, relative to the two parts. (Derived here.)
+
+        If labels are nearly certain, the two parts nearly cancel, and accuracy is lost. By default
+        (`separable`), the parts are therefore used only if the mean of `p (1 − p)` over pairs (`doubt`) is
+        0.01 or more, and there are 64 sequences or more. In all other cases the sum over pairs is taken
+        as first written, in O(N²) time. These include kernels without an `s`, and a problem that was made
+        under `jit`, where the mean is not known.
         """
         weights = jnp.exp(self.first), jnp.exp(self.second)
         if self.separable and isinstance(kernel, Form):
@@ -167,7 +174,7 @@ class Labelled(Problem):
             if skew is not None:
                 pull = self._pull() if self.pull is None else self.pull
                 pairs = unchecked_pair_sum(kernel, *weights, x, 0.0 if offset is None else offset)
-                # Pulls add up to zero but for rounding, which a constant in x must not meet.
+                # Pulls add up to zero, except for rounding, which a large constant in x would multiply.
                 centred = x - jax.lax.stop_gradient(jnp.mean(x, axis=-1, keepdims=True))
                 return pairs + skew / 2 * jnp.sum(pull * centred, axis=-1)
         if offset is None:
@@ -190,7 +197,7 @@ class Labelled(Problem):
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) e^{x_i − x_j}`.
 
-        Near-linear time from 4,096 sequences on, where expectations may be taken in two parts; else O(N²).
+        Near-linear time if `separable` and there are 4,096 sequences or more; otherwise O(N²) time.
         """
         if not self._is_large:
             return jnp.exp(_log_space.logsumexp(_log_wins(self.reward, self.first, self.second, x), axis=-1))
@@ -212,18 +219,17 @@ class Labelled(Problem):
         return jnp.isfinite(jnp.maximum(self.first, self.second))
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"]:
-        """The reward of the labels."""
         return self.reward
 
     def independent_draws(self) -> IndependentDraws:
-        """The two samplers; `net_wins(i) = E_j tanh((r_i − r_j)/2)` over the partners `j` of `i`."""
+        """The two draws. `net_wins(i)` is the mean of `tanh((r_i − r_j)/2)` over the partners `j` of `i`."""
         share = jax.nn.sigmoid(self.first - self.second)
         weights = jnp.exp(self.first), jnp.exp(self.second)
         of_second, of_first = potentials(_HALF_TANH, *weights, self.reward)
         return IndependentDraws(self.first, self.second, share * of_second - (1 - share) * of_first)
 
     def wins(self, size: int) -> Wins:
-        """Each sequence that can be drawn first beats, and is beaten by, each that can be drawn second."""
+        """Edges both ways between each sequence that `first` can draw and each that `second` can draw."""
         one = Wins.between(size, self.first, self.second)
         return one.joined(Wins.between(size, self.second, self.first), size)
 
@@ -238,8 +244,8 @@ class Labelled(Problem):
     def chosen_marginal(self, size: int) -> LogProbs:
         """`Σ_j [first(i) second(j) + second(i) first(j)] σ(r_i − r_j)`.
 
-        O(N²) time and O(N) memory; from 4,096 sequences on, where expectations may be taken in two parts,
-        near-linear time, exact to rounding of the largest entry.
+        O(N²) time and O(N) memory. If `separable` and there are 4,096 sequences or more, time is near-linear,
+        and the error of every entry is the rounding of the largest entry.
         """
         return self._marginal(self.reward, size)
 
@@ -268,7 +274,7 @@ def _either_way_sum(kernel: Callable[[Array], Array], *arrays: Array) -> Array:
 
 
 class _OneWay(eqx.Module):
-    """A kernel of a pair whose first sequence must have won."""
+    """`σ(Δr) kernel(Δx)`: the kernel, times the probability that the first sequence is chosen."""
 
     kernel: Summand
 
@@ -277,7 +283,7 @@ class _OneWay(eqx.Module):
 
 
 class _EitherWay(eqx.Module):
-    """A kernel of a pair whose label is drawn from Bradley–Terry with a difference of rewards."""
+    """`σ(Δr) kernel(Δx) + σ(−Δr) kernel(−Δx)`: the mean of the kernel over the label."""
 
     kernel: Summand
 
@@ -289,7 +295,7 @@ class _EitherWay(eqx.Module):
 @jax.jit
 @partial(jnp.vectorize, signature="(n),(n),(n),(n)->(n)")
 def _log_wins(reward: Array, first: Array, second: Array, x: Array) -> Array:
-    """For each `i`, `log Σ_j P(i and j are drawn, and i is chosen) e^{x_i − x_j}`."""
+    """For each `i`, `log Σ_j P(i is chosen and j is rejected) e^{x_i − x_j}`."""
 
     def row(reward_i: Array, first_i: Array, second_i: Array, x_i: Array) -> Array:
         either = _log_space.logaddexp(first_i + second, second_i + first)

@@ -1,4 +1,4 @@
-"""Pairs from one of several problems."""
+"""A mixture of problems: each pair comes from one of them, drawn at random."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,15 +17,15 @@ from didsim.preferences.problem import Problem, Summand, Wins
 
 
 class Mixture(Problem):
-    """Pairs from one of several problems, each with its own probability.
+    """A mixture of problems. Each pair comes from one problem, drawn with probability `exp(log_weights)`.
 
     Args:
-        problems: where pairs come from.
-        log_weights: the log-probability of each, over the last axis.
+        problems: the problems, none of them online.
+        log_weights: log-probabilities of the problems, `[*batch, problems]`.
 
     Raises:
-        ValueError: there is no problem, one is not a `Problem`, weights are not normalised, or there is not
-            one for each problem.
+        ValueError: there is no problem, one of them is not a `Problem` or is online, `log_weights` is not
+            normalised, or its last axis does not have one entry for each problem.
     """
 
     problems: tuple[Problem, ...]
@@ -48,13 +48,12 @@ class Mixture(Problem):
 
     @property
     def batch_shape(self) -> Shape:
-        """The batch axes of weights and problems."""
         shapes = {f"problems[{k}]": problem.batch_shape for k, problem in enumerate(self.problems)}
         return _checks.broadcast(log_weights=self.log_weights.shape[:-1], **shapes)
 
     @property
     def has_full_support(self) -> bool:
-        """Whether one of the problems that can be drawn has."""
+        """Whether some problem of positive weight has full support."""
         drawn = jnp.isfinite(self.log_weights).all(axis=tuple(range(self.log_weights.ndim - 1)))
         return any(
             bool(weighted) and problem.has_full_support
@@ -62,34 +61,32 @@ class Mixture(Problem):
         )
 
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Mixture":
-        """The problem with `spread(array, event axes)` for each of its arrays."""
         problems = tuple(problem.over_runs(spread) for problem in self.problems)
         return Mixture(problems, spread(self.log_weights, 1))
 
     def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless every problem is one over `size` sequences."""
         for problem in self.problems:
             problem.check_size(size)
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """That of the problems, where they agree.
+        """The preference that all problems share, if they are labelled by one reward.
 
         Raises:
-            ValueError: the problems are not labelled by one reward, so that it depends on which is drawn.
+            ValueError: the problems are not all `Labelled` by one reward array.
         """
         first = self.problems[0]
         same = isinstance(first, Labelled) and all(
             isinstance(problem, Labelled) and problem.reward is first.reward for problem in self.problems
         )
         if not same:
-            raise ValueError("`problems` must be labelled by one reward array for pairs to have a preference")
+            raise ValueError("`problems` must be labelled by one reward array; their preferences may differ")
         return first.preference(i, j)
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:
-        """Independent pairs, each of a problem drawn for it.
+        """`num_pairs` independent pairs for each entry of the batch, each from a problem drawn at random.
 
         Raises:
-            ValueError: `key` is no random key, or `num_pairs` below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         which_key, *keys = jax.random.split(_checks.one_key("key", key), len(self.problems) + 1)
@@ -122,16 +119,15 @@ class Mixture(Problem):
 
     def _mean(self, values: list[Array]) -> Array:
         stacked = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
-        # What is never drawn counts for nothing, infinite or not.
+        # A problem of weight zero counts as zero, even if its expectation is infinite.
         counted = jnp.where(jnp.isneginf(self.log_weights), 0, stacked)
         return jnp.sum(jnp.exp(self.log_weights) * counted, axis=-1)
 
     def prepared(self) -> "Mixture":
-        """The mixture of the prepared problems."""
         return Mixture(tuple(problem.prepared() for problem in self.problems), self.log_weights)
 
     def wins(self, size: int) -> Wins:
-        """The wins of all problems that can be drawn."""
+        """The union of the graphs of all problems of positive weight."""
         total = Wins(np.zeros(0, int), np.zeros(0, int), size)
         for problem, weight in zip(self.problems, np.asarray(self.log_weights), strict=True):
             if np.isfinite(weight):
@@ -139,18 +135,15 @@ class Mixture(Problem):
         return total
 
     def joint(self, size: int) -> Joint:
-        """The mixture of the problems' tables."""
         weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None, None]
         tables = [problem.joint(size).log_probs for problem in self.problems]
         terms = [weight + table for weight, table in zip(weights, tables, strict=True)]
         return Joint(_log_space.logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0))
 
     def chosen_marginal(self, size: int) -> LogProbs:
-        """The mixture of the problems' chosen marginals."""
         return self._mixed([problem.chosen_marginal(size) for problem in self.problems])
 
     def rejected_marginal(self, size: int) -> LogProbs:
-        """The mixture of the problems' rejected marginals."""
         return self._mixed([problem.rejected_marginal(size) for problem in self.problems])
 
     def _mixed(self, marginals: list[Array]) -> Array:

@@ -1,8 +1,8 @@
-"""Labelled pairs from samplers that depend on the policy that is trained.
+"""Labelled pairs whose sequences are drawn by samplers that depend on the policy in training.
 
-At each step the pairs are those of the policy as it stands, and are data: an objective's gradient does not
-pass through the samplers. Every sampler here is a mixture of independent draws, so that its sums over pairs
-separate.
+At each training step the pairs come from the current policy. The step treats them as data: no gradient
+passes through the samplers. Every sampler draws from a mixture of `Draw`s. The two sequences of a `Draw` are
+independent, which makes sums over pairs fast.
 """
 
 import math
@@ -27,7 +27,13 @@ from didsim.preferences.problem import Problem, Summand
 
 
 class Draw(NamedTuple):
-    """Two independent samplers, and the logarithm of how often pairs come from them, up to a constant."""
+    """One component of a sampler's mixture: two independent sequences.
+
+    Attributes:
+        log_weight: log of the component's weight in the mixture, up to a constant that all components share.
+        first: log-probabilities of the first sequence.
+        second: log-probabilities of the second sequence.
+    """
 
     log_weight: Float[Array, "*batch"]
     first: LogProbs
@@ -35,28 +41,36 @@ class Draw(NamedTuple):
 
 
 class Sampler(eqx.Module):
-    """Where two sequences come from, given the policy that is trained."""
+    """A rule that gives the distribution of the two sequences of a pair for the current policy.
+
+    A subclass defines `__call__`. Its result lists the components of a mixture.
+    """
 
     @abstractmethod
     def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        """The mixture of independent draws that pairs come from."""
+        """The components of the mixture that the two sequences are drawn from.
+
+        Args:
+            reward: the reward that labels the pairs, `[*batch, sequences]`.
+            log_probs: log-probabilities of the current policy.
+            implicit_reward: the objective's implicit reward of every sequence under this policy.
+        """
 
 
 class Uniform(Sampler):
     """Both sequences uniform over the space."""
 
     def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        """One draw, from uniform samplers."""
         uniform = log_softmax(jnp.zeros_like(log_probs), axis=-1)
         return (Draw(jnp.zeros_like(log_probs[..., 0]), uniform, uniform),)
 
 
 class OnPolicy(Sampler):
-    """Both sequences from the policy, tempered: `∝ π^exponent`.
+    """Both sequences from the tempered policy, `∝ π^exponent`.
 
     Args:
-        exponent: 1, the default, is the policy itself; between 0 and 1 flattens it. Batch axes are those of
-            the problem.
+        exponent: 1 (the default) gives the policy itself. A value between 0 and 1 flattens it. An array has
+            the batch axes of the problem.
 
     Raises:
         ValueError: `exponent` is negative or not finite.
@@ -74,18 +88,21 @@ class OnPolicy(Sampler):
 
 
 class RewardDifference(Sampler):
-    """Pairs in proportion to `2 + e^d + e^−d`, with `d` the difference of their implicit rewards.
+    """Pairs drawn in proportion to `2 + e^d + e^−d`, with `d = h_i − h_j` the difference of rewards `h`.
 
-    That is the reciprocal of `σ'(d)`: a pair on which the policy is sure, where the logistic loss
-    hardly has a gradient, is drawn the more often. It is the mixture of a uniform pair and of one from
-    `∝ e^h` and `∝ e^−h`, with weights `2N²` and `2 Σ e^h Σ e^−h`, since a label does not depend on which of
-    two sequences came first.
+    This weight is `1/σ'(d)`. Where the policy is sure of a pair, the logistic loss has almost no gradient,
+    and the sampler draws the pair more often.
+
+    The sampler is a mixture of two components. In the first, both sequences are uniform; its weight is `2N²`.
+    In the second, the first sequence is drawn in proportion to `e^h` and the second to `e^−h`; its weight is
+    `2 Σ e^h Σ e^−h`. It stands for the terms `e^d` and `e^−d` together, since these differ only in the order
+    of the two sequences, and the order does not change the label.
 
     Args:
-        of: "policy" for differences of the implicit reward, "reward" for those of the labels' own.
+        of: which reward is `h`: "policy" for the implicit reward, "reward" for the reward of the labels.
 
     Raises:
-        ValueError: `of` is neither.
+        ValueError: `of` is neither "policy" nor "reward".
     """
 
     of: str = eqx.field(static=True)
@@ -96,7 +113,6 @@ class RewardDifference(Sampler):
         self.of = of
 
     def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        """Two draws."""
         h = implicit_reward if self.of == "policy" else reward
         (uniform,) = Uniform()(reward, h, h)
         pairs = 2 * math.log(h.shape[-1])
@@ -116,20 +132,24 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
 
 
 class Online(Problem):
-    """Labelled pairs whose samplers depend on the current policy.
+    """Labelled pairs whose sequences are drawn by a sampler that depends on the current policy.
 
-    The loss of a policy is that of the pairs it gives rise to, `sampler(reward, π, h)`, which are held fixed
-    when it is differentiated. What a pair or an expectation is can be asked of `at(log_probs, h)`. Sums
-    over pairs are taken as those of `Labelled`, in near-linear time if the mean of `p (1 − p)` over uniform
-    pairs is 0.01 or more; a sampler that draws pairs whose labels are nearly sure then loses accuracy,
-    relative to the loss, by as much as they are surer.
+    The distribution of pairs is `sampler(reward, log π, h)`, with `π` the policy and `h` its implicit reward.
+    The loss of a policy is its loss on these pairs. They are held fixed when the loss is differentiated.
+    `at(log_probs, h)` gives the source of pairs for one policy. Samples, expectations and marginals must be
+    asked of it; on an `Online` problem itself they raise `ValueError`.
+
+    Sums over pairs are taken as in `Labelled.expect`: in two parts, in near-linear time, if the mean of
+    `p (1 − p)` is 0.01 or more. Here this mean is over uniform pairs, not over those of the sampler. If the
+    sampler's labels are much more certain than those of uniform pairs, the relative accuracy of the loss
+    falls in proportion.
 
     Args:
-        reward: finite, in nats; labels are drawn from Bradley–Terry with it.
-        sampler: where the two sequences come from.
+        reward: finite, in nats, `[*batch, sequences]`; labels follow a Bradley–Terry model with this reward.
+        sampler: the rule that draws the two sequences.
 
     Raises:
-        ValueError: `reward` is not finite, or `sampler` no `Sampler`.
+        ValueError: `reward` is not finite, or `sampler` is not a `Sampler`.
 
     >>> p = jnp.log(jnp.array([0.9, 0.1]))
     >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
@@ -150,7 +170,7 @@ class Online(Problem):
         self.separable = self.uniform().separable
 
     def uniform(self) -> Labelled:
-        """Pairs with the same labels from uniform samplers."""
+        """The problem with the same reward, and both sequences uniform."""
         uniform = log_softmax(jnp.zeros_like(self.reward), axis=-1)
         return Labelled(self.reward, uniform, uniform, getattr(self, "separable", None))
 
@@ -161,27 +181,28 @@ class Online(Problem):
         return _checks.broadcast(reward=self.reward.shape[:-1], **shapes)
 
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Online":
-        """The problem with `spread(array, event axes)` for each of its arrays."""
         sampler = jax.tree.map(lambda leaf: spread(leaf, 0), self.sampler)
         return eqx.tree_at(lambda one: (one.reward, one.sampler), self, (spread(self.reward, 1), sampler))
 
     def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless the reward is one of `size` sequences."""
         if self.reward.shape[-1] != size:
-            raise ValueError(
-                f"`problem` is over {self.reward.shape[-1]} sequences; it was asked about {size}"
-            )
+            raise ValueError(f"`problem` must be over {size} sequences; got one over {self.reward.shape[-1]}")
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"]:
-        """The reward of the labels, whatever the sampler."""
+        """The reward of the labels. It does not depend on the sampler."""
         return self.reward
 
     def offline(self) -> Labelled:
-        """Pairs with the same labels from uniform samplers."""
+        """The problem with the same reward, and both sequences uniform."""
         return self.uniform()
 
     def at(self, log_probs: Array, implicit_reward: Array) -> Problem:
-        """The pairs of a policy with these log-probabilities and this implicit reward."""
+        """The problem whose pairs the sampler draws for a policy.
+
+        Args:
+            log_probs: log-probabilities of the policy.
+            implicit_reward: the objective's implicit reward of every sequence under the policy.
+        """
         draws = self.sampler(self.reward, log_probs, implicit_reward)
         problems = [Labelled(self.reward, one.first, one.second, self.separable) for one in draws]
         if len(problems) == 1:
@@ -190,41 +211,37 @@ class Online(Problem):
         return Mixture(tuple(problems), log_softmax(log_weights, axis=-1))
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """`σ(r(i) − r(j))`, whatever the sampler."""
+        """`σ(r(i) − r(j))`. It does not depend on the sampler."""
         return self.uniform().preference(i, j)
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:
-        """Raises `ValueError`."""
         raise _needs_policy()
 
     def expect(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
-        """Raises `ValueError`."""
         raise _needs_policy()
 
     def expect_across(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
-        """Raises `ValueError`."""
         raise _needs_policy()
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
-        """Raises `ValueError`."""
         raise _needs_policy()
 
     def joint(self, size: int) -> Joint:
-        """Raises `ValueError`."""
         raise _needs_policy()
 
     def chosen_marginal(self, size: int) -> LogProbs:
-        """Raises `ValueError`."""
         raise _needs_policy()
 
     def rejected_marginal(self, size: int) -> LogProbs:
-        """Raises `ValueError`."""
         raise _needs_policy()
 
 
 def _needs_policy() -> ValueError:
-    return ValueError("`problem` depends on the policy: ask problem.at(log_probs, implicit_reward)")
+    return ValueError(
+        "`problem` must have fixed pairs here; got an Online one, which depends on the policy. "
+        "problem.at(log_probs, implicit_reward) has the pairs of one policy"
+    )

@@ -1,13 +1,15 @@
-"""What every source of preference pairs can be asked.
+"""The interface of a problem, which is a source of preference pairs.
 
-A problem is a source of pairs of a chosen and a rejected sequence. It answers
+A pair is a chosen and a rejected sequence. `x` and `y` are numbers for every sequence, such as rewards. The
+main methods are
 
-    preference(i, j)      how probable it is that `i` is preferred to `j`
-    sample(key, n)        `n` pairs, as `Pairs`
-    expect(kernel, x, offset)     E[kernel(x_chosen − x_rejected − offset)]
-    expect_across(kernel, x, y)   E[kernel(x_chosen − y_rejected)]
-    expect_exp(x)         E[exp(x_chosen − x_rejected)], in log space throughout
-    chosen_marginal(N), rejected_marginal(N)    the distributions of the chosen and of the rejected
+    preference(i, j)               the probability that `i` is preferred to `j`
+    sample(key, n)                 `n` pairs, as `Pairs`
+    expect(kernel, x, offset)      E[kernel(x_chosen − x_rejected − offset)]
+    expect_across(kernel, x, y)    E[kernel(x_chosen − y_rejected)]
+    expect_exp(x)                  E[exp(x_chosen − x_rejected)], computed in log space
+    chosen_marginal(N)             the distribution of the chosen sequence, over all `N` sequences
+    rejected_marginal(N)           the distribution of the rejected sequence
 """
 
 from abc import abstractmethod
@@ -26,16 +28,17 @@ from didsim.information import LogProbs
 from didsim.pairwise.forms import Form
 
 Summand = Callable[[Array], Array] | Form
+Marginals = tuple[Float[Array, "*#batch sequences"], Float[Array, "*#batch sequences"]]
+"""The distributions of the chosen and of the rejected sequence; their batch axes broadcast."""
 
 
 class IndependentDraws(NamedTuple):
-    """The two sequences of a pair as independent draws, of which one is then chosen.
+    """The distributions of two independent sequences, one of which is then chosen.
 
     Attributes:
-        first: where the first comes from.
-        second: where the second comes from.
-        net_wins: for each sequence, the probability that it is chosen less the one that it is rejected, over
-            the sum of its probabilities as the first and as the second.
+        first: log-probabilities of the first sequence.
+        second: log-probabilities of the second sequence.
+        net_wins: `[P(y is chosen) − P(y is rejected)] / [first(y) + second(y)]` for every sequence `y`.
     """
 
     first: LogProbs
@@ -44,15 +47,16 @@ class IndependentDraws(NamedTuple):
 
 
 class Wins(NamedTuple):
-    """A graph with an edge from `winners[k]` to `losers[k]` for every pair that can occur.
+    """A directed graph of wins: an edge leads from `i` to `j` if a pair can have `i` chosen and `j` rejected.
 
-    All pairs of two sets are a complete bipartite graph. It connects what a graph does with a node between
-    the two sets, which has O(N) edges; such nodes are numbered after the sequences.
+    If every winner of one set can meet every loser of another set, that would be O(N²) edges. The graph then
+    has an auxiliary node instead: each winner has an edge to the node, and the node has an edge to each
+    loser. These O(N) edges connect the same sequences. Auxiliary nodes are numbered after the sequences.
 
     Attributes:
-        winners: nodes.
-        losers: nodes.
-        nodes: the number of sequences and nodes between them.
+        winners: the node where each edge starts.
+        losers: the node where each edge ends.
+        nodes: the number of all nodes, sequences and auxiliary ones.
     """
 
     winners: Int[np.ndarray, " edges"]
@@ -61,13 +65,19 @@ class Wins(NamedTuple):
 
     @classmethod
     def between(cls, node: int, winners: Any, losers: Any) -> "Wins":
-        """All pairs of two sets, those of finite log-probability, by way of a new node."""
+        """The graph of all pairs of a possible winner and a possible loser, by way of one auxiliary node.
+
+        Args:
+            node: number of the auxiliary node, which is the number of sequences.
+            winners: log-probabilities; a sequence can win if its log-probability is finite.
+            losers: log-probabilities; a sequence can lose if its log-probability is finite.
+        """
         won, lost = (np.flatnonzero(np.isfinite(np.asarray(one))) for one in (winners, losers))
         through = np.full_like(won, node), np.full_like(lost, node)
         return cls(np.concatenate([won, through[1]]), np.concatenate([through[0], lost]), node + 1)
 
     def joined(self, other: "Wins", size: int) -> "Wins":
-        """The edges of two graphs over `size` sequences, each with its own nodes between them."""
+        """The union of two graphs over the same `size` sequences. Their auxiliary nodes stay distinct."""
         shift = self.nodes - size
         ends = (np.where(end < size, end, end + shift) for end in (other.winners, other.losers))
         winners, losers = (
@@ -80,23 +90,27 @@ class Problem(eqx.Module):
     """A source of preference pairs.
 
     Attributes:
-        online: whether it depends on the policy, so that all but `preference` must be asked of `at(…)`.
+        online: whether the pairs depend on the policy. If they do, only `preference` can be asked of the
+            problem itself, and all else of `at(log_probs, implicit_reward)`.
     """
 
     online: ClassVar[bool] = False
 
     @property
     def has_full_support(self) -> bool:
-        """Whether every sequence can be chosen and rejected: no distribution has a zero."""
+        """Whether every sequence can be chosen and can be rejected, since no distribution has a zero."""
         return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self))
 
     @property
     def compares_all(self) -> bool:
-        """Whether every two sequences are compared, and either of them can win."""
+        """Whether any two sequences can form a pair, and either of them can be the chosen one."""
         return False
 
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Problem":
-        """The problem with `spread(array, event axes)` for each of its arrays."""
+        """The problem with each array replaced by `spread(array, number of its event axes)`.
+
+        Event axes are the last axes of an array, such as the axis of sequences. The others are batch axes.
+        """
         return jax.tree.map(lambda leaf: spread(leaf, 1), self)
 
     @property
@@ -106,7 +120,7 @@ class Problem(eqx.Module):
 
     @abstractmethod
     def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless the problem is one over `size` sequences."""
+        """Raise `ValueError` unless the problem is over `size` sequences."""
 
     @abstractmethod
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
@@ -122,7 +136,8 @@ class Problem(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """The expectation of `kernel(x_chosen − x_rejected − offset)` over pairs.
 
-        A kernel of `didsim.pairwise` is summed by what it is; any other function pair by pair.
+        A kernel of `didsim.pairwise` can be summed in near-linear time. For any other function of a
+        difference, all pairs are summed.
         """
 
     @abstractmethod
@@ -135,59 +150,64 @@ class Problem(eqx.Module):
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The expectation of `exp(x_chosen − x_rejected)` over pairs.
 
-        Probabilities and exponentials are combined as logarithms, so that a vanishing one times a huge
-        one is right.
+        Probabilities and exponentials are multiplied as logarithms. So their product is right even if the
+        exponential overflows and the probability underflows.
         """
 
     def prepared(self) -> "Problem":
-        """The same problem, with what its expectations need computed once."""
+        """The same problem, with all that its expectations share computed in advance."""
         return self
 
     def occurring(self) -> Bool[Array, "*batch sequences"]:
-        """Whether each sequence can be part of a pair, as far as that is known without a look at values."""
+        """For each sequence, whether it can be part of a pair. True if this is not known."""
         return jnp.asarray(True)
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"] | None:
-        """The reward `r` of which every preference is `σ(r_i − r_j)`, up to a constant; None if not known."""
+        """The reward `r`, up to a constant, with preference `σ(r_i − r_j)` for all pairs; None if unknown."""
         return None
 
     def independent_draws(self) -> IndependentDraws | None:
-        """How pairs are drawn, if their two sequences are independent; None if they are not, or not known."""
+        """The two draws behind a pair, if these are independent; None if they are not, or if unknown."""
         return None
 
     def wins(self, size: int) -> Wins:
-        """The graph of wins of a problem without batch axes.
+        """The graph of wins over `size` sequences. The problem must have no batch axes.
 
         Raises:
-            ValueError: this kind of problem does not say.
+            ValueError: this kind of problem has no graph of wins.
         """
         raise ValueError(f"`problem` must know its graph of wins; {type(self).__name__} does not")
 
     def offline(self) -> "Problem":
-        """A problem of the same preferences that does not depend on the policy."""
+        """A problem with the same preferences that does not depend on the policy."""
         return self
 
     def at(self, log_probs: Array, implicit_reward: Array) -> "Problem":
-        """Where pairs come from while the policy is this one: the problem itself, unless it is online."""
+        """The source of pairs for one policy: the problem itself, unless it is online.
+
+        Args:
+            log_probs: log-probabilities of the policy.
+            implicit_reward: the objective's implicit reward of every sequence under the policy.
+        """
         return self
 
     @abstractmethod
     def joint(self, size: int) -> Any:
-        """The distribution of pairs of `size` sequences as a table, a `Joint`. O(N²) memory."""
+        """The same distribution of pairs, as a `Joint` table over `size` sequences. O(N²) memory."""
 
     @abstractmethod
     def chosen_marginal(self, size: int) -> LogProbs:
-        """The distribution of the chosen sequence of a pair, over `size` sequences."""
+        """Log-probabilities of the chosen sequence of a pair, over `size` sequences."""
 
     @abstractmethod
     def rejected_marginal(self, size: int) -> LogProbs:
-        """The distribution of the rejected sequence of a pair, over `size` sequences."""
+        """Log-probabilities of the rejected sequence of a pair, over `size` sequences."""
 
 
 def at_offsets(
     summed: Callable[..., Array], kernel: Callable[[Array], Array], offset: Array, *arrays: Array
 ) -> Array:
-    """A sum over pairs of `kernel(d − offset)`, each entry of the batch with its own offset."""
+    """A sum over pairs of `kernel(d − offset)`. Each entry of the batch has its own offset."""
 
     def one(offset: Array, *arrays: Array) -> Array:
         return summed(eqx.Partial(_at_offset, kernel, offset), *arrays)
@@ -201,7 +221,10 @@ def _at_offset(kernel: Callable[[Array], Array], offset: Array, d: Array) -> Arr
 
 
 def doubled(first: Array, second: Array, x: Array, y: Array) -> tuple[tuple[Array, Array], Array]:
-    """Weights and values over two copies of the space, the first of which is chosen, the second rejected."""
+    """Weights and values over two copies of the space: the first for the chosen, the second for the rejected.
+
+    A sum over pairs of `kernel(x_i − y_j)` becomes a sum over pairs of one array of values.
+    """
     first, second, x, y = jnp.broadcast_arrays(first, second, x, y)
     nothing = jnp.zeros_like(first)
     weights = (jnp.concatenate([first, nothing], axis=-1), jnp.concatenate([nothing, second], axis=-1))
@@ -216,7 +239,7 @@ def pair_indices(i: Any, j: Any, size: int) -> tuple[Array, Array]:
 
 
 def draw_indices(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch num"]:
-    """`num` indices from each distribution, by its cumulative probabilities: O(N + num log N) each."""
+    """`num` indices drawn from each distribution. O(N + num log N) time for each distribution."""
     size = log_probs.shape[-1]
     keys = jax.random.split(key, log_probs.shape[:-1])
 
@@ -229,6 +252,5 @@ def draw_indices(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch n
 
 
 def check_same_size(own: int, asked: int) -> None:
-    """Raise `ValueError` unless a problem is over as many sequences as it was asked about."""
     if own != asked:
-        raise ValueError(f"`problem` is over {own} sequences; it was asked about {asked}")
+        raise ValueError(f"`problem` must be over {asked} sequences; got one over {own}")

@@ -1,12 +1,12 @@
-"""Distributions that rejected responses may be sampled from.
+"""Distributions to sample rejected responses from.
 
-Each is a function of what it needs among `reference`, `target`, `beta` and more; `REJECTED` holds them by
-name. With chosen responses from the reference, only `optimal` makes preferences encode the differential
-information of the target.
+Each distribution is a function. The names of its arguments, such as `reference`, `target` and `beta`, say
+what it needs. `REJECTED` holds the functions by name. If chosen responses come from the reference, the
+preferences encode the differential information of the target for `optimal` alone.
 
-All return normalised log-probabilities `[*batch, sequences]`; batch axes broadcast. All cost O(N), but
-`worst_of_n`, which sorts. All raise `ValueError` for an argument that is not normalised or has a zero, for
-shapes that do not fit, and for numbers out of range.
+All functions return normalised log-probabilities `[*batch, sequences]`; batch axes broadcast. All cost O(N),
+except `worst_of_n`, which sorts in O(N log N). All raise `ValueError` for an argument that is not normalised
+or has a zero, for shapes that do not fit, and for numbers out of range.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ def optimal_rejected(
 
         π_l(y) ∝ reference(y) · (reference(y) / target(y))^beta
 
-    The only one for which preferences between it and the reference encode the differential information of
-    the target. It lies on the geodesic through reference and target, at `−beta`. Source: the paper
-    (arXiv 2505.23761).
+    Let chosen responses come from the reference. Preferences then encode the differential information of the
+    target if and only if rejected responses come from `π_l`. This distribution lies on the geodesic through
+    reference and target, at position `−beta`. Source: the paper (arXiv 2505.23761).
 
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or `beta <= 0`.
@@ -43,13 +43,13 @@ def optimal_rejected(
 
 
 def uniform_rejected(reference: LogProbsLike) -> LogProbs:
-    """Every sequence alike: `π_l = 1/N`."""
+    """The uniform distribution: `π_l = 1/N`."""
     reference = _checks.distribution("reference", reference)
     return jnp.full_like(reference, -jnp.log(reference.shape[-1]))
 
 
 def reference_rejected(reference: LogProbsLike) -> LogProbs:
-    """The reference itself: `π_l = reference`. Nothing is learned if the chosen come from it too."""
+    """The reference itself: `π_l = reference`. If chosen responses come from it too, nothing is learned."""
     return _checks.distribution("reference", reference)
 
 
@@ -67,17 +67,18 @@ def tempered_rejected(reference: LogProbsLike, exponent: Real[ArrayLike, "*#batc
 def reversed_rejected(
     reference: LogProbsLike, target: LogProbsLike, beta: Real[ArrayLike, "*#batch"]
 ) -> LogProbs:
-    """The optimal one with its sign reversed: `π_l ∝ reference · (target / reference)^beta`."""
+    """The optimal distribution with `−beta` for `beta`: `π_l ∝ reference · (target/reference)^beta`."""
     return geodesic_rejected(reference, target, _checks.positive("beta", beta))
 
 
 def geodesic_rejected(
     reference: LogProbsLike, target: LogProbsLike, position: Real[ArrayLike, "*#batch"]
 ) -> LogProbs:
-    """Anywhere on the geodesic: `π_l ∝ reference · (target / reference)^position`.
+    """A point of the geodesic through reference and target: `π_l ∝ reference · (target/reference)^position`.
 
-    At `−beta` it is the optimal one, at 0 the reference, at 1 the target. Below `−beta` DPO overshoots: it
-    ends at `reference · (target / reference)^(−position/beta)`.
+    Position `−beta` is the optimal distribution, 0 the reference and 1 the target. DPO with `beta` ends at
+    `reference · (target/reference)^(−position/beta)`, up to normalisation. So it overshoots the target for a
+    position below `−beta`.
 
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or `position` is not
@@ -96,10 +97,10 @@ def perturbed_rejected(
     beta: Real[ArrayLike, "*#batch"],
     noise: Real[ArrayLike, "*#batch"] = 0.5,
 ) -> LogProbs:
-    """The optimal one with noise in log space: `π_l ∝ π_optimal · exp(noise · z)`, `z_y ~ N(0, 1)`.
+    """The optimal distribution with noise in log space: `π_l ∝ π_optimal · exp(noise · z)`, `z_y ~ N(0, 1)`.
 
-    The power law then fails by a known amount: the margins of `reference/π_l` are those of
-    `(target/reference)^beta` plus independent noise of standard deviation `noise · √2`.
+    The power law `reference/π_l ∝ (target/reference)^beta` then fails by a known amount: noise of standard
+    deviation `noise · √2` is added to the log-margin of each pair.
 
     Raises:
         ValueError: as `optimal_rejected` does, or `noise` is negative or not finite.
@@ -114,7 +115,7 @@ def perturbed_rejected(
 def worst_of_n_rejected(
     reference: LogProbsLike, score: Float[ArrayLike, "*#batch sequences"], n: Real[ArrayLike, ""] = 4
 ) -> LogProbs:
-    """The lowest-scoring of `n` draws from the reference, as practitioners build rejected responses."""
+    """The lowest-scoring of `n` draws from the reference, a common way to make rejected responses."""
     reference = _checks.distribution("reference", reference, full_support=True)
     return families.worst_of_n(reference, score, n)
 

@@ -1,7 +1,7 @@
 """Axes of a sweep: the keys of a study, and the values that they take."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -9,12 +9,15 @@ import numpy as np
 
 from didsim.training.metrics import METRICS
 
+RESERVED = frozenset({"step", "status", "diverged_at", "js_limit", "js_to_limit"})
+"""The names in a dataset of results that no metric and no axis can have."""
+
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Evenly spaced values of an axis.
 
-    Without `stop` the integers from `start`, `count` of them; with it the numbers from `start` to `stop`,
-    both included, evenly spaced, or their logarithms with `scale = "log"`.
+    Without `stop` they are `count` integers from `start` on. With `stop` they are `count` numbers from
+    `start` to `stop`, both included; with `scale = "log"` their logarithms are evenly spaced.
     """
 
     start: float
@@ -26,7 +29,8 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The values.
 
         Raises:
-            ValueError: an integer is asked for from a fraction, or a logarithm of a number that has none.
+            ValueError: there is no `stop` and `start` is not an integer, or the scale is "log" and a bound is
+                not positive.
         """
         if self.stop is None:
             if not math.isfinite(self.start) or self.start != int(self.start) or self.scale == "log":
@@ -40,7 +44,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Axis(NamedTuple):
-    """One axis of a sweep: the key of a study, its values, and how they are told apart."""
+    """One axis of a sweep: a key of a study, its values, and the name and labels of the dimension."""
 
     key: str
     values: tuple[Any, ...]
@@ -57,13 +61,13 @@ def flat_axes(axes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping) and not {"start", "count"} & set(value)
         for full, one in flat_axes(value, f"{place}{key}.").items() if nested else [(place + key, value)]:
             if full in found:
-                raise ValueError(f'`sweep."{full}"` is there twice, quoted and as a table')
+                raise ValueError(f'`sweep."{full}"` is given twice, as a quoted key and as a table')
             found[full] = one
     return found
 
 
 def listed(key: str, given: Any) -> Sequence[Any] | Range:
-    """What an axis is given by, before its values are made: there may be many."""
+    """A list of values, or a `Range` whose values are not made yet, as there may be many."""
     place = f'sweep."{key}"'
     if isinstance(given, Mapping):
         try:
@@ -82,7 +86,7 @@ def listed(key: str, given: Any) -> Sequence[Any] | Range:
 
 
 def values_of(key: str, given: Sequence[Any] | Range) -> tuple[Any, ...]:
-    """The values of an axis, each of which must be there once."""
+    """The values of an axis. Each must occur once."""
     place = f'sweep."{key}"'
     if isinstance(given, Range):
         try:
@@ -100,8 +104,8 @@ def values_of(key: str, given: Sequence[Any] | Range) -> tuple[Any, ...]:
 
 
 def dims_of(keys: list[str]) -> list[str]:
-    """The last parts of keys, or whole keys where these are taken."""
-    taken = {"step", "status", "diverged_at", "js_limit", "js_to_limit", *METRICS}
+    """The names of dimensions: the last parts of keys, or whole keys where the last part is taken."""
+    taken = RESERVED | set(METRICS)
 
     def short(key: str) -> str:
         *parents, last = key.split(".")
@@ -118,11 +122,15 @@ def labels_of(values: tuple[Any, ...]) -> np.ndarray:
     """Values of an axis as a coordinate: numbers, or words."""
     if all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
         return np.asarray(values)
-    names = [one["name"] if isinstance(one, Mapping) and "name" in one else one for one in values]
-    words = [str(one).lower() if isinstance(one, bool) else str(one) for one in names]
+    words = [word(one["name"] if isinstance(one, Mapping) and "name" in one else one) for one in values]
     if len(set(words)) < len(words):
         words = [_spelt(one) if isinstance(one, Mapping) else str(one) for one in values]
     return np.asarray(words)
+
+
+def word(value: Any) -> str:
+    """A value as a label of an axis of words."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _spelt(table: Mapping[str, Any]) -> str:
@@ -130,8 +138,19 @@ def _spelt(table: Mapping[str, Any]) -> str:
     return f"{table.get('name', '')}({settings})"
 
 
+def cell_name(axes: Iterable[tuple[str, Sequence[Any] | np.ndarray]], index: Iterable[int]) -> str:
+    """A cell by its place in a grid: `beta=0.1, seed=3`.
+
+    Args:
+        axes: the name and the labels of each axis.
+        index: the place of the cell on each axis.
+    """
+    places = (f"{name}={labels[k]}" for (name, labels), k in zip(axes, index, strict=True))
+    return ", ".join(places) or "the only cell"
+
+
 def put(tables: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested tables, of which a name alone is a table, too."""
+    """Set a dotted key of nested tables. A name alone counts as a table with that name."""
     *parents, last = key.split(".")
     for parent in parents:
         inner = tables.get(parent, {})
@@ -164,11 +183,15 @@ def as_toml(value: Any, place: str) -> Any:
     raise ValueError(f"`{place}` must be a table, a list, a word or a number; got {value!r}")
 
 
-def parsed(setting: str) -> tuple[str, Any]:
-    """The key and the value of a setting `key=value`."""
+def parsed(setting: str, option: str = "--set") -> tuple[str, Any]:
+    """The key and the value of an option `key=value` of the command line.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"--set must be key=value; got {setting!r}")
+        raise ValueError(f"{option} must be key=value; got {setting!r}")
     return key.strip().replace('"', ""), parse_value(text.strip())
 
 

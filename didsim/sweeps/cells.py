@@ -36,7 +36,7 @@ _STARTS = 2
 # Numbers in the tables of Newton's method that are solved for at once.
 _SOLVED_AT_ONCE = 2**27
 
-# XLA's few threads wait for each other for ever if two programs with linear algebra share them.
+# Two programs with linear algebra that run at once can deadlock in XLA's few threads.
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -46,13 +46,13 @@ def compute(cells: Sequence[dict[str, Any]], size: int) -> dict[str, np.ndarray]
     Args:
         cells: complete studies that one program computes.
         size: the number of runs that the program is compiled for; if there are fewer cells, the last one is
-            computed again for the rest, so that a smaller block at the edge of a grid compiles nothing.
+            repeated, so that a smaller block at the edge of a grid compiles nothing.
 
     Returns:
         Metrics `[cells, records]`, the steps of these, `diverged_at` and, if asked for, limits, `[cells]`.
 
     Raises:
-        ValueError: some cell cannot be computed, whatever its own functions raise.
+        ValueError: some cell cannot be computed. An error of any other kind is turned into this one.
     """
     padded = [*cells, *[cells[-1]] * (size - len(cells))]
     with _ONE_AT_A_TIME, jax.enable_x64(cells[0]["dtype"] == "float64"):
@@ -78,7 +78,7 @@ def _results(cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     except eqx.EquinoxRuntimeError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     space = SequenceSpace(**config["space"])
-    # Named as the study names them, before others name what they make of them.
+    # Checked here, so that an error names them as the study does.
     reference, target = (
         _checks.distribution(name, drawn[name], full_support=True) for name in ("reference", "target")
     )
@@ -114,9 +114,10 @@ def _results(cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 @eqx.filter_jit
 def _drawn(fixed: bytes, makers: dict[str, Maker], numbers: dict[str, Array], seeds: Array) -> dict[str, Any]:
-    """What each run draws and is given: one entry for each of `seeds` in every array.
+    """The distributions, objective and keys of each run: every array has one entry for each seed.
 
-    The functions that tables name are compiled for, as another one may have taken a name.
+    `makers` are the functions that the tables name. They are arguments, so that another function registered
+    under the same name is compiled.
     """
     config = msgspec.json.decode(fixed)
     space = SequenceSpace(**config["space"])
@@ -174,12 +175,12 @@ def _problem(config: Mapping[str, Any], drawn: Mapping[str, Any]) -> Problem:
 def _limits(
     run: Run, objective: Objective, reference: Array, problem: Problem, target: Array, space: SequenceSpace
 ) -> dict[str, np.ndarray]:
-    """How far the exact limit is from the target, and the learned policy from it."""
+    """JS from the exact limit to the target, and from the learned policy to the exact limit, for each run."""
     runs = len(reference)
     at_once = min(runs, max(1, _SOLVED_AT_ONCE // space.size**3))
     limits = []
     for start in range(0, runs, at_once):
-        # The last ones again, if need be, so that all solves are of one size.
+        # The last runs may be solved again, so that all solves have one size and share one program.
         part = np.minimum(np.arange(start, start + at_once), runs - 1)
         some = jax.tree.map(lambda leaf, part=part: leaf[part], (objective, reference, problem))
         limits.append(_limit(some, space.lengths))
@@ -191,7 +192,7 @@ def _limits(
 
 
 def _limit(given: tuple[Objective, Array, Problem], lengths: ArrayLike) -> Array:
-    """The minimisers, NaN for those that are not known to be the only one of full support."""
+    """The minimiser of each run; NaN unless it is proven, or found from all starts, to be the only one."""
     objective, reference, problem = given
     solution = solve(objective, reference, problem, lengths, starts=_STARTS)
     known = solution.certificate
@@ -202,6 +203,6 @@ def _limit(given: tuple[Objective, Array, Problem], lengths: ArrayLike) -> Array
 
 
 def _js_where_known(limit: Array, other: Array) -> Array:
-    """The JS divergence from limits, NaN for those that are."""
+    """The JS divergence of each limit from another distribution; NaN where the limit is NaN."""
     known = ~jnp.isnan(limit).any(axis=-1)
     return jnp.where(known, js(jnp.where(known[:, None], limit, other), other), jnp.nan)

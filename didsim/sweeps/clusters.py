@@ -1,18 +1,23 @@
 """Executors on a Dask cluster."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
+
+from didsim._imports import Source, run_sources
 
 
 @contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
+def dask_executor(address: str, sources: Sequence[Source] = ()) -> Iterator[Executor]:
     """An executor on a Dask cluster.
 
     Args:
         address: that of a scheduler, as "tcp://10.0.0.1:8786"; or "local:2", for a cluster of two worker
             processes on this machine, which ends with the context.
+        sources: Python files that every worker runs first, also one that joins later. Their text is sent, so
+            that workers need no shared disk.
 
     Raises:
         ValueError: Dask is not installed, or "local:" is not followed by a number of workers.
@@ -24,17 +29,19 @@ def dask_executor(address: str) -> Iterator[Executor]:
         raise ValueError("a Dask cluster needs Dask: pip install 'didsim[distributed]'") from None
     if not address.startswith("local:"):
         with Client(address) as client:
+            client.register_worker_callbacks(partial(run_sources, sources))
             yield client.get_executor()
         return
     number = address.removeprefix("local:")
     if not number.isdecimal() or int(number) < 1:
-        raise ValueError(f"a local cluster is local:WORKERS, with a number of at least 1; got {address!r}")
+        raise ValueError(f"a local cluster is local:WORKERS, with at least 1 worker; got {address!r}")
     with (
         LocalCluster(n_workers=int(number), threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        # A terminal sends Ctrl-C to all of its processes, and these still have blocks in hand.
+        # A terminal sends Ctrl-C to these processes, too, which must still finish their blocks.
         client.register_worker_callbacks(_ignore_interrupts)
+        client.register_worker_callbacks(partial(run_sources, sources))
         yield client.get_executor()
 
 

@@ -17,6 +17,7 @@ from didsim.sweeps.axes import (
     Axis,
     Range,
     as_toml,
+    cell_name,
     dims_of,
     flat_axes,
     in_place_of,
@@ -32,7 +33,7 @@ from didsim.sweeps.tables import leaves, real_numbers, with_values
 from didsim.training.metrics import METRICS
 
 MANY = 1_000_000
-"""Cells of a grid that is taken for a mistake, unless it is said to be none."""
+"""A grid of more cells is refused, unless `allow_many` says that it is meant."""
 
 _BLOCK = 64  # more cells in a program are no faster, and more is lost when it is killed
 
@@ -44,17 +45,18 @@ Block = tuple[slice, ...]
 class Sweep:
     """A grid of runs: a study, and axes over any of its keys.
 
-    Cells that differ in numbers or in the seed are runs of one compiled program. Its axes come to be the
-    dimensions of the result, under the last part of their keys: `objective.beta` is `beta`, and
-    `problem.rejected` (or `problem.rejected.name`) is `rejected`.
+    Cells that differ only in real numbers and in the seed are runs of one compiled program. The axes are the
+    dimensions of the results, named by the last part of their keys: `beta` for `objective.beta`, and
+    `rejected` for `problem.rejected` or `problem.rejected.name`.
 
     Args:
-        study: what all runs have in common: a `Study`, or tables as of TOML.
-        axes: values by the dotted key that they are of: a sequence, or a `Range` or a table that says one.
-            Values of a key that holds a table may be tables, or names alone.
+        study: the settings that all runs share: a `Study`, or nested tables as in TOML.
+        axes: for each dotted key its values: a sequence, a `Range`, or a table with the fields of a `Range`.
+            If the key holds a table, a value is a table or a name alone.
+        allow_many: whether the grid may have more than a million cells.
 
     Raises:
-        ValueError: as soon as the sweep is made, for any key or value of any cell that is wrong.
+        ValueError: a key or a value of any cell is wrong. All cells are checked when the sweep is made.
 
     >>> sweep = Sweep(Study(steps=100), {"objective.beta": [0.1, 0.5], "seed": range(8)})
     >>> sweep.dims, sweep.shape, sweep.size
@@ -74,8 +76,8 @@ class Sweep:
         self.size = math.prod(self.shape)
         if self.size > MANY and not allow_many:
             raise ValueError(
-                f"`sweep` has {self.size:,} cells, more than {MANY:,}: if that is meant, say so "
-                "(`allow_many`, or `--yes` on the command line)"
+                f"`sweep` has {self.size:,} cells, more than {MANY:,}; `allow_many`, or `--yes` on the "
+                "command line, runs it all the same"
             )
         values = {key: values_of(key, one) for key, one in given.items()}
         dims = dims_of(list(values))
@@ -83,6 +85,10 @@ class Sweep:
             Axis(key, one, dim, labels_of(one)) for (key, one), dim in zip(values.items(), dims, strict=True)
         )
         self._programs = self._checked()
+        if clash := sorted({*self.dims} & {*self.metrics}):
+            raise ValueError(
+                f"`sweep` must not have an axis and a metric of one name; got {clash[0]!r} for both"
+            )
 
     @classmethod
     def from_toml(
@@ -93,16 +99,17 @@ class Sweep:
         Args:
             path: a TOML file.
             settings: `key=value` each, in place of what the file says; `sweep.KEY=…` is an axis.
-            allow_many: whether more than a million cells are meant.
+            allow_many: whether the grid may have more than a million cells.
 
         Raises:
-            ValueError: the file is no TOML, a key or value in it is wrong, or has no effect beside an axis.
+            ValueError: the file is not a TOML file, a key or a value in it is wrong, or a key has no effect
+                beside an axis.
             OSError: the file cannot be read.
         """
         try:
             tables = msgspec.toml.decode(Path(path).read_bytes())
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no TOML: {error}") from None
+            raise ValueError(f"{path} is not a TOML file: {error}") from None
         axes = flat_axes(tables.pop("sweep", {}))
         for key, _ in leaves(tables):
             axis = in_place_of(key, axes)
@@ -135,8 +142,7 @@ class Sweep:
 
     def describe(self, index: Sequence[int]) -> str:
         """A cell by its place in the grid."""
-        places = (f"{axis.dim}={axis.labels[k]}" for axis, k in zip(self.axes, index, strict=True))
-        return ", ".join(places) or "the only cell"
+        return cell_name([(axis.dim, axis.labels) for axis in self.axes], index)
 
     def cells_of(self, block: Block) -> Iterator[tuple[int, ...]]:
         """The indices of a block's cells, in order."""

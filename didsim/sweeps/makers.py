@@ -88,7 +88,7 @@ POLICIES: Registry[Maker] = Registry(
 
 
 class Role(NamedTuple):
-    """What a table of a study may name, and what is passed to it beside its settings."""
+    """The registry that a table of a study is about, and what an entry is passed beside its settings."""
 
     registry: Registry[Any]
     given: frozenset[str]

@@ -10,26 +10,28 @@ import jax.numpy as jnp
 import msgspec
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike, Real
 
 from didsim._registry import Registry
 from didsim.sweeps.settings import Maker, make, needs_more
 from didsim.sweeps.tables import real_numbers, with_values
 
+Number = Real[ArrayLike, ""]
+
 
 def adam(
-    learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: Any, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8
 ) -> optax.GradientTransformation:
     """Adam."""
     return optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
 
 
-def sgd(learning_rate: Any, momentum: float = 0.0) -> optax.GradientTransformation:
+def sgd(learning_rate: Any, momentum: Number = 0.0) -> optax.GradientTransformation:
     """Gradient descent, with momentum."""
     return optax.sgd(learning_rate, momentum=momentum)
 
 
-def rmsprop(learning_rate: Any, decay: float = 0.9, eps: float = 1e-8) -> optax.GradientTransformation:
+def rmsprop(learning_rate: Any, decay: Number = 0.9, eps: Number = 1e-8) -> optax.GradientTransformation:
     """RMSProp."""
     return optax.rmsprop(learning_rate, decay=decay, eps=eps)
 

@@ -1,6 +1,6 @@
-"""What can be read from a store, while it is written or after."""
+"""Reading a store, while it is written or after."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,33 +8,55 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
+from didsim._files import written_whole
+from didsim.sweeps.axes import cell_name, parsed, word
 from didsim.sweeps.store import Status, failures_of, stored_attributes
 
 
 def open_results(path: str | Path) -> xr.Dataset:
-    """The results of a sweep, read from disk when they are asked for.
+    """The results of a sweep. Values are read from disk when they are used.
 
-    A dataset with the sweep's axes for dimensions, and `step`: the metrics, NaN where a cell is not done, has
-    diverged or has no record at a step; `status` of each cell, 0 pending, 1 done, 2 diverged, 3 failed; and
-    `diverged_at`, the steps before that, or −1. Attributes hold the study and the versions it was made by.
+    The dimensions are the axes of the sweep, and `step`. The variables are the metrics, which are NaN where a
+    cell is not done, has diverged or has no record at a step; `status`, which is 0 for a cell that is
+    pending, 1 done, 2 diverged, 3 failed; and `diverged_at`, the number of steps before a cell diverged, or
+    −1. The attributes hold the study, and the versions of the packages that computed it.
 
     Raises:
-        StoreError: there is no store of a study at that path.
+        StoreError: there holds no results of a study at that path.
     """
     stored_attributes(Path(path))
     dataset = xr.open_zarr(path, chunks=None, consolidated=True, mask_and_scale=False)
-    # Words of variable length, which few libraries read, as those of a fixed one, which NetCDF has.
+    # Few libraries read words of variable length; NetCDF has words of a fixed length.
     words = {name: one for name, one in dataset.coords.items() if one.dtype.kind == "T"}
     return dataset.assign_coords({name: one.astype(object).astype(str) for name, one in words.items()})
+
+
+def select_values(dataset: xr.Dataset, settings: Iterable[str]) -> xr.Dataset:
+    """The part of a dataset at some values of its dimensions, each given as `dimension=value`.
+
+    Raises:
+        ValueError: a setting is not of that form, or there is no such dimension or value.
+    """
+    for setting in settings:
+        dim, value = parsed(setting, "--select")
+        if dim not in dataset.dims:
+            known = ", ".join(map(str, dataset.dims))
+            raise ValueError(f"--select has an unknown dimension {dim!r}; there are {known}")
+        try:
+            dataset = dataset.sel({dim: word(value) if dataset[dim].dtype.kind == "U" else value})
+        except KeyError:
+            known = ", ".join(map(str, dataset[dim].values))
+            raise ValueError(f"--select has no {dim} {word(value)!r}; there are {known}") from None
+    return dataset
 
 
 def export(path: str | Path, out: str | Path) -> None:
     """Write the results of a store to a file: NetCDF, or a table with a row for each record, CSV or Parquet.
 
-    The file's suffix says which, `.nc`, `.csv` or `.parquet`. Needs memory for all of it.
+    The suffix of the file decides: `.nc`, `.csv` or `.parquet`. All results must fit in memory.
 
     Raises:
-        StoreError: there is no store of a study at that path.
+        StoreError: there holds no results of a study at that path.
         ValueError: the suffix is another one, or Parquet is asked for and pyarrow is not installed.
         OSError: the file cannot be written.
     """
@@ -42,8 +64,7 @@ def export(path: str | Path, out: str | Path) -> None:
     if out.suffix not in (".nc", ".csv", ".parquet"):
         raise ValueError(f"`out` must end in .nc, .csv or .parquet; got {str(out)!r}")
     dataset = open_results(path).load()
-    draft = out.with_name(f".{out.name}.partial")
-    try:
+    with written_whole(out) as (draft,):
         match out.suffix:
             case ".nc":
                 dataset.to_netcdf(draft, engine="scipy")
@@ -54,18 +75,15 @@ def export(path: str | Path, out: str | Path) -> None:
                     dataset.to_dataframe().reset_index().to_parquet(draft, index=False)
                 except ImportError:
                     raise ValueError("`out`: Parquet needs pyarrow: pip install 'didsim[parquet]'") from None
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 class Summary(NamedTuple):
-    """What there is in a store.
+    """The cells of a store by status.
 
     Attributes:
         counts: the number of cells of each status.
-        failures: why cells failed, by their places in the grid.
-        diverged: the step at which cells diverged, likewise.
+        failures: why cells failed, by the names of the cells.
+        diverged: the number of steps before cells diverged, by the names of the cells.
     """
 
     counts: dict[Status, int]
@@ -81,25 +99,19 @@ class Summary(NamedTuple):
 
 
 def summarise(path: str | Path) -> Summary:
-    """What there is in a store.
+    """The cells of a store by status.
 
     Raises:
-        StoreError: there is no store of a study at that path.
+        StoreError: there holds no results of a study at that path.
     """
     dataset = open_results(path)
     status, diverged_at = dataset["status"].values, dataset["diverged_at"].values
     counts = {one: int((status == one).sum()) for one in Status}
     axes = [(str(dim), dataset[dim].values) for dim in dataset["status"].dims]
     reasons = failures_of(Path(path))
-    failures = {name: reasons[name] for name, _ in _named(axes, status == Status.FAILED)}
-    diverged = {name: int(diverged_at[index]) for name, index in _named(axes, status == Status.DIVERGED)}
-    return Summary(counts, failures, diverged)
-
-
-def _named(
-    axes: Sequence[tuple[str, np.ndarray]], cells: np.ndarray
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The names and indices of cells."""
-    for index in map(tuple, np.argwhere(cells)):
-        places = (f"{dim}={labels[k]}" for (dim, labels), k in zip(axes, index, strict=True))
-        yield ", ".join(places) or "the only cell", index
+    failed = [cell_name(axes, index) for index in np.argwhere(status == Status.FAILED).tolist()]
+    diverged = {
+        cell_name(axes, index): int(diverged_at[tuple(index)])
+        for index in np.argwhere(status == Status.DIVERGED).tolist()
+    }
+    return Summary(counts, {name: reasons[name] for name in failed}, diverged)

@@ -11,26 +11,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from didsim import _checks
 from didsim.sweeps.cells import compute
 from didsim.sweeps.grid import Block, Sweep
 from didsim.sweeps.store import Status, Store, locked, open_store
+from didsim.training.progress import shown_bar
 
 MEMORY = 2**30
 _QUIET_SECONDS = 60.0
 
 
 class Outcome(NamedTuple):
-    """What `run_sweep` left in a store: numbers of cells.
+    """The number of cells of each status in a store after `run_sweep`.
 
     Attributes:
-        done: whose results are complete.
-        diverged: whose training stopped at a number that is not finite.
-        failed: that could not be computed; `didsim show` says why.
-        pending: that are still to be computed, as the sweep was interrupted.
+        done: cells with complete results.
+        diverged: cells whose training came to a number that is not finite.
+        failed: cells that could not be computed; `didsim show` says why.
+        pending: cells that are still to be computed, as the sweep was interrupted.
     """
 
     done: int
@@ -51,22 +50,23 @@ def run_sweep(
 ) -> Outcome:
     """Compute all cells of a sweep that a store does not have yet.
 
-    Cells that share a program are computed in blocks of at most 64. A block is written when it is done, its
-    status last; whatever kills the process, a block is either there or computed again by the next call,
-    which gives the same bits on the same machine. SIGINT (Ctrl-C) ends the call when the blocks in hand are
-    written; a second one, at once, with KeyboardInterrupt, though a thread goes on with the block that it
-    computes, for nothing, and the process ends after it. Cells that cannot be computed are recorded as
-    failed, and tried again by the next call.
+    Cells that share a program are computed in blocks of at most 64. A block is written when all of it is
+    computed, and its status last. If the process is killed, the next call computes the blocks that are
+    missing, with the same bits on the same machine. After SIGINT (Ctrl-C) the call finishes and writes the
+    blocks that are being computed, then returns. A second SIGINT raises KeyboardInterrupt at once. Without an
+    executor, a thread then still computes its block, and the process does not end before that. Cells that
+    cannot be computed are recorded as failed, and the next call tries them again.
 
     Args:
         sweep: the grid.
         store: the folder of its results, made if there is none.
-        executor: where blocks are computed; anything with `submit`. By default a thread of this process. A
-            process computes one block at a time, however many threads it has. Other processes must know of
-            whatever was added to the registries, which a store knows by name alone.
-        memory: bytes that a block may take. It decides on the size of the blocks of a new store.
-        in_flight: the number of blocks that an executor has at once, at most.
-        progress: whether to show how far it is: a bar on a terminal, else a line a minute.
+        executor: where blocks are computed: any object with `submit`, by default a thread of this process. A
+            process computes one block at a time, however many threads it has. What you added to a registry
+            must be added in the executor's processes, too: a study is sent to them as names and numbers.
+        memory: bytes that a block may take. It sets the size of the blocks of a new store.
+        in_flight: the largest number of blocks that an executor has at once.
+        progress: whether to show the number of cells that are done: as a bar on a terminal, elsewhere as a
+            line every minute.
         any_version: whether to go on in a store that other versions of JAX, NumPy, … began.
 
     Returns:
@@ -87,7 +87,7 @@ def run_sweep(
         blocks, done = _to_do(sweep, opened)
         advance = stack.enter_context(_shown(sweep.size, done, progress))
         if executor is None:
-            # The second is ready when the first is done.
+            # Two blocks, so that the thread never waits for its next one.
             executor, in_flight = ThreadPoolExecutor(1), 2
             stack.callback(executor.shutdown, wait=False, cancel_futures=True)
         _compute_all(sweep, opened, blocks, executor, in_flight, stop, advance)
@@ -125,7 +125,7 @@ def _compute_all(
             running[executor.submit(compute, cells, size)] = block
         if not running:
             return
-        # Now and then, so that a signal is seen.
+        # With a timeout, as Python handles a signal only between waits.
         finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
         for future in finished:
             block = running.pop(future)
@@ -144,7 +144,7 @@ def _write(sweep: Sweep, store: Store, block: Block, future: Future[Any], execut
 
 
 def _result(future: Future[Any], what: str) -> dict[str, np.ndarray]:
-    """What `compute` returned; a ValueError is its own, all else is the worker's."""
+    """The result of `compute`. It raises ValueError itself; any other error means that the worker failed."""
     try:
         found: dict[str, np.ndarray] = future.result()
     except ValueError:
@@ -157,7 +157,7 @@ def _result(future: Future[Any], what: str) -> dict[str, np.ndarray]:
 def _one_by_one(
     sweep: Sweep, block: Block, executor: Executor
 ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """The cells of a block of which one, at least, cannot be computed: it must not stop the others."""
+    """Compute a block cell by cell, as at least one of its cells cannot be computed."""
     parts: dict[int, dict[str, np.ndarray]] = {}
     failures: dict[int, str] = {}
     indices = list(sweep.cells_of(block))
@@ -220,25 +220,14 @@ class _Progress:
 
 @contextmanager
 def _shown(total: int, done: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A function that is told of cells that are done: a bar on a terminal, elsewhere a line a minute."""
+    """A function to call with a number of cells that are done; it moves a bar, or prints a line a minute."""
     console = Console(stderr=True)
     if not progress:
         yield lambda cells: None
     elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        with ProgressBar(*columns, console=console) as bars:
-            task = bars.add_task("cells", total=total, completed=done, rate="")
-
-            def move(count: int, rate: float, left: float) -> None:
-                bars.update(task, completed=count, rate=f"{rate:.3g}/s")
-
-            yield _Progress(total, done, move, 0.0).advance
+        with shown_bar("cells", total, console=console) as move:
+            move(done)
+            yield _Progress(total, done, lambda count, rate, left: move(count, f"{rate:.3g}/s"), 0.0).advance
     else:
 
         def line(count: int, rate: float, left: float) -> None:

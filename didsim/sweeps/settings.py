@@ -39,7 +39,7 @@ def settings_of(maker: Maker, given: Set[str] = frozenset()) -> dict[str, Settin
 
 
 def needs_more(maker: Maker) -> bool:
-    """Whether a function needs an argument that is no setting, or takes any number of arguments."""
+    """Whether a function needs an argument that is not a setting, or takes any number of arguments."""
     settings = settings_of(maker)
     return any(
         parameter.kind is Parameter.VAR_POSITIONAL

@@ -1,11 +1,7 @@
 """Results on disk: one Zarr store for each study, written block by block."""
 
-import importlib.metadata
 import math
-import os
-import platform
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,20 +16,22 @@ import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
 
+from didsim._files import DRAFTS, written_whole
+from didsim._versions import versions
 from didsim.sweeps.grid import Block, Sweep
 from didsim.sweeps.tables import leaves
+from didsim.training.metrics import METRICS
 from didsim.training.record import metric_attributes
 
 FORMAT = 1
-"""Of the layout below; another one is another format."""
+"""The number of the layout of a store. It changes when the layout does."""
 
-_PACKAGES = ("didsim", "equinox", "jax", "jaxlib", "numpy", "optax", "scipy")
 _FAILURES = "failures.json"
 _LOCK = ".lock"
 
 
 class Status(IntEnum):
-    """What is known of a cell."""
+    """The status of a cell."""
 
     PENDING = 0
     DONE = 1
@@ -45,14 +43,15 @@ LIMITS = {"js_limit": "JS(exact limit, target)", "js_to_limit": "JS(learned at t
 
 
 class StoreError(ValueError):
-    """A store is not what it should be: of another study, of other versions, or no store at all."""
+    """A folder holds another study, results of other versions, or no results at all."""
 
 
 class Store:
-    """A store that this process writes to. No other may while `locked` holds.
+    """A store that this process writes to. While `locked` holds, no other process may write to it.
 
-    Every array has the axes of the sweep, and chunks of one block each. A chunk is written under a temporary
-    name and then renamed; that of `status` comes last, so that a cell counts as done when all of it is there.
+    Every array has the axes of the sweep, and each of its chunks is one block. A chunk is written under a
+    temporary name and then renamed. The chunk of `status` comes last, so that a cell is done only if all its
+    results are in the store.
 
     Attributes:
         path: the folder.
@@ -76,12 +75,12 @@ class Store:
         results: Mapping[str, np.ndarray],
         failures: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
-        """Write the results of a block, and then that it is done.
+        """Write the results of a block, and then its status.
 
         Args:
-            block: where they belong.
-            results: as `didsim.sweeps.cells.compute` gives them; nothing if all cells failed.
-            failures: why cells failed, by their number in the block.
+            block: the place of the block in the grid.
+            results: what `didsim.sweeps.cells.compute` returned; empty if all cells failed.
+            failures: the reasons of cells that failed, by the number of the cell in the block.
 
         Raises:
             OSError: the disk is full, or cannot be written to.
@@ -107,12 +106,16 @@ class Store:
     def _note_failures(self, block: Block, failures: Mapping[int, str]) -> None:
         indices = list(self._sweep.cells_of(block))
         named = {self._sweep.describe(indices[number]): reason for number, reason in failures.items()}
-        _write_whole(self.path / _FAILURES, msgspec.json.encode(failures_of(self.path) | named))
+        with written_whole(self.path / _FAILURES) as (draft,):
+            draft.write_bytes(msgspec.json.encode(failures_of(self.path) | named))
 
     def tidy(self) -> None:
-        """Remove what a killed process left half written."""
-        for partial in self.path.rglob("*.partial"):
-            partial.unlink(missing_ok=True)
+        """Remove files that a killed process left half written."""
+        for partial in list(self.path.rglob(f"*{DRAFTS}")):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
     def _put(self, array: Any, block: Block, values: np.ndarray) -> None:
         try:
@@ -127,13 +130,13 @@ def open_store(sweep: Sweep, path: Path, cells: int, *, any_version: bool = Fals
     """The store of a sweep, made if there is none.
 
     Args:
-        sweep: what it holds.
+        sweep: the sweep whose results it holds.
         path: its folder.
-        cells: how many cells a block of a new store has, at most; an old one keeps its own.
+        cells: the largest number of cells in a block of a new store. An old store keeps its blocks.
         any_version: whether to go on in a store that other versions of the packages began.
 
     Raises:
-        StoreError: there is something else at that path, or a store of another study or of other versions.
+        StoreError: the path holds something else, results of another study, or results of other versions.
         OSError: it cannot be written to.
     """
     if not path.exists():
@@ -143,24 +146,24 @@ def open_store(sweep: Sweep, path: Path, cells: int, *, any_version: bool = Fals
     if found["config"] != config:
         raise StoreError(
             f"{path} holds another study:\n{difference(found['config'], config)}\n"
-            "Give another store, or the study that it was made by"
+            "Choose another folder for the results, or the study that this one was made by"
         )
     if found["versions"] != versions() and not any_version:
         raise StoreError(
             f"{path} was made by other versions, whose numbers may differ in the last bits:\n"
             f"{difference(found['versions'], versions())}\n"
-            "Install those, give another store, or accept it (`any_version`, `--any-version`)"
+            "Install those versions, choose another folder, or accept them (`any_version`, `--any-version`)"
         )
     return Store(sweep, path)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a store for this process. The system lets go of it when the process ends, however it ends.
+    """Keep other processes from writing to a store. The lock ends with the process, however that ends.
 
     Raises:
-        StoreError: another process holds it.
-        OSError: it cannot be written to.
+        StoreError: another process writes to the store.
+        OSError: the store cannot be written to.
     """
     lock = FileLock(path / _LOCK)
     try:
@@ -174,20 +177,20 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def stored_attributes(path: Path) -> dict[str, Any]:
-    """What a store says of itself.
+    """The attributes of a store: its study, its versions, its format.
 
     Raises:
-        StoreError: there is none at that path, or it has another format.
+        StoreError: the path holds no store, or one of another format.
     """
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
     except (FileNotFoundError, zarr.errors.GroupNotFoundError, NotADirectoryError):
-        raise StoreError(f"{path} is no store of a study") from None
+        raise StoreError(f"{path} holds no results of a study") from None
     found = attributes(group)
     if found.get("format") != FORMAT:
         raise StoreError(
-            f"{path} is a store of format {found.get('format')}, of which this version, "
-            f"with format {FORMAT}, knows nothing"
+            f"{path} is a store of format {found.get('format')}; this version of didsim reads only "
+            f"format {FORMAT}"
         )
     return found
 
@@ -202,17 +205,11 @@ def attributes(group: Any) -> dict[str, Any]:
 
 
 def failures_of(path: Path) -> dict[str, str]:
-    """Why cells failed when they were last tried, by their names. Some may have been computed since."""
+    """Why cells failed at their last attempt, by their names. Some may have been computed since."""
     try:
         return msgspec.json.decode((path / _FAILURES).read_bytes(), type=dict[str, str])
     except FileNotFoundError:
         return {}
-
-
-def versions() -> dict[str, str]:
-    """Of all that numbers depend on."""
-    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), **found}
 
 
 def plain(value: Any) -> Any:
@@ -238,18 +235,13 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _create(sweep: Sweep, path: Path, block_shape: Sequence[int]) -> None:
     """Make an empty store, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
-        _fill(sweep, draft, tuple(block_shape))
-        draft.chmod(0o755)
-        try:
-            os.rename(draft, path)
-        except OSError:
-            # Another process may have been first.
-            if not path.exists():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with written_whole(path) as (draft,):
+            _fill(sweep, draft, tuple(block_shape))
+    except OSError:
+        # Another process may have been first.
+        if not path.exists():
+            raise
 
 
 def _fill(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
@@ -286,7 +278,7 @@ def _fill(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
         block_shape=msgspec.json.encode(block_shape).decode(),
     )
     with warnings.catch_warnings():
-        # It is no part of Zarr's format yet; but readers that know it look at one file, not at all.
+        # Zarr warns that this is not in its format yet. Readers that know it open one file in place of many.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(path)
 
@@ -301,7 +293,7 @@ class _Variable(NamedTuple):
 def _variables(sweep: Sweep) -> dict[str, _Variable]:
     """All variables of a store, by name."""
     found = {
-        name: _Variable(sweep.dtype, np.nan, metric_attributes(name), has_steps=True)
+        name: _Variable(sweep.dtype, np.nan, metric_attributes(name, METRICS[name]), has_steps=True)
         for name in sweep.metrics
     }
     if sweep.has_limits:
@@ -315,9 +307,3 @@ def _variables(sweep: Sweep) -> dict[str, _Variable]:
     }
     found["status"] = _Variable("uint8", int(Status.PENDING), {"long_name": "Status", **flags})
     return found
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    draft = path.with_suffix(".partial")
-    draft.write_bytes(content)
-    os.replace(draft, path)

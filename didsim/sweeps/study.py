@@ -1,4 +1,4 @@
-"""One run, described by plain tables, strictly: what a study is before it has axes."""
+"""A study without axes: one run, described by plain tables in which every key and value is checked."""
 
 import difflib
 import math
@@ -15,12 +15,13 @@ import msgspec
 from didsim import _checks
 from didsim.objectives.objective import Objective
 from didsim.spaces import SequenceSpace
+from didsim.sweeps.axes import RESERVED
 from didsim.sweeps.makers import ROLES
 from didsim.sweeps.optimizers import check_optimizer, schedule_defaults
 from didsim.sweeps.settings import Maker, make, settings_of
 from didsim.sweeps.tables import leaves
-from didsim.training.metrics import COUNTS_PAIRS, METRICS, NEEDS_SUPPORT
-from didsim.training.record import Record
+from didsim.training.metrics import METRICS, metric_of
+from didsim.training.record import Record, not_by_default
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -43,9 +44,9 @@ class Space(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ContrastiveData(
     _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="contrastive"
 ):
-    """Chosen and rejected sequences, each from its own distribution of `REJECTED`.
+    """Chosen and rejected sequences, each from its own distribution of `didsim.sweeps.DISTRIBUTIONS`.
 
-    With `pairs` they are a dataset of that many pairs, drawn once for each seed.
+    If `pairs` is given, the data are that many pairs, drawn once for each seed.
     """
 
     chosen: Named = "reference"
@@ -56,7 +57,7 @@ class ContrastiveData(
 class LabelledData(
     _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="labelled"
 ):
-    """Sequences from two samplers, labelled by the reward `beta · log(target/reference)`."""
+    """Sequences from two distributions, labelled by the reward `beta · log(target/reference)`."""
 
     first: Named = "reference"
     second: Named = "reference"
@@ -67,14 +68,14 @@ class LabelledData(
 class OnlineData(
     _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="online"
 ):
-    """Pairs from a sampler that depends on the policy, of `SAMPLERS`, labelled likewise."""
+    """Pairs from a sampler of `SAMPLERS`, which depends on the policy, labelled by the same reward."""
 
     sampler: Named = "on_policy"
     beta: float | None = None
 
 
 class Recorded(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When and what is recorded; see `didsim.Record`. Without `metrics`, the standard ones and `also`."""
+    """When and what is recorded; see `didsim.Record`. `metrics` and `also` are names in `METRICS`."""
 
     every: Count = 10
     metrics: tuple[str, ...] | None = None
@@ -85,8 +86,8 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run of training, as plain data.
 
     A table that names something (`reference`, `objective`, `problem.rejected`, …) has a `name` and the
-    settings of what it names, or is the name alone. `didsim.sweeps.makers.ROLES` says what there is:
-    families, targets, `OBJECTIVES`, `REJECTED`, and whatever is added to these registries.
+    settings of what it names, or is the name alone. The names are those of registries, to which you can add:
+    `OBJECTIVES`, `REJECTED`, and those of `didsim.sweeps`; `didsim.sweeps.makers.ROLES` lists them by place.
 
     Attributes:
         space: the space of sequences.
@@ -94,8 +95,8 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         reference: the family of the reference policy.
         target: the family of the target, or an update of the reference, "drifted" or "tempered".
         problem: where pairs come from: `name` is "contrastive", "labelled" or "online". A `beta` that is
-            needed there and not given is that of the objective.
-        objective: what is minimised.
+            needed there and not given is the objective's.
+        objective: the objective that is minimised.
         optimizer: "adam", "sgd", "rmsprop", or any optimiser of optax by its name there, with its numbers.
         schedule: how the learning rate changes: "constant", "cosine", which falls to zero, or any schedule of
             optax by its name there. Its `peak_value` (else its `init_value` or `value`) is the optimiser's
@@ -103,11 +104,11 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         steps: number of steps.
         record: when and what is recorded.
         batch_size: pairs drawn for each step's gradient; None is the exact gradient.
-        limit: whether to solve for the exact limit among all distributions, too: `js_limit` from it to the
-            target, and `js_to_limit` from the learned policy to it, NaN where there is none, or more than
-            one. Takes up to 1 GiB of memory beside that of the runs.
-        seed: of all random draws.
-        dtype: of all numbers.
+        limit: whether to solve for the exact limit among all distributions, too. Then `js_limit` is the JS
+            divergence from the limit to the target, and `js_to_limit` that from the learned policy to the
+            limit. Both are NaN if there is no limit, or more than one. Takes up to 1 GiB of memory more.
+        seed: the seed of all random draws.
+        dtype: the dtype of all numbers.
     """
 
     space: Space = Space()
@@ -147,7 +148,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 
 
 def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """A study with every setting filled in and every value looked at, as plain data.
+    """A study with every setting filled in and every value checked, as plain data.
 
     Raises:
         ValueError: a key is unknown, a value has a wrong type or is out of range. The message begins with
@@ -203,7 +204,7 @@ def metrics_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def nearest(key: str, known: list[str]) -> str:
-    """The end of a message on an unknown key: the one that was probably meant, or all."""
+    """The end of a message on an unknown key: the known key that is nearest, or all of them."""
     close = difflib.get_close_matches(key, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
 
@@ -233,7 +234,7 @@ def _check_keys(tables: Mapping[str, Any]) -> None:
             for key in table:
                 if key not in keys:
                     full = f"{place}.{key}" if place else key
-                    raise ValueError(f"`{full}` is no key of a study; {nearest(str(key), list(keys))}")
+                    raise ValueError(f"`{full}` is not a key of a study; {nearest(str(key), list(keys))}")
 
 
 def _placed(message: str) -> str:
@@ -276,7 +277,7 @@ def _completed(
     for key in table:
         if key not in settings:
             what = nearest(key, list(settings)) if settings else "it has no settings"
-            raise ValueError(f"`{place}.{key}` is no setting of {name!r}; {what}")
+            raise ValueError(f"`{place}.{key}` is not a setting of {name!r}; {what}")
     complete: dict[str, Any] = {"name": name}
     for key, (kind, default) in settings.items():
         full = f"{place}.{key}"
@@ -311,7 +312,7 @@ def _beta_for(place: str, beta: float | None) -> float:
 
 @cache
 def _check_settings(place: str, maker: Maker, table: bytes, dtype: str) -> None:
-    """Make what a table names, on a space of two sequences, to hear what it has against its settings."""
+    """Make what a table names, on a space of two sequences, so that it raises for a wrong setting."""
     with jax.enable_x64(dtype == "float64"):
         p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.4, 0.6]))
         at_hand: dict[str, Any] = {"reference": p, "target": q, "score": q, "learning_rate": 1.0, "steps": 1}
@@ -332,13 +333,15 @@ def _check_recorded(config: Mapping[str, Any]) -> None:
             "`record.also` adds to the standard metrics, and must be empty beside `record.metrics`; got "
             f"{list(recorded['also'])}"
         )
-    for place, known in (("metrics", list(METRICS)), ("also", sorted(COUNTS_PAIRS))):
+    for place, known in (("metrics", list(METRICS)), ("also", sorted(not_by_default()))):
         for name in recorded[place] or ():
+            if name in RESERVED:
+                raise ValueError(f"`record.{place}` has a metric named {name!r}, which is a name of results")
             if name not in known:
                 raise ValueError(f"`record.{place}` has an unknown metric {name!r}; {nearest(name, known)}")
     if config["problem"].get("pairs") is not None:
         for name in (*(recorded["metrics"] or ()), *recorded["also"]):
-            if name in NEEDS_SUPPORT:
+            if metric_of(METRICS[name]).needs_support:
                 raise ValueError(
                     f"`record`: the metric {name!r} needs a rejected distribution without zeros, which "
                     "finite pairs do not have"

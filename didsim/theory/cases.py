@@ -1,4 +1,4 @@
-"""Random instances that statements are checked on, ordinary and hostile."""
+"""Random instances for the checks of statements, ordinary and hostile."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,15 +14,15 @@ from didsim.information import LogProbs
 
 
 class Case(eqx.Module):
-    """One instance: what a statement may be about. With a batch axis in front, many.
+    """One instance: policies and numbers that a statement may be about. Many have a batch axis.
 
     Attributes:
         reference: a policy.
-        target: another.
-        third: another, for statements about three.
+        target: a second policy.
+        third: a third policy, for statements about three.
         reward: finite values, in nats.
         beta: a positive number.
-        other_beta: another.
+        other_beta: another positive number.
         position: any number, from −2 to 2.
         key: a random key, for statements about samples.
     """
@@ -44,7 +44,7 @@ class Case(eqx.Module):
 
 _Numbers = np.random.Generator
 _Draw = Callable[[_Numbers, int, int], np.ndarray]
-"""Logits of a number of policies over a number of sequences."""
+"""A function that draws the logits of `count` policies over `size` sequences."""
 
 
 def _normal(numbers: _Numbers, count: int, size: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def _normal(numbers: _Numbers, count: int, size: int) -> np.ndarray:
 
 
 def _dirichlet(numbers: _Numbers, count: int, size: int) -> np.ndarray:
-    # The logarithm of a gamma variate of shape 1/2, which itself may underflow.
+    # The logarithm of a gamma variate of shape 1/2. The variate itself may underflow.
     return np.log(numbers.gamma(1.5, size=(count, size))) + 2 * np.log(numbers.random((count, size)))
 
 
@@ -71,7 +71,7 @@ def _extreme(numbers: _Numbers, count: int, size: int) -> np.ndarray:
 
 
 def _independent(draw: _Draw, low: float = -2.0, high: float = 1.0) -> Callable[[int, int, int], Case]:
-    """Policies of one kind, independent, and powers of ten between two bounds for beta."""
+    """Instances of independent policies of one kind. `beta` is 10 to a random power from `low` to `high`."""
 
     def cases(seed: int, count: int, size: int) -> Case:
         numbers = np.random.default_rng(seed)
@@ -114,11 +114,11 @@ CASE_FAMILIES: Mapping[str, Callable[[int, int, int], Case]] = MappingProxyType(
         "huge beta": _independent(_normal, 2.0, 4.0),
     }
 )
-"""Families of instances by name: the first three are ordinary, the others hostile."""
+"""Families of instances by name. The first three are ordinary, the others hostile."""
 
 
 def make_cases(family: str, seed: int, size: int, instances: int) -> Case:
-    """Instances of a family, over `size` sequences, with one batch axis.
+    """Instances of one family of `CASE_FAMILIES`, over `size` sequences, with one batch axis.
 
     Raises:
         ValueError: there is no such family.

@@ -1,4 +1,4 @@
-"""What a check of a statement is, and the registry of all."""
+"""Checks of statements, and the registry of all checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,18 +20,19 @@ class Check:
     """A statement, and how it is checked on one instance.
 
     Attributes:
-        name: what it is called by.
-        section: that of the theory it belongs to.
-        statement: what is said, in words and formulas.
-        source: where it comes from.
-        kind: "exact" for an identity, whose deviation must be within the tolerance on every instance; "claim"
-            for a qualitative finding, of which the share of instances is measured where it holds.
-        measure: of an instance, without batch axes: the deviation of an exact statement, relative to one plus
-            the size of the logarithms that it compares; whether a claim holds.
-        most: the largest number of instances, for a check that is not a JAX function and runs one by one;
-            None for one that runs as a batch.
-        sizes: the numbers of sequences that it is made for; None for any.
-        tolerance: the largest deviation.
+        name: the name of the check.
+        section: the section of the theory.
+        statement: the statement, in words and formulas.
+        source: where the statement comes from.
+        kind: "exact" for an identity: its deviation must be within the tolerance on every instance. "claim"
+            for a qualitative finding: the report gives the share of instances on which it holds.
+        measure: a function of one instance, without batch axes. For an exact statement it returns the
+            deviation, relative to one plus the size of the compared logarithms. For a claim it returns
+            whether the claim holds.
+        most: the largest number of instances of a check that runs on one instance after the other, because it
+            is not a JAX function; None for a check that runs on a batch.
+        sizes: the numbers of sequences that the check is made for; None for any.
+        tolerance: the largest deviation at which an exact statement holds.
     """
 
     name: str
@@ -73,11 +74,11 @@ def _register(
 
 
 def off(left: Array, right: Array, *compared: Array) -> Array:
-    """The largest difference of two arrays, relative to one plus the size of all that they were made from."""
+    """The largest difference of two arrays, relative to one plus the largest entry of the other arrays."""
     sizes = [jnp.max(jnp.abs(jnp.asarray(array))) for array in (right, *compared)]
     return jnp.max(jnp.abs(left - right)) / (1 + jnp.max(jnp.stack(sizes)))
 
 
 def largest(*deviations: Array) -> Array:
-    """The worst of several."""
+    """The largest of several deviations."""
     return jnp.max(jnp.stack([jnp.asarray(one) for one in deviations]))

@@ -9,14 +9,22 @@ from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, exact, largest, off
 
 
-@exact(1, PAPER, "Conditioning the prior b on evidence of likelihood ∝ q_{a/b} gives a: a ∝ b · q_{a/b}")
+@exact(
+    1,
+    PAPER,
+    "If the prior is b and the likelihood of the evidence is ∝ q_{a/b}, the posterior is a: a ∝ b · q_{a/b}",
+)
 def bayes(case: Case) -> Array:
     """The posterior from the DID."""
     a, b = case.target, case.reference
     return off(bayes_update(b, did(a, b)), a, b, a - b)
 
 
-@exact(1, PAPER, "With c = min b/a, P(X|y) = c · a(y)/b(y) is a likelihood, P(X) = c, and no larger c is one")
+@exact(
+    1,
+    PAPER,
+    "With c = min b/a, P(X|y) = c · a(y)/b(y) is a likelihood and P(X) = c. A larger c gives some P(X|y) > 1",
+)
 def evidence(case: Case) -> Array:
     """The event behind an update, in logarithms."""
     a, b = case.target, case.reference
@@ -37,14 +45,16 @@ def inverse(case: Case) -> Array:
     return off(did(b, a), log_softmax(-did(a, b)), a - b)
 
 
-@exact(1, PAPER, "DIDs of updates in turn multiply: q_{c/a} ∝ q_{c/b} · q_{b/a}")
+@exact(1, PAPER, "The DIDs of successive updates multiply: q_{c/a} ∝ q_{c/b} · q_{b/a}")
 def chain(case: Case) -> Array:
     """From `a` to `c` by way of `b`."""
     a, b, c = case.reference, case.target, case.third
     return off(did(c, a), log_softmax(did(c, b) + did(b, a)), c - b, b - a)
 
 
-@exact(1, PAPER, "No update has the uniform DID, of the largest entropy: q_{a/a} = 1/N, H = log N")
+@exact(
+    1, PAPER, "Without an update the DID is uniform, and its entropy is the largest: q_{a/a} = 1/N, H = log N"
+)
 def no_update(case: Case) -> Array:
     """The DID of a policy against itself."""
     a = case.target
@@ -52,23 +62,23 @@ def no_update(case: Case) -> Array:
     return largest(off(did(a, a), -log_n), off(did_entropy(a, a), log_n))
 
 
-@exact(1, PAPER, "From a uniform reference the DID is the policy itself")
+@exact(1, PAPER, "If the reference is uniform, the DID is the policy itself")
 def uniform_prior(case: Case) -> Array:
-    """`b` uniform."""
+    """The DID against a uniform `b`."""
     a = case.target
     return off(did(a, jnp.full_like(a, -jnp.log(case.size))), a)
 
 
 @exact(1, PAPER, "A tempered policy has a tempered DID: if a ∝ b^t, then q_{a/b} ∝ b^(t−1)")
 def tempering(case: Case) -> Array:
-    """Any exponent, negative ones too."""
+    """For any exponent, also a negative one."""
     b, t = case.reference, case.position
     return off(did(log_softmax(t * b), b), log_softmax((t - 1) * b), b)
 
 
 @exact(1, PAPER, "The DID's entropy is between 0 and log N")
 def entropy_range(case: Case) -> Array:
-    """By how much it is outside."""
+    """By how much the entropy lies outside this range."""
     h = did_entropy(case.target, case.reference)
     return largest(jnp.maximum(0, -h), jnp.maximum(0, h - jnp.log(case.size)))
 

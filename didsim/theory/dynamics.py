@@ -1,4 +1,4 @@
-"""Section 5: how likelihoods and entropy move."""
+"""Section 5: how likelihoods and entropy change."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,13 @@ from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 
 
-@exact(5, PAPER, "Chosen from π_ref: at the target their log-likelihood has fallen by KL(π_ref ‖ π*) exactly")
+@exact(
+    5,
+    PAPER,
+    "If chosen responses come from π_ref, the target lowers their log-likelihood by exactly KL(π_ref ‖ π*)",
+)
 def chosen_displacement(case: Case) -> Array:
-    """What DPO learns from optimal pairs."""
+    """The displacement at DPO's limit, with the optimal rejected distribution."""
     reference, target = case.reference, case.target
     problem = Contrastive(reference, optimal_rejected(reference, target, case.beta))
     limit = fixed_point(dpo(case.beta), reference, problem)
@@ -26,10 +30,12 @@ def chosen_displacement(case: Case) -> Array:
 
 
 @exact(
-    5, PAPER, "Rejected from π_ref: at the target their log-likelihood has fallen by KL(π_ref ‖ π*) exactly"
+    5,
+    PAPER,
+    "If rejected responses come from π_ref, the target lowers their log-likelihood by exactly KL(π_ref ‖ π*)",
 )
 def rejected_displacement(case: Case) -> Array:
-    """Chosen from `π_ref (π*/π_ref)^β`, which makes preferences encode the same information."""
+    """Chosen responses come from `π_ref (π*/π_ref)^β`, so that preferences encode the same information."""
     reference, target = case.reference, case.target
     chosen = geodesic(reference, did(target, reference), case.beta)
     limit = fixed_point(dpo(case.beta), reference, Contrastive(chosen, reference))
@@ -40,7 +46,7 @@ def rejected_displacement(case: Case) -> Array:
 
 @exact(5, PAPER, "At DPO's limit, E_w log(π_∞/π_ref) = KL(π_w ‖ π_l)/β − log Σ π_ref (π_w/π_l)^(1/β)")
 def displacement_at_the_limit(case: Case) -> Array:
-    """Any chosen and rejected distributions."""
+    """For any chosen and rejected distributions."""
     reference, chosen, rejected = case.reference, case.target, case.third
     limit = fixed_point(dpo(case.beta), reference, Contrastive(chosen, rejected))
     ratio = (chosen - rejected) / case.beta
@@ -62,9 +68,11 @@ def entropy_slope(case: Case) -> Array:
     return off(jax.grad(path)(case.position), -covariance, size)
 
 
-@exact(5, OURS, "A first step towards q lowers entropy iff log q correlates with log π_ref under π_ref")
+@exact(
+    5, OURS, "The first step along q lowers entropy iff log q and log π_ref correlate positively under π_ref"
+)
 def first_step(case: Case) -> Array:
-    """By how much a small step up the geodesic goes against the sign, beyond its second order."""
+    """By how much a small step changes entropy against the sign of the slope, beyond second-order terms."""
     log_q = did(case.target, case.reference)
     reference = case.reference
     slope = -expectation(
@@ -77,16 +85,20 @@ def first_step(case: Case) -> Array:
         return entropy(geodesic(reference, log_q, s))
 
     change = path(step) - path(jnp.zeros(()))
-    # The second derivative of the entropy is at most this on the way.
+    # A bound on the second derivative of the entropy along the step.
     bend = 4 * span**2 * (2 + jnp.max(jnp.abs(reference)))
     against = jnp.where(slope > 0, -change, change)
     allowed = bend * step**2 / 2
     return jnp.maximum(0, against - allowed) / (1 + jnp.max(jnp.abs(reference)))
 
 
-@claim(5, PAPER, "Low-entropy DID (below half of log N) reinforces the policy, high-entropy DID smooths it")
+@claim(
+    5,
+    PAPER,
+    "A DID of low entropy (below half of log N) reinforces the policy, a DID of high entropy smooths it",
+)
 def low_entropy_reinforces(case: Case) -> Array:
-    """Whether the entropy of the target is on the side of the reference's that the DID's entropy says."""
+    """Whether the target has less entropy than the reference exactly if the DID's entropy is low."""
     low = did_entropy(case.target, case.reference) < jnp.log(case.size) / 2
     return low == (entropy(case.target) < entropy(case.reference))
 
@@ -94,10 +106,10 @@ def low_entropy_reinforces(case: Case) -> Array:
 @claim(
     5,
     PAPER,
-    "Smoothing shows as displacement: entropy grows iff the chosen likelihood falls by more than 0.5 nats",
+    "Smoothing shows as displacement: entropy grows iff the chosen log-likelihood falls by over 0.5 nats",
 )
 def smoothing_displaces(case: Case) -> Array:
-    """Chosen from the reference, at the target."""
+    """Chosen responses come from the reference, and the policy is the target."""
     smoothed = entropy(case.target) > entropy(case.reference)
     return smoothed == (kl(case.reference, case.target) > 0.5)
 
@@ -105,12 +117,13 @@ def smoothing_displaces(case: Case) -> Array:
 @claim(
     5,
     PAPER,
-    "Transient against limit: displacement of the chosen can start with the other sign than it ends with",
+    "The chosen log-likelihood can first rise and end below its start, or first fall and end above it",
 )
 def displacement_turns(case: Case) -> Array:
-    """Whether it does, under gradient flow on logits from the reference.
+    """Whether it does so, under gradient flow on logits from the reference.
 
-    The loss's gradient there is `−β (π_w − π_l)/2`, that of the chosen likelihood `π_w − π_ref`.
+    At the reference, the gradient of the loss is `−β (π_w − π_l)/2`. The gradient of the chosen
+    log-likelihood is `π_w − π_ref`.
     """
     w, el, reference = (jnp.exp(one) for one in (case.target, case.third, case.reference))
     start = jnp.sum((w - el) * (w - reference))
@@ -121,7 +134,7 @@ def displacement_turns(case: Case) -> Array:
 
 @exact(5, OURS, "DPO-PG: the projected direction does not lower the chosen likelihood, to first order")
 def projection_keeps_chosen(case: Case) -> Array:
-    """On the logits of any policy; and without need of it the direction is DPO's own."""
+    """On the logits of any policy. If DPO's own direction already does so, it must stay as it is."""
     problem = Contrastive(case.target, case.third)
     objective = dpo_pg(case.beta)
     logits = log_softmax(case.reward)
@@ -133,7 +146,7 @@ def projection_keeps_chosen(case: Case) -> Array:
     pull = jnp.exp(case.target) - jnp.exp(log_softmax(logits))
     descent = -objective.direction(gradient, lambda: pull)
     size = jnp.linalg.norm(gradient) * jnp.linalg.norm(pull)
-    # Rounding of entries is relative to the probabilities that cancel in them.
+    # Entries are rounded in proportion to the probabilities that cancel in them.
     noise = size + case.beta * jnp.linalg.norm(pull)
     falls = jnp.maximum(0, -jnp.vdot(descent, pull)) / jnp.where(noise > 0, noise, 1)
     unneeded = jnp.vdot(-gradient, pull) >= 0
@@ -141,15 +154,15 @@ def projection_keeps_chosen(case: Case) -> Array:
     return largest(falls, changed)
 
 
-@exact(5, OURS, "On free logits a single pair never needs projecting: ⟨g_w − g_l, g_w⟩ = 1 − π_w + π_l > 0")
+@exact(5, OURS, "On free logits a single pair never needs a projection: ⟨g_w − g_l, g_w⟩ = 1 − π_w + π_l > 0")
 def single_pairs_need_no_projection(case: Case) -> Array:
-    """All pairs, against the gradients themselves."""
+    """The formula for all pairs, against the gradients themselves."""
     gradients = jax.jacobian(log_softmax)(case.target)
     products = jnp.einsum("ik,jk->ij", gradients, gradients)
     overlap = jnp.diag(products)[:, None] - products.T
     p = jnp.exp(case.target)
     expected = 1 - p[:, None] + p[None, :]
-    # A sequence paired with itself moves nothing.
+    # A pair of a sequence with itself has no gradient.
     different = ~jnp.eye(case.size, dtype=bool)
     return largest(
         jnp.max(jnp.where(different, jnp.abs(overlap - expected), 0)),

@@ -13,10 +13,10 @@ _SAMPLES = 32
 
 
 @exact(
-    6, OURS, "Importance weights 1/π_ref of samples of π have the mean Z = Σ π/π_ref, the DID's normaliser"
+    6, OURS, "For samples of π, the weights 1/π_ref have the mean Z = Σ π/π_ref, the normaliser of the DID"
 )
 def weights_are_unbiased(case: Case) -> Array:
-    """The expectation over the policy, in logarithms, against what the DID lacks of `log π/π_ref`."""
+    """The expectation over the policy, in logarithms, against `log(π/π_ref) − log q`."""
     log_weights = -case.reference
     log_mean = logsumexp(case.target + log_weights)
     by_did = case.target - case.reference - did(case.target, case.reference)
@@ -25,7 +25,7 @@ def weights_are_unbiased(case: Case) -> Array:
 
 @claim(6, PAPER, "32 samples estimate the DID's entropy to within 0.25 nats")
 def thirty_two_samples(case: Case) -> Array:
-    """The self-normalised estimate of one draw."""
+    """The self-normalised estimate from one set of samples."""
     drawn = jax.random.categorical(case.key, case.target, shape=(_SAMPLES,))
     log_weights = -case.reference[drawn]
     log_z = logsumexp(log_weights) - jnp.log(_SAMPLES)

@@ -10,8 +10,11 @@ from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 
 
-def _three_steps(case: Case) -> tuple[Array, Array]:
-    """Of all pairs, the steps from the reference's margin to the target's, and from the rejected's to it."""
+def _steps(case: Case) -> tuple[Array, Array]:
+    """For all pairs, the step of the margin up to the target and the step down to the rejected distribution.
+
+    The first is `m_* − m_ref`, the second `m_ref − m_l`.
+    """
     up, down = case.target - case.reference, case.reference - case.third
     return up[:, None] - up[None, :], down[:, None] - down[None, :]
 
@@ -19,14 +22,14 @@ def _three_steps(case: Case) -> tuple[Array, Array]:
 @exact(
     4,
     PAPER,
-    "A pair obeys the power law for some β > 0 iff its margins are ordered, strictly or equal in both steps",
+    "A pair obeys the power law for some β > 0 iff its margins are ordered, both steps strict or both zero",
 )
 def ordered_pair(case: Case) -> Array:
-    """The exponent of every pair is positive where the steps have one sign, and then explains both."""
-    up, down = _three_steps(case)
+    """A pair's exponent must be positive iff both steps have one sign, and must turn one into the other."""
+    up, down = _steps(case)
     i, j = jnp.indices(up.shape)
     exponent = pair_exponent(case.target, case.reference, case.third, i, j)
-    # Steps within rounding have any sign.
+    # A step of the size of rounding may have either sign.
     rounding = 1e-13 * (1 + jnp.max(jnp.abs(jnp.stack([case.target, case.reference, case.third]))))
     clear = (jnp.abs(up) > rounding) & (jnp.abs(down) > rounding)
     ordered = up * down > 0
@@ -42,7 +45,7 @@ def ordered_pair(case: Case) -> Array:
     "The exponent of a pair is (m_ref − m_l)/(m_* − m_ref); under the power law it is β for all pairs",
 )
 def same_exponent(case: Case) -> Array:
-    """Every pair's steps, and the regression's slope."""
+    """The steps of every pair, and the slope of the regression."""
     rejected = optimal_rejected(case.reference, case.target, case.beta)
     up = case.target - case.reference
     down = case.reference - rejected
@@ -59,16 +62,19 @@ def same_exponent(case: Case) -> Array:
     )
 
 
-@exact(4, PAPER, "Hence under the power law all pairs are log-margin ordered")
+@exact(4, PAPER, "Under the power law, all pairs are log-margin ordered")
 def ordering_is_necessary(case: Case) -> Array:
-    """The share of pairs that are not."""
+    """The share of pairs that are not ordered."""
     rejected = optimal_rejected(case.reference, case.target, case.beta)
     return 1 - check_order(case.target, case.reference, rejected).fraction
 
 
-@exact(4, OURS, "Under the power law expected margins are ordered: E m_* ≥ E m_ref ≥ E m_l, pairs as sampled")
+@exact(4, OURS, "Under the power law, expected margins of sampled pairs are ordered: E m_* ≥ E m_ref ≥ E m_l")
 def expected_margins_under_law(case: Case) -> Array:
-    """By how much they are not. `E_{π_s} log q` grows with `s` along the geodesic that holds all three."""
+    """By how much they are out of order.
+
+    All three policies lie on one geodesic, and `E_{π_s} log q` grows with `s` along it.
+    """
     reference = case.reference
     rejected = optimal_rejected(reference, case.target, case.beta)
     one, two, three = _expected_margins(reference, rejected, (case.target, reference, rejected))
@@ -76,9 +82,9 @@ def expected_margins_under_law(case: Case) -> Array:
     return largest(jnp.maximum(0, two - one), jnp.maximum(0, three - two)) / size
 
 
-@claim(4, PAPER, "E m_* ≥ E m_ref ≥ E m_l for any three policies (chosen from the reference)")
+@claim(4, PAPER, "E m_* ≥ E m_ref ≥ E m_l for any three policies (chosen responses come from the reference)")
 def expected_margins(case: Case) -> Array:
-    """Whether both hold with the third policy for the rejected distribution."""
+    """Whether both inequalities hold. The third policy is the rejected distribution."""
     policies = case.target, case.reference, case.third
     one, two, three = _expected_margins(case.reference, case.third, policies)
     return (one >= two) & (two >= three)

@@ -1,7 +1,7 @@
 """Section 3: objectives, and where they converge.
 
-A limit is checked to be stationary: for every sequence, what pulls its reward up is what pulls it down. Both
-are sums over all pairs, taken in logarithms, one by one.
+A limit must be stationary: the pull that raises the reward of a sequence equals the pull that lowers it. Both
+pulls are sums over all pairs, computed in logarithms.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_sigmoid, log_softmax, logsumexp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from scipy.optimize import linprog
 from scipy.special import expit, xlogy
 
@@ -48,7 +48,7 @@ def _imbalance(log_weights: Array, h: Array, log_slope: Callable[[Array], Array]
 
 
 def _contrastive(case: Case) -> tuple[Contrastive, Array]:
-    """Any chosen and rejected distributions, and the weights of all pairs."""
+    """Pairs of any chosen and rejected distributions, and the log-weights of all pairs."""
     problem = Contrastive(case.target, case.third)
     return problem, case.target[:, None] + case.third[None, :]
 
@@ -61,9 +61,9 @@ def _log_slope_of_logistic(d: Array) -> Array:
     return log_sigmoid(-d)
 
 
-@exact(3, PAPER, "In DPO's loss the normaliser of the softmax cancels, and it is convex in the logits")
+@exact(3, PAPER, "The normaliser of the softmax cancels in DPO's loss, and the loss is convex in the logits")
 def convexity(case: Case) -> Array:
-    """The loss of logits that are not normalised, and a chord that must not pass below it."""
+    """The loss of unnormalised logits, and a chord that must not pass below the loss."""
     problem, log_weights = _contrastive(case)
     objective = dpo(case.beta)
 
@@ -83,7 +83,7 @@ def convexity(case: Case) -> Array:
 
 @exact(3, PAPER, "DPO converges to π_ref (π_w/π_l)^(1/β)")
 def dpo_limit(case: Case) -> Array:
-    """Stationarity of what `fixed_point` gives."""
+    """Stationarity of the policy that `fixed_point` returns."""
     problem, log_weights = _contrastive(case)
     limit = fixed_point(dpo(case.beta), case.reference, problem)
     h = case.beta * (limit - case.reference)
@@ -92,7 +92,9 @@ def dpo_limit(case: Case) -> Array:
 
 
 @exact(
-    3, PAPER, "With chosen from the reference and the optimal rejected distribution, DPO learns the target"
+    3,
+    PAPER,
+    "DPO learns the target if chosen responses come from π_ref, rejected ones from the optimal distribution",
 )
 def dpo_learns_target(case: Case) -> Array:
     """The limit against the target."""
@@ -101,7 +103,7 @@ def dpo_learns_target(case: Case) -> Array:
     return off(limit, case.target, case.reference, ratio, case.reference / case.beta, case.target / case.beta)
 
 
-@exact(3, PAPER, "Data of β_d, training with β_t: DPO converges to π_ref (π*/π_ref)^(β_d/β_t)")
+@exact(3, PAPER, "With β_d in the data and β_t in training, DPO converges to π_ref (π*/π_ref)^(β_d/β_t)")
 def dpo_other_beta(case: Case) -> Array:
     """The limit against the tempered DID."""
     limit = fixed_point(dpo(case.other_beta), case.reference, _under_power_law(case))
@@ -110,7 +112,7 @@ def dpo_other_beta(case: Case) -> Array:
     return off(limit, log_softmax(case.reference + step), case.reference, step, scale, step / case.beta)
 
 
-@exact(3, PAPER, "If π_w = π_l nothing is learned")
+@exact(3, PAPER, "If π_w = π_l, nothing is learned")
 def nothing_to_learn(case: Case) -> Array:
     """The limits of three losses."""
     problem = Contrastive(case.target, case.target)
@@ -124,10 +126,10 @@ def nothing_to_learn(case: Case) -> Array:
 @exact(
     3,
     OURS,
-    "SimPO without margin, equal lengths: the limit is (π_w/π_l)^(1/β), under the power law q_{*/ref}",
+    "SimPO without margin, at equal lengths, converges to (π_w/π_l)^(1/β); under the power law, to q_{*/ref}",
 )
 def simpo_limit(case: Case) -> Array:
-    """Stationarity, and the DID."""
+    """Stationarity of the limit, and the DID under the power law."""
     problem, log_weights = _contrastive(case)
     objective = simpo(case.beta, gamma=0)
     limit = fixed_point(objective, case.reference, problem)
@@ -142,9 +144,9 @@ def simpo_limit(case: Case) -> Array:
     )
 
 
-@exact(3, OURS, "IPO: log(π_∞/π_ref) = b (π_w − π_l)/(π_w + π_l) + const, so differences are at most 2b")
+@exact(3, OURS, "IPO: log(π_∞/π_ref) = b (π_w − π_l)/(π_w + π_l) + const, so log-ratios differ by at most 2b")
 def ipo_limit(case: Case) -> Array:
-    """Stationarity for each unit of a sequence's mass, and the bound."""
+    """Stationarity in the reward of each sequence, relative to its mass, and the bound."""
     problem, _ = _contrastive(case)
     w, el = jnp.exp(case.target), jnp.exp(case.third)
     centre = 1 / (2 * case.beta)
@@ -172,11 +174,11 @@ def exponential_limit(case: Case) -> Array:
 @exact(
     3,
     OURS,
-    "f-DPO (forward KL, JS, alpha): β f′(π_∞/π_ref) = log(π_w/π_l) + const, with one root for the constant",
+    "f-DPO (forward KL, JS, alpha): β f′(π_∞/π_ref) = log(π_w/π_l) + const; one root gives the constant",
     sizes=(2, 8),
 )
 def fdpo_limit(case: Case) -> Array:
-    """The rewards of the limit, less what rounding of its logarithms makes of them."""
+    """The error of the limit's rewards, relative to what rounding of log-probabilities may cause."""
     problem, _ = _contrastive(case)
     data = case.target - case.third
     worst = []
@@ -199,7 +201,7 @@ def fdpo_limit(case: Case) -> Array:
 @exact(
     3,
     PAPER,
-    "Labelled pairs: DPO converges to π_ref exp(r/β) whatever the samplers",
+    "On labelled pairs, DPO converges to π_ref exp(r/β) for all samplers",
     sizes=(2, 8),
 )
 def labelled_limit(case: Case) -> Array:
@@ -224,7 +226,7 @@ def labelled_limit(case: Case) -> Array:
     sizes=(2, 8),
 )
 def only_the_log_ratio(case: Case) -> Array:
-    """Whether all of five others miss the target."""
+    """Whether all five other objectives miss the target."""
     problem = _under_power_law(case)
     others = (
         ipo(case.beta),
@@ -238,23 +240,24 @@ def only_the_log_ratio(case: Case) -> Array:
 
 
 def _numbers(case: Case) -> np.random.Generator:
-    """A NumPy generator of the instance's own."""
+    """A NumPy generator with the instance's key for its seed."""
     return np.random.default_rng(np.asarray(jax.random.key_data(case.key)))
 
 
 @exact(
     3,
     OURS,
-    "Hinge (SLiC): among the minimisers is one with all rewards on a grid of unit spacing",
+    "The hinge (SLiC) has a minimiser with all rewards on a grid of unit spacing",
     most=100,
     sizes=(2, 3, 8),
 )
 def hinge_on_a_grid(case: Case) -> float:
-    """By which share of its loss whole numbers can be improved: any set moved by one, or to a real optimum.
+    """By how much other rewards improve on the minimiser, as a share of its loss.
 
-    If the minimiser is said to be the only one, every set that is moved must cost.
+    Other rewards are those of the minimiser with any set raised by one, and a minimiser over real numbers. If
+    the minimiser is said to be unique, raising any set must raise the loss.
     """
-    # Flattened, as linear programs are solved to 1e-10 of the largest weight.
+    # The policies are flattened, since linear programs are solved to 1e-10 of the largest weight.
     chosen, rejected = (log_softmax(p / jnp.maximum(1, -jnp.min(p) / 6)) for p in (case.target, case.third))
     weights = np.exp(np.asarray(chosen)[:, None] + np.asarray(rejected)[None, :])
     np.fill_diagonal(weights, 0)
@@ -262,8 +265,8 @@ def hinge_on_a_grid(case: Case) -> float:
     if not found.solved or np.any(found.h != np.round(found.h)):
         return np.inf
 
-    def loss(h: np.ndarray) -> np.ndarray:
-        """Of one or more rewards."""
+    def loss(h: Float[np.ndarray, "*sets n"]) -> Float[np.ndarray, "*sets"] | np.float64:
+        """The loss of one or more vectors of rewards."""
         return np.sum(weights * np.maximum(0, 1 - (h[..., :, None] - h[..., None, :])), axis=(-2, -1))
 
     sets = (np.arange(1, 2**case.size - 1)[:, None] >> np.arange(case.size)) & 1
@@ -274,7 +277,10 @@ def hinge_on_a_grid(case: Case) -> float:
 
 
 def _hinge_by_slacks(weights: np.ndarray) -> np.ndarray:
-    """Real rewards that minimise an expected hinge, by a program in them and slacks `≥ 1 − (h_i − h_j)`."""
+    """Real rewards that minimise an expected hinge.
+
+    They solve a linear program in the rewards and in slacks `≥ 1 − (h_i − h_j)`.
+    """
     size = len(weights)
     winners, losers = np.nonzero(~np.eye(size, dtype=bool))
     pairs = np.arange(len(winners))
@@ -290,14 +296,14 @@ def _hinge_by_slacks(weights: np.ndarray) -> np.ndarray:
 @exact(
     3,
     PAPER,
-    "Finite data have a DPO minimiser if and only if wins connect every sequence to every other (Ford)",
+    "DPO has a minimiser on finite data iff a chain of wins leads from every sequence to every other (Ford)",
     most=200,
     sizes=(3, 8),
 )
 def finite_data_condition(case: Case) -> float:
-    """Against all sets of sequences: 1 if what the graph says is wrong, else 0.
+    """1 if the graph of wins and an enumeration of all sets disagree, else 0.
 
-    The rewards of a set that never loses to the rest can be raised for ever, and the loss falls.
+    If a set of sequences never loses to the rest, its rewards can grow without bound while the loss falls.
     """
     numbers = _numbers(case)
     wins = numbers.random((case.size, case.size)) < numbers.uniform(0.2, 0.7)
@@ -316,12 +322,12 @@ def finite_data_condition(case: Case) -> float:
 @claim(
     3,
     PAPER,
-    "On data that meet it, the mean JS(π̂, π*) falls like 1/n (log–log slope −1 ± 0.25)",
+    "On finite data with a minimiser, the mean JS(π̂, π*) falls like 1/n (log–log slope −1 ± 0.25)",
     most=6,
     sizes=(3,),
 )
 def finite_data_rate(case: Case) -> bool:
-    """Datasets of 250,000 to 16 million pairs, 100 of each size, of a policy and a target."""
+    """100 datasets of each size, from 250,000 to 16 million pairs, under the power law."""
     numbers = _numbers(case)
     table = np.exp(np.asarray(_under_power_law(case).joint(case.size).log_probs)).ravel()
     sizes = 250_000 * 4 ** np.arange(4)
@@ -343,14 +349,14 @@ def finite_data_rate(case: Case) -> bool:
 @exact(
     3,
     OURS,
-    "APO-zero's limit (and KTO's, z0 held) has no probability where rejection is more frequent than choice",
+    "The limits of APO-zero and of KTO (z0 held) give no mass to sequences rejected more often than chosen",
     most=40,
     sizes=(3, 8),
 )
 def bounded_rewards_limit(case: Case) -> float:
-    """At the limit, any mass that is moved off its support raises the loss, to first order and by steps."""
+    """By how much the loss falls if a share of the limit's mass moves to any other distribution."""
     beta = jnp.clip(case.beta, 0.05, 0.5)
-    # Flattened, as a certificate needs probabilities that are not far below rounding.
+    # The policies are flattened, since a certificate needs probabilities well above rounding.
     policies = case.reference, case.target, case.third
     reference, chosen, rejected = (log_softmax(p / jnp.maximum(1, -jnp.min(p) / 3)) for p in policies)
     problem = Contrastive(chosen, rejected)
@@ -360,7 +366,7 @@ def bounded_rewards_limit(case: Case) -> float:
     others = _numbers(case).dirichlet(np.ones(case.size), size=200)
     steps = 10.0 ** -np.arange(6)
     lower = [0.0]
-    # Half the beta: what KTO leaves to the less likely of its support is so much the smaller.
+    # KTO gets half the beta, because it leaves less probability to the unlikely part of its support.
     for objective, scale in ((apo_zero(beta), beta), (kto(beta / 2), beta / 2)):
         solution = solve(objective, reference, problem, starts=2)
         if not bool(solution.certificate.converged):

@@ -17,9 +17,13 @@ from didsim.theory.checks import OURS, exact, largest, off
 _MANY = 96
 
 
-@exact(7, OURS, "Labelled pairs separate: p s(−Δ) + (1 − p) s(Δ) = s(−Δ) + (1 − p) Δ, with s the softplus")
+@exact(
+    7,
+    OURS,
+    "The loss of labelled pairs separates: p s(−Δ) + (1 − p) s(Δ) = s(−Δ) + (1 − p) Δ; s is the softplus",
+)
 def labelled_pairs_separate(case: Case) -> Array:
-    """Pair by pair."""
+    """Both sides for every pair."""
     p = sigmoid(case.reward[:, None] - case.reward[None, :])
     d = case.target[:, None] - case.target[None, :]
     return off(p * softplus(-d) + (1 - p) * softplus(d), softplus(-d) + (1 - p) * d, d)
@@ -61,7 +65,7 @@ def chebyshev_rate(case: Case) -> float:
 @exact(
     7,
     OURS,
-    "Sums over pairs of 96 sequences, contrastive and labelled, are those of a double loop",
+    "Sums over pairs of 96 sequences, contrastive and labelled, agree with a double loop",
     most=64,
     sizes=(8,),
 )
@@ -88,7 +92,7 @@ def sums_of_a_double_loop(case: Case) -> float:
 @exact(
     7,
     OURS,
-    "Squares of differences need but moments, and hinges a sort and running sums",
+    "Sums of squared differences need only moments, and sums of hinges only a sort and running sums",
     most=64,
     sizes=(8,),
 )

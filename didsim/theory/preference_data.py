@@ -1,4 +1,4 @@
-"""Section 2: what preference pairs say."""
+"""Section 2: the information in preference pairs."""
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +26,21 @@ def _differences(values: Array) -> Array:
 @exact(
     2,
     PAPER,
-    "Pairs of chosen and rejected are Bradley–Terry with reward log q_{w/l}: p = σ(log q_i − log q_j)",
+    "Contrastive pairs follow the Bradley–Terry model of the reward log q_{w/l}: p = σ(log q_i − log q_j)",
 )
 def bradley_terry(case: Case) -> Array:
-    """Against Bayes' rule on the unordered pair."""
+    """The preference against Bayes' rule on the unordered pair."""
     w, el = case.target, case.third
     i, j = _pairs(case.size)
     by_rule = jax.nn.sigmoid((w[:, None] + el[None, :]) - (w[None, :] + el[:, None]))
     by_did = jax.nn.sigmoid(_differences(did(w, el)))
-    # A probability is as good as its log-odds, which are rounded by their own size.
+    # A probability comes from log-odds, whose rounding grows with their size.
     return largest(off(Contrastive(w, el).preference(i, j), by_rule, w, el), off(by_did, by_rule, w, el))
 
 
 @exact(2, PAPER, "If q_{ref/l} ∝ q_{*/ref}^β, preferences are p = σ(β log q_{*/ref}(i) − β log q_{*/ref}(j))")
 def power_law_preferences(case: Case) -> Array:
-    """With chosen from the reference, and rejected ones from the optimal distribution."""
+    """Chosen responses come from the reference, rejected responses from the optimal distribution."""
     reference, target, beta = case.reference, case.target, case.beta
     rejected = optimal_rejected(reference, target, beta)
     i, j = _pairs(case.size)
@@ -58,11 +58,15 @@ def optimal_rejected_law(case: Case) -> Array:
     return off(did(reference, rejected), law, reference, rejected, beta * (target - reference))
 
 
-@exact(2, PAPER, "It is the only one: preferences determine q_{ref/l}, and with the reference π_l")
+@exact(
+    2,
+    PAPER,
+    "The optimal rejected distribution is unique: preferences determine q_{ref/l}, and π_ref then gives π_l",
+)
 def optimal_rejected_unique(case: Case) -> Array:
     """Preferences between each sequence and the first give back the rejected distribution.
 
-    Flattened, as a probability of less than e^−708 is none.
+    The policies are flattened first, since a probability below e^−708 is rounded to zero.
     """
     reference, rejected = (p / jnp.maximum(1, -jnp.min(p) / 150) for p in (case.reference, case.third))
     reference, rejected = log_softmax(reference), log_softmax(rejected)
@@ -84,9 +88,9 @@ def one_geodesic(case: Case) -> Array:
     )
 
 
-@exact(2, PAPER, "Labelled pairs have the label's own preference, σ(r_i − r_j), whatever the samplers")
+@exact(2, PAPER, "The preference of labelled pairs is that of their labels, σ(r_i − r_j), for all samplers")
 def labelled_preference(case: Case) -> Array:
-    """From how often each pair occurs in each order."""
+    """The preference, from how often each pair occurs in each order."""
     problem = Labelled(case.reward, case.target, case.third, separable=False)
     table = problem.joint(case.size).log_probs
     return off(table - table.T, _differences(case.reward), table)
@@ -95,13 +99,13 @@ def labelled_preference(case: Case) -> Array:
 @exact(
     2,
     PAPER,
-    "Best and worst of n draws have closed forms, ties shared in proportion to π (here n = 2, all draws)",
+    "The best and the worst of n draws have closed forms that share ties in proportion to π (here n = 2)",
 )
 def best_and_worst_of_two(case: Case) -> Array:
-    """By enumeration, with scores rounded so that there are ties."""
+    """An enumeration of all draws, with scores rounded so that there are ties."""
     p, score = case.reference, jnp.round(case.reward)
     both = jnp.exp(p[:, None] + p[None, :])
-    # Of two draws with one score either is kept: that is what shares a tie in proportion to π.
+    # Of two draws with the same score, each is kept half of the time: a tie is shared in proportion to π.
     tie = 0.5
     difference = _differences(score)
     first = jnp.where(difference > 0, 1.0, jnp.where(difference == 0, tie, 0.0))

@@ -1,4 +1,4 @@
-"""Running checks on many instances, and the table of what came out."""
+"""Running checks on many instances, and the table of their results."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,33 +7,33 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-from rich.progress import track
 from rich.table import Table
 
 from didsim import _checks
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Found
+from didsim.training.progress import tracked
 
 SIZES = (1, 2, 3, 8)
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What a check came to.
+    """The result of one check.
 
     Attributes:
-        name: of the check.
-        section: of the theory.
-        statement: what is said.
-        source: where it comes from.
+        name: the name of the check.
+        section: the section of the theory.
+        statement: the statement, in words and formulas.
+        source: where the statement comes from.
         kind: "exact" or "claim".
-        instances: how many it was measured on.
-        verdict: "holds" or "FAILS" of an exact statement, "measured" of a claim.
-        worst: the largest deviation of an exact statement, else None.
-        tolerance: the largest that it may have, else None.
-        worst_family: the family that it was largest in.
-        share: the share of instances on which a claim holds, else None.
-        shares: that share for each family.
+        instances: the number of instances that it was measured on.
+        verdict: "holds" or "FAILS" for an exact statement, "measured" for a claim.
+        worst: for an exact statement its largest deviation, otherwise None.
+        tolerance: for an exact statement the largest deviation that is allowed, otherwise None.
+        worst_family: the family of instances with that deviation.
+        share: for a claim the share of instances on which it holds, otherwise None.
+        shares: for a claim that share within each family.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What all checks came to.
+    """The results of all checks.
 
     Attributes:
-        seed: of the instances.
-        instances: how many were asked for.
+        seed: the seed of the instances.
+        instances: the number of instances that was asked for.
         rows: one for each check.
-        counterexamples: what breaks when an assumption is dropped.
+        counterexamples: one for each assumption, with an instance on which the statement needs it.
     """
 
     seed: int
@@ -100,10 +100,8 @@ class Report(msgspec.Struct, frozen=True):
         return table
 
     def counterexample_table(self) -> Table:
-        """What each assumption is worth."""
-        table = Table(
-            title="What an assumption is worth: the smallest instance that breaks the statement without it"
-        )
+        """For each assumption the smallest instance on which the statement is false without it."""
+        table = Table(title="Assumptions: the smallest instance on which the statement is false without it")
         for column in ("assumption dropped", "what breaks", "sequences", "instance", "by"):
             table.add_column(column, overflow="fold", ratio=2 if column in ("what breaks", "instance") else 1)
         for one in self.counterexamples:
@@ -128,11 +126,10 @@ def check_all(
     runs on one instance after the other, and on no more than its own limit (`Check.most`).
 
     Args:
-        instances: for each check.
-        seed: of the instances: the same seed, the same instances.
+        instances: number of instances for each check.
+        seed: seed of the instances.
         only: names of checks; all by default.
-        counterexamples: whether to look for the instances that break statements whose assumptions are
-            dropped.
+        counterexamples: whether to look for instances on which statements are false without an assumption.
         progress: whether to show a progress bar.
 
     Returns:
@@ -151,16 +148,12 @@ def check_all(
     with jax.enable_x64(True):
         cases = draw_cases(instances, seed)
         rows = [
-            measure(check, instances, cases)
-            for check in track(checks, "Checking statements", disable=not progress, transient=True)
+            measure(check, instances, cases) for check in tracked(checks, "Checking statements", progress)
         ]
         found = []
         if counterexamples:
             chosen = COUNTEREXAMPLES if only is None else [one for one in COUNTEREXAMPLES if one.of in only]
-            found = [
-                one.find()
-                for one in track(chosen, "Dropping assumptions", disable=not progress, transient=True)
-            ]
+            found = [one.find() for one in tracked(chosen, "Dropping assumptions", progress)]
     return Report(seed, instances, rows, found)
 
 
@@ -184,7 +177,7 @@ def _total(check: Check, instances: int) -> int:
 
 
 def measure(check: Check, instances: int, cases: Cases) -> Row:
-    """What one check comes to on some of the instances."""
+    """The result of one check on its share of the instances."""
     measured: dict[str, list[np.ndarray]] = {family: [] for family in CASE_FAMILIES}
     for parts in _parts(check, instances, cases):
         if check.most is None:
@@ -199,7 +192,7 @@ def measure(check: Check, instances: int, cases: Cases) -> Row:
         shares = {family: float(values.mean()) for family, values in by_family.items()}
         found: dict[str, Any] = {"share": float(everything.mean()), "shares": shares, "verdict": "measured"}
     else:
-        # What is not a number is as far off as can be.
+        # NaN counts as an infinite deviation.
         worst = {family: float(np.nan_to_num(v, nan=np.inf).max()) for family, v in by_family.items()}
         where = max(worst, key=worst.__getitem__)
         verdict = "holds" if worst[where] <= check.tolerance else "FAILS"

@@ -16,14 +16,14 @@ from didsim.training.step import Common, Given, Measured, Stepped, measure, prep
 
 
 class Runs(NamedTuple):
-    """All runs between two steps.
+    """The state of all runs between two steps.
 
     Attributes:
-        trained: their parameters.
-        state: their optimiser states.
+        trained: the parameters of each run.
+        state: the optimiser state of each run.
         taken: number of steps that the loop took.
         counted: number of steps that each run took before it failed.
-        failed: which runs have failed.
+        failed: whether each run has failed.
     """
 
     trained: PyTree
@@ -34,14 +34,15 @@ class Runs(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the program hands back.
+    """The result of the program.
 
     Attributes:
-        trained: the last parameters.
+        trained: the last finite parameters of each run.
         counted: number of steps that each run took before it failed.
-        failed: which runs failed.
-        broken: which runs had failed by each record.
-        metrics: for each metric an array `[records, runs, …]`; arbitrary where `broken`.
+        failed: whether each run failed.
+        broken: for each record and run, whether the run had failed by then.
+        metrics: for each metric, by name, an array `[records, runs, …]`. Its entries have no meaning where
+            `broken`.
     """
 
     trained: PyTree
@@ -58,9 +59,9 @@ def run_all(
     """Train all runs, on one device or spread over the devices of a mesh.
 
     Args:
-        kept: what the runs are given, what they have in common, and the number of steps after each record.
-        trained: the parameters to start from; their memory is reused for the result.
-        state: the optimiser states to start from; likewise.
+        kept: the inputs of each run, the inputs that they share, and the number of steps after each record.
+        trained: the parameters to start from. Their memory is reused.
+        state: the optimiser states to start from. Their memory is reused.
         mesh: a mesh of one axis, or None for one device.
     """
     if mesh is None:
@@ -85,25 +86,34 @@ def run_all(
 
 
 def _loop(given: Given, common: Common, counts: Array, trained: PyTree, state: PyTree) -> Result:
-    """One chunk after another; `counts` says how many steps each has."""
+    """All chunks, one after another. `counts` is the number of steps of each."""
     given = eqx.filter_vmap(prepared)(given)
     num_runs = given.reference.shape[0]
     none, nowhere = jnp.zeros(num_runs, counts.dtype), jnp.zeros(num_runs, bool)
     start = Runs(trained, state, jnp.zeros((), counts.dtype), none, nowhere)
-    end, (broken, metrics) = jax.lax.scan(lambda runs, n: _chunk(runs, n, given, common), start, counts)
+    # Outside the scan: on CPUs every step takes a third longer when the scan itself makes these zeros.
+    blank = _blank(trained, given, common)
+    end, (broken, metrics) = jax.lax.scan(
+        lambda runs, n: _chunk(runs, n, blank, given, common), start, counts
+    )
     return Result(end.trained, end.counted, end.failed, broken, metrics)
 
 
 def _chunk(
-    runs: Runs, count: Array, given: Given, common: Common
+    runs: Runs, count: Array, blank: Measured, given: Given, common: Common
 ) -> tuple[Runs, tuple[Array, dict[str, Array]]]:
-    """One record and the `count` steps after it; also, which runs had failed by then, and the metrics."""
+    """One record and the `count` steps after it. The record has `broken` and the metrics, as in `Result`."""
     end = runs.taken + count
-    measured = _record(runs, given, common)
+    measured = jax.lax.cond(
+        _is_over(runs, common),
+        lambda _: blank,
+        lambda trained: _measure_all(trained, given, common),
+        runs.trained,
+    )
     runs = runs._replace(failed=runs.failed | measured.diverged)
     broken = runs.failed
     if given.minibatches is None:
-        # The record holds the gradient of the first step.
+        # The first step uses the gradient of the record.
         runs = jax.lax.cond(
             (count > 0) & ~_is_over(runs, common),
             lambda runs: _first_step(runs, measured, given, common),
@@ -120,16 +130,16 @@ def _chunk(
     return runs, (broken, measured.metrics)
 
 
-def _record(runs: Runs, given: Given, common: Common) -> Measured:
-    """One record of all runs; zeros, which cost nothing, once the loop is over."""
-    measure_all = eqx.filter_vmap(measure, in_axes=(eqx.if_array(0), eqx.if_array(0), None))
+def _measure_all(trained: PyTree, given: Given, common: Common) -> Measured:
+    """One record of all runs."""
+    each = eqx.if_array(0)
+    return eqx.filter_vmap(measure, in_axes=(each, each, None))(trained, given, common)
 
-    def measured(trained: PyTree) -> Measured:
-        return measure_all(trained, given, common)
 
-    shapes = jax.eval_shape(measured, runs.trained)
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.cond(_is_over(runs, common), lambda _: blank, measured, runs.trained)
+def _blank(trained: PyTree, given: Given, common: Common) -> Measured:
+    """A record of zeros, for the time after all runs have stopped."""
+    shapes = jax.eval_shape(lambda trained: _measure_all(trained, given, common), trained)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _step(runs: Runs, given: Given, common: Common) -> Runs:
@@ -145,7 +155,7 @@ def _first_step(runs: Runs, measured: Measured, given: Given, common: Common) ->
 
 
 def _after(runs: Runs, stepped: Stepped, common: Common) -> Runs:
-    """The runs after one step, which does not count for a run that failed in it or before."""
+    """The runs after one step. The step does not count for a run that failed in it or earlier."""
     trained, state, failed = stepped
     if not common.together:
         failed = failed | runs.failed
@@ -161,7 +171,7 @@ def _is_over(runs: Runs, common: Common) -> Array:
 
 
 def _where(flags: Array, yes: PyTree, no: PyTree) -> PyTree:
-    """`yes` for the runs that are flagged, `no` for the others."""
+    """For each run, `yes` if its flag is true, otherwise `no`. Trees of arrays with a first axis of runs."""
 
     def one(yes: Array, no: Array) -> Array:
         return jnp.where(flags.reshape(-1, *(1,) * (no.ndim - 1)), yes, no)

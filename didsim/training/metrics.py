@@ -1,38 +1,40 @@
 """What can be recorded along a training run: functions of its state."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from didsim._registry import Registry
 from didsim.information import LogProbs, did_entropy, entropy, expectation, js, kl
 from didsim.margins import check_order
 from didsim.objectives.objective import Objective
 from didsim.pairwise.forms import PiecewiseLinear
-from didsim.policies import Policy
+from didsim.policies import HasLogProbs
 from didsim.preferences.problem import Problem
 
 
 class Snapshot(eqx.Module):
-    """The state of one run at one step, which metrics are functions of. No batch axes.
+    """The state of one run at one step. Metrics are functions of it. No batch axes.
 
     Attributes:
         policy: the policy with its current parameters.
         log_probs: its log-probabilities over the whole space.
         reference: the reference policy.
-        target: what the run is compared with, or None.
+        target: the policy that the run is compared with, or None.
         chosen: the distribution of chosen sequences.
-        rejected: that of rejected ones.
+        rejected: the distribution of rejected sequences.
         problem: where pairs come from.
-        objective: what is minimised.
+        objective: the objective that is minimised.
         lengths: number of tokens of every sequence, or None.
         loss: the exact loss, over the whole population or dataset.
         gradient: its gradient in the policy's parameters, as the objective has it used.
     """
 
-    policy: Policy
+    policy: HasLogProbs
     log_probs: LogProbs
     reference: LogProbs
     target: LogProbs | None
@@ -49,127 +51,172 @@ class Snapshot(eqx.Module):
         return self.objective.reward.of_space(self.log_probs, self.reference, self.lengths)
 
 
-Metric = Callable[[Snapshot], Array]
+Measure = Callable[[Snapshot], Array]
+"""A function of a snapshot, for instance `lambda s: s.log_probs.max()`."""
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A function of a snapshot, and the facts about it.
+
+    Attributes:
+        measure: the function.
+        long_name: what it measures, in words.
+        units: "nats" or "1", or None where they are not known.
+        needs_target: whether it compares with a target, so that a run without one cannot record it.
+        needs_support: whether it takes the logarithm of the rejected distribution, so that a problem that
+            never rejects some sequence, as finite pairs, cannot record it.
+        by_default: whether a `Record` that names no metrics records it.
+    """
+
+    measure: Measure
+    long_name: str | None = None
+    units: str | None = None
+    needs_target: bool = False
+    needs_support: bool = False
+    by_default: bool = False
+
+    def __call__(self, snapshot: Snapshot) -> Array:
+        """The metric of a snapshot."""
+        return self.measure(snapshot)
+
+
+def metric_of(measure: Measure) -> Metric:
+    """A function of a snapshot as a `Metric`; of a plain function nothing more is known."""
+    return measure if isinstance(measure, Metric) else Metric(measure)
+
+
+METRICS: Registry[Measure] = Registry("metric", {})
+"""The metrics by name: the standard ones, and any that a user adds.
+
+`METRICS["peak"] = lambda s: s.log_probs.max()` adds one. It is recorded where it is asked for by name, in
+`Record(also=("peak",))` or in a study. A `Metric` in place of a plain function says more about it.
+"""
+
+
+def _standard(
+    name: str | None = None, units: str = "nats", *, by_default: bool = True, **needs: bool
+) -> Callable[[Measure], Measure]:
+    """Register a function under its own name, or another, with its docstring for a long name.
+
+    The function itself stays what its name in this module means, so that a metric can be pickled.
+    """
+
+    def register(measure: Any) -> Measure:
+        METRICS[name or measure.__name__] = Metric(
+            measure, measure.__doc__.rstrip("."), units, by_default=by_default, **needs
+        )
+        return measure
+
+    return register
+
+
+@_standard(units="1")
 def loss(s: Snapshot) -> Array:
     """Exact loss."""
     return s.loss
 
 
+@_standard(units="1")
 def gradient_norm(s: Snapshot) -> Array:
     """Euclidean norm of the exact loss's gradient."""
     return optax.tree.norm(s.gradient)
 
 
+@_standard(needs_target=True)
 def kl_to_target(s: Snapshot) -> Array:
     """KL(learned ‖ target)."""
     return kl(s.log_probs, _target(s))
 
 
+@_standard(needs_target=True)
 def kl_from_target(s: Snapshot) -> Array:
     """KL(target ‖ learned)."""
     return kl(_target(s), s.log_probs)
 
 
+@_standard(needs_target=True)
 def js_to_target(s: Snapshot) -> Array:
     """JS(learned, target)."""
     return js(s.log_probs, _target(s))
 
 
+@_standard()
 def policy_entropy(s: Snapshot) -> Array:
     """Entropy of the learned policy."""
     return entropy(s.log_probs)
 
 
+@_standard("did_entropy")
 def learned_did_entropy(s: Snapshot) -> Array:
     """DID entropy of the learned policy against the reference."""
     return did_entropy(s.log_probs, s.reference)
 
 
+@_standard()
 def chosen_logps(s: Snapshot) -> Array:
     """Expected log-likelihood of chosen sequences."""
     return expectation(s.chosen, s.log_probs)
 
 
+@_standard()
 def rejected_logps(s: Snapshot) -> Array:
     """Expected log-likelihood of rejected sequences."""
     return expectation(s.rejected, s.log_probs)
 
 
+@_standard()
 def chosen_displacement(s: Snapshot) -> Array:
     """Change of the chosen log-likelihood from the reference."""
     return expectation(s.chosen, s.log_probs - s.reference)
 
 
+@_standard()
 def rejected_displacement(s: Snapshot) -> Array:
     """Change of the rejected log-likelihood from the reference."""
     return expectation(s.rejected, s.log_probs - s.reference)
 
 
+@_standard()
 def margin_learned(s: Snapshot) -> Array:
     """Expected log-margin of the learned policy on sampled pairs."""
     return _margin(s, s.log_probs)
 
 
+@_standard()
 def margin_reference(s: Snapshot) -> Array:
     """Expected log-margin of the reference on sampled pairs."""
     return _margin(s, s.reference)
 
 
+@_standard(needs_support=True)
 def margin_rejected(s: Snapshot) -> Array:
     """Expected log-margin of the rejected-sampling distribution on sampled pairs."""
     return _margin(s, s.rejected)
 
 
+@_standard(needs_target=True)
 def margin_target(s: Snapshot) -> Array:
     """Expected log-margin of the target on sampled pairs."""
     return _margin(s, _target(s))
 
 
+@_standard(units="1", by_default=False, needs_support=True)
 def fraction_ordered(s: Snapshot) -> Array:
     """Share of pairs on which learned, reference and rejected are log-margin ordered."""
     return check_order(s.log_probs, s.reference, s.rejected).fraction
 
 
+@_standard()
 def reward_margin(s: Snapshot) -> Array:
     """Expected implicit reward of the chosen less that of the rejected."""
     return _margin(s, s.implicit_reward())
 
 
+@_standard(units="1", by_default=False)
 def reward_accuracy(s: Snapshot) -> Array:
     """Share of sampled pairs whose chosen sequence has the larger implicit reward; ties count half."""
     return s.problem.expect(_WIN, s.implicit_reward())
-
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "loss": loss,
-        "gradient_norm": gradient_norm,
-        "kl_to_target": kl_to_target,
-        "kl_from_target": kl_from_target,
-        "js_to_target": js_to_target,
-        "policy_entropy": policy_entropy,
-        "did_entropy": learned_did_entropy,
-        "chosen_logps": chosen_logps,
-        "rejected_logps": rejected_logps,
-        "chosen_displacement": chosen_displacement,
-        "rejected_displacement": rejected_displacement,
-        "margin_learned": margin_learned,
-        "margin_reference": margin_reference,
-        "margin_rejected": margin_rejected,
-        "margin_target": margin_target,
-        "fraction_ordered": fraction_ordered,
-        "reward_margin": reward_margin,
-        "reward_accuracy": reward_accuracy,
-    }
-)
-"""The standard metrics by name, in nats but for shares, the gradient norm and the loss."""
-
-COUNTS_PAIRS = frozenset({"fraction_ordered", "reward_accuracy"})
-NEEDS_SUPPORT = frozenset({"margin_rejected", "fraction_ordered"})
-NEEDS_TARGET = frozenset({"kl_to_target", "kl_from_target", "js_to_target", "margin_target"})
-_UNITLESS = frozenset({"gradient_norm", "fraction_ordered", "reward_accuracy", "loss"})
 
 
 _WIN = PiecewiseLinear(knots=(0.0,), above=(1.0,))

@@ -5,22 +5,25 @@ compile it again. It calls `tick` with that number to move the bar.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 
-_METERS: dict[int, tuple[Progress, TaskID]] = {}
+Item = TypeVar("Item")
+
+_METERS: dict[int, Callable[[int], None]] = {}
 _METER_NUMBERS = itertools.count()
 
 
@@ -30,16 +33,9 @@ def progress_bar(progress: bool | str, steps: int) -> Iterator[Array | None]:
     if not progress:
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
     number = next(_METER_NUMBERS)
-    with Progress(*columns) as bars:
-        label = progress if isinstance(progress, str) else "training"
-        _METERS[number] = bars, bars.add_task(label, total=steps)
+    with shown_bar(progress if isinstance(progress, str) else "training", steps) as move:
+        _METERS[number] = move
         try:
             yield jnp.asarray(number)
             jax.effects_barrier()
@@ -51,5 +47,45 @@ def tick(number: Array, step: Array) -> None:
     """Move the bar with this number to `step`. The compiled program calls this."""
     # If the program was stopped, a call may come after its bar is gone.
     if int(number) in _METERS:
-        bars, task = _METERS[int(number)]
-        bars.update(task, completed=max(int(step), int(bars.tasks[0].completed)))
+        _METERS[int(number)](int(step))
+
+
+@contextmanager
+def shown_bar(
+    label: str, total: int, *, console: Console | None = None, **options: Any
+) -> Iterator[Callable[..., None]]:
+    """Show a progress bar.
+
+    The function that it gives moves the bar to a count, never back, and shows a note beside it.
+
+    Args:
+        label: what the bar is of.
+        total: the count at its end.
+        console: where it is shown; standard output by default.
+        options: of `rich.progress.Progress`.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, **options) as bars:
+        task = bars.add_task(label, total=total, note="")
+
+        def move(count: int, note: str = "") -> None:
+            bars.update(task, completed=max(count, int(bars.tasks[0].completed)), note=note)
+
+        yield move
+
+
+def tracked(items: Sequence[Item], label: str, progress: bool) -> Iterator[Item]:
+    """The items one by one, with a progress bar until the last, unless `progress` is false."""
+    if not progress:
+        yield from items
+        return
+    with shown_bar(label, len(items), transient=True) as move:
+        for count, item in enumerate(items, 1):
+            yield item
+            move(count)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from didsim import _checks
-from didsim.training.metrics import _UNITLESS, COUNTS_PAIRS, METRICS, NEEDS_SUPPORT, NEEDS_TARGET, Metric
+from didsim.training.metrics import METRICS, Measure, Metric, metric_of
 
 
 class Record:
@@ -12,29 +12,31 @@ class Record:
 
     Args:
         every: steps between records. The start and the last step are always recorded.
-        metrics: functions of a `Snapshot` by name, each giving an array. By default the standard ones,
-            `METRICS`, but for two: `reward_accuracy` and `fraction_ordered` count pairs, which costs more
-            than the training between two records does. Those that need a target, or a rejected
-            distribution without zeros, are left out where there is none. To record one of one's own and
-            all others: `Record(metrics={**METRICS, "peak": lambda s: s.log_probs.max()})`.
-        also: which of those two to record beside the default ones. With `metrics` they stand there.
+        metrics: functions of a `Snapshot` by name, each giving an array. By default the standard ones of
+            `METRICS`, with two exceptions: `reward_accuracy` and `fraction_ordered` count pairs, which costs
+            more than the training between two records. A standard metric that needs a target, or a rejected
+            distribution without zeros, is left out of a run that has none. `Record(metrics={**METRICS,
+            "peak": lambda s: s.log_probs.max()})` records one of your own with all of `METRICS`.
+        also: names in `METRICS` to record beside the default ones: of the two exceptions, and of metrics that
+            you added. Must be empty if `metrics` is given.
 
     Raises:
-        ValueError: `also` names another metric or comes with `metrics`, `every` is below 1, a metric is not a
-            function, or one is named "step".
+        ValueError: `also` has a name that is not in `METRICS` or is recorded anyway, or comes with `metrics`;
+            `every` is below 1; a metric is not a function, or is named "step".
     """
 
     every: int
-    metrics: Mapping[str, Metric] | None
+    metrics: Mapping[str, Measure] | None
     also: frozenset[str]
 
     def __init__(
-        self, every: int = 10, metrics: Mapping[str, Metric] | None = None, also: Iterable[str] = ()
+        self, every: int = 10, metrics: Mapping[str, Measure] | None = None, also: Iterable[str] = ()
     ):
         self.every = _checks.positive_int("every", every)
         self.also = frozenset(also)
-        if unknown := sorted(self.also - COUNTS_PAIRS):
-            raise ValueError(f"`also` must be some of {', '.join(sorted(COUNTS_PAIRS))}; got {unknown}")
+        others = not_by_default()
+        if unknown := sorted(self.also - set(others)):
+            raise ValueError(f"`also` must be some of {', '.join(sorted(others))}; got {unknown}")
         if metrics is not None:
             _checks.instance("metrics", metrics, Mapping, "functions of a Snapshot by name")
             if self.also:
@@ -42,7 +44,7 @@ class Record:
                     "`also` adds to the default metrics, and must be empty beside `metrics`; got "
                     f"{sorted(self.also)}"
                 )
-        for name, metric in (metrics or {}).items():
+        for name, metric in [*(metrics or {}).items(), *((name, METRICS[name]) for name in self.also)]:
             if name == "step":
                 raise ValueError("`metrics` must not use the name 'step', which is that of their axis")
             if not callable(metric):
@@ -52,32 +54,46 @@ class Record:
         self.metrics = metrics
 
     def resolve(self, *, has_target: bool, has_support: bool) -> dict[str, Metric]:
-        """The metrics of a run, which may have a target, and a rejected distribution without zeros.
+        """The metrics of a run.
+
+        Args:
+            has_target: whether the run has a target.
+            has_support: whether its rejected distribution gives every sequence a positive probability.
 
         Raises:
-            ValueError: a standard metric was asked for by name that needs what there is not.
+            ValueError: a metric that was asked for by name needs a target or such a distribution, and the run
+                has none.
         """
-        needs = {
-            "target": frozenset() if has_target else NEEDS_TARGET,
-            "problem": frozenset() if has_support else NEEDS_SUPPORT,
-        }
+
+        def lacks(metric: Metric) -> dict[str, bool]:
+            return {
+                "target": metric.needs_target and not has_target,
+                "problem": metric.needs_support and not has_support,
+            }
+
         if self.metrics is None:
-            lacking = (COUNTS_PAIRS - self.also).union(*needs.values())
-            return {name: metric for name, metric in METRICS.items() if name not in lacking}
-        for name, metric in self.metrics.items():
-            for argument, names in needs.items():
-                if metric in [METRICS[one] for one in names]:
+            known = {name: metric_of(measure) for name, measure in METRICS.items()}
+            return {
+                name: metric
+                for name, metric in known.items()
+                if (metric.by_default or name in self.also) and not any(lacks(metric).values())
+            }
+        asked = {name: metric_of(measure) for name, measure in self.metrics.items()}
+        for name, metric in asked.items():
+            for argument, is_lacking in lacks(metric).items():
+                if is_lacking:
                     expected = "given" if argument == "target" else "one that can reject every sequence"
                     raise ValueError(f"`{argument}` must be {expected} for the metric {name!r}")
-        return dict(self.metrics)
+        return asked
 
 
-def metric_attributes(name: str) -> dict[str, Any]:
-    """The long name and units of a metric, for a labelled dataset."""
-    if name not in METRICS:
-        return {"long_name": name}
-    text = METRICS[name].__doc__ or name
-    return {
-        "long_name": text.rstrip("."),
-        "units": "1" if name in _UNITLESS else "nats",
-    }
+def not_by_default() -> list[str]:
+    """The names in `METRICS` that are recorded only if they are asked for."""
+    return [name for name, measure in METRICS.items() if not metric_of(measure).by_default]
+
+
+def metric_attributes(name: str, measure: Measure) -> dict[str, Any]:
+    """The long name of a metric and, where they are known, its units, for a labelled dataset."""
+    metric = metric_of(measure)
+    units = {} if metric.units is None else {"units": metric.units}
+    return {"long_name": metric.long_name or name, **units}

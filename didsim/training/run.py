@@ -8,8 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Int
 
-from didsim.policies import Policy, partition
-from didsim.training.record import metric_attributes
+from didsim.policies import HasLogProbs, partition
 
 
 class Run(eqx.Module):
@@ -17,32 +16,36 @@ class Run(eqx.Module):
 
     Attributes:
         policy: the trained policy, with the batch axes of the runs.
-        steps: the number of steps before each record; the first is 0.
-        metrics: for each metric an array `[*batch, records, …]`.
-        diverged_at: for each run the number of steps before it diverged, or −1 if it did not.
+        steps: the number of steps taken before each record. The first is 0.
+        metrics: for each metric, by name, an array `[*batch, records, …]`.
+        diverged_at: for each run, the number of steps that it took before it diverged; −1 if it did not.
+        attributes: for each metric its name, its long name and its units. They are words, so that a run can
+            be pickled, and combined with another run by `jax.tree.map`.
     """
 
-    policy: Policy
+    policy: HasLogProbs
     steps: Int[np.ndarray, " records"]
     metrics: dict[str, Array]
     diverged_at: Int[np.ndarray, "*batch"]
+    attributes: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = eqx.field(static=True)
 
     def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
         """The metrics as a labelled dataset with dimensions `(*batch_dims, "step")`.
 
         Raises:
-            ValueError: `batch_dims` does not name every batch axis, or a metric is not one number for each
-                record.
+            ValueError: `batch_dims` does not name every batch axis, or a metric has more than one number for
+                each record.
         """
         variables = {}
+        attributes = dict(self.attributes)
         for name, values in self.metrics.items():
             if values.ndim != len(batch_dims) + 1:
                 raise ValueError(
-                    f"`batch_dims` must name every batch axis of scalar metrics; metric {name!r} has "
-                    f"shape {values.shape}, and batch_dims is {tuple(batch_dims)}"
+                    f"`batch_dims` must name every batch axis of scalar metrics; got {tuple(batch_dims)} for "
+                    f"metric {name!r} of shape {values.shape}"
                 )
             dims = (*batch_dims, "step")
-            variables[name] = (dims, np.asarray(values), metric_attributes(name))
+            variables[name] = (dims, np.asarray(values), dict(attributes[name]))
         return xr.Dataset(variables, coords={"step": ("step", self.steps, {"long_name": "Step"})})
 
 
@@ -50,8 +53,8 @@ class DivergenceError(FloatingPointError):
     """A loss or a gradient became NaN or infinite during training.
 
     Attributes:
-        run: all records until then, and the last policy with finite parameters.
-        step: the number of steps before the first run diverged.
+        run: the result of training until then: all records, and the last policy with finite parameters.
+        step: the number of steps taken before the first run diverged.
         failed: a boolean array of the batch's shape, true for the runs that diverged.
     """
 
@@ -63,7 +66,7 @@ class DivergenceError(FloatingPointError):
 
 
 def divergence_of(run: Run, step: int, failed: np.ndarray) -> DivergenceError:
-    """The error for runs that diverged: its message says which, when, and what the reason may be."""
+    """The error for runs that diverged. Its message names them, the step, and possible reasons."""
     where = f"{failed.sum()} of {failed.size} runs" if failed.ndim else "the run"
     first = tuple(int(k) for k in np.argwhere(failed)[0]) if failed.ndim else ()
     parameters = jax.tree.leaves(partition(run.policy)[0])
@@ -72,11 +75,11 @@ def divergence_of(run: Run, step: int, failed: np.ndarray) -> DivergenceError:
     return DivergenceError(
         f"the loss or its gradient is not finite at step {step} in {where}"
         + (f", first at batch index {first}" if first else "")
-        + f". The largest parameter there is {largest:.3g}. It may be that the learning rate is too large, "
-        "that the objective has no finite minimiser and its policy runs off, or that a difference of "
-        "implicit rewards is past what the dtype holds (the exponential loss overflows at 88 nats in "
-        f"float32); a smaller learning rate or float64 tells which. What was recorded, {until}, is in this "
-        "error's `run`.",
+        + f". Its largest parameter is {largest:.3g}. Possible reasons: the learning rate is too large, "
+        "the objective has no finite minimiser (parameters then grow without bound), or a difference of "
+        "implicit rewards is too large for the dtype (the exponential loss overflows at 88 nats in float32). "
+        "Try a smaller learning rate, then float64. "
+        f"Recorded {until}; the attribute `run` of this error has the records.",
         run,
         step,
         failed,

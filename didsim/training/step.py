@@ -1,10 +1,10 @@
 """One run: its pairs, its loss, one step of its optimiser, and one record.
 
-No array here has an axis of runs: `loop` maps these functions over the runs.
+Arrays here belong to one run. They have no axis of runs, since `loop` maps these functions over the runs.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -16,11 +16,10 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from didsim.information import LogProbs, expectation
 from didsim.objectives.objective import Objective
-from didsim.policies import Policy
-from didsim.preferences.problem import Problem
-from didsim.training.metrics import Metric, Snapshot
+from didsim.policies import HasLogProbs
+from didsim.preferences.problem import Marginals, Problem
+from didsim.training.metrics import Measure, Snapshot
 
-Marginals: TypeAlias = tuple[LogProbs, LogProbs]
 Optimizer: TypeAlias = optax.GradientTransformation | Partial
 
 
@@ -28,26 +27,26 @@ class Minibatches(eqx.Module):
     """How a run draws the pairs of each step.
 
     Attributes:
-        key: random key; each step folds in its number.
-        size: number of pairs.
+        key: random key. Each step folds its number into the key.
+        size: number of pairs of one step.
     """
 
-    key: Key[Array, ""]
+    key: Key[Array, "*runs"]
     size: int = eqx.field(static=True)
 
 
 class Given(eqx.Module):
-    """What one run is given.
+    """The inputs of one run.
 
     Attributes:
         reference: log-probabilities of the reference policy.
         target: log-probabilities that metrics compare the policy with, or None.
-        problem: where pairs come from.
-        objective: what is minimised.
+        problem: the source of pairs.
+        objective: the objective to minimise.
         optimizer: an optax optimiser, or a `Partial` that makes one.
         minibatches: how each step draws its pairs; None takes the gradient over all pairs.
-        marginals: the chosen and the rejected marginal of the problem, which `prepared` computes. They stay
-            None for online pairs, whose marginals depend on the policy.
+        marginals: the distributions of the chosen and of the rejected sequence, which `prepared` computes.
+            For online pairs they depend on the policy, and stay None.
     """
 
     reference: LogProbs
@@ -60,39 +59,39 @@ class Given(eqx.Module):
 
 
 class Common(eqx.Module):
-    """What all runs have in common.
+    """The inputs that all runs share.
 
     Attributes:
         fixed: the part of the policy that is not trained.
         lengths: number of tokens of every sequence, or None.
-        metrics: the functions that are recorded, by name.
-        meter: the number of the progress bar, or None without a bar.
+        metrics: the functions to record, by name.
+        meter: the number that identifies the progress bar, or None without a bar.
         together: whether all runs stop when one diverges.
     """
 
     fixed: PyTree
     lengths: Array | None
-    metrics: dict[str, Metric]
+    metrics: Mapping[str, Measure]
     meter: Array | None
     together: bool = eqx.field(static=True)
 
 
 class Source(NamedTuple):
-    """Where the pairs of one step come from, and their marginals if those are already computed."""
+    """The source of the pairs of one step, and its marginals (chosen, rejected) if already computed."""
 
     problem: Problem
     marginals: Marginals | None
 
 
 class Slope(NamedTuple):
-    """The loss at some parameters, and its gradient as the objective uses it (`Objective.direction`)."""
+    """The loss at some parameters, and the direction that the optimiser gets (`Objective.direction`)."""
 
     loss: Float[Array, ""]
     gradient: PyTree
 
 
 class Measured(NamedTuple):
-    """One record: metrics by name, the slope over all pairs, and whether the run has diverged."""
+    """One record: the metrics by name, the slope over all pairs, and whether the loss shows a divergence."""
 
     metrics: dict[str, Array]
     slope: Slope
@@ -100,7 +99,7 @@ class Measured(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """The parameters and optimiser state after a step, and whether it failed: then both are those before."""
+    """The parameters and optimiser state after a step. If the step failed, they are unchanged."""
 
     trained: PyTree
     state: PyTree
@@ -108,7 +107,7 @@ class Stepped(NamedTuple):
 
 
 def prepared(given: Given) -> Given:
-    """The same run, with all that its problem can compute before the first step."""
+    """The same inputs, with everything computed that the steps can share."""
     problem = given.problem.prepared()
     marginals = None if problem.online else _marginals(problem, given.reference)
     return dataclasses.replace(given, problem=problem, marginals=marginals)
@@ -116,12 +115,12 @@ def prepared(given: Given) -> Given:
 
 @eqx.filter_jit
 def initial_states(trained: PyTree, optimizers: Optimizer) -> PyTree:
-    """The optimiser's state before the first step, for arrays that have an axis of runs first."""
+    """The optimiser states before the first step. Here arrays do have a first axis of runs."""
     return eqx.filter_vmap(lambda one, optimizer: _made(optimizer).init(one), out_axes=0)(trained, optimizers)
 
 
 def step(trained: PyTree, state: PyTree, index: Array, given: Given, common: Common) -> Stepped:
-    """The step after `index` others, over all pairs or over a minibatch."""
+    """Step number `index`, counted from 0, over all pairs or over a minibatch."""
     source = _all_pairs(trained, given, common)
     if given.minibatches is not None:
         key = jax.random.fold_in(given.minibatches.key, index)
@@ -132,13 +131,13 @@ def step(trained: PyTree, state: PyTree, index: Array, given: Given, common: Com
 
 
 def step_along(trained: PyTree, state: PyTree, slope: Slope, given: Given, common: Common) -> Stepped:
-    """A step over all pairs whose slope is already known."""
+    """A step over all pairs, along a slope that is already known."""
     source = _all_pairs(trained, given, common)
     return _update(trained, state, slope, _loss_near(trained, source, given, common), given)
 
 
 def measure(trained: PyTree, given: Given, common: Common) -> Measured:
-    """One record. The slope is exact: over all pairs, also where steps draw minibatches."""
+    """One record. Its slope is over all pairs, even if steps draw minibatches."""
     policy = _policy(trained, common)
     source = _all_pairs(trained, given, common)
     slope = _slope(trained, source, given, common)
@@ -157,12 +156,12 @@ def measure(trained: PyTree, given: Given, common: Common) -> Measured:
         gradient=slope.gradient,
     )
     values = {name: jnp.asarray(metric(snapshot)) for name, metric in common.metrics.items()}
-    # With minibatches the sum over all pairs must stay unused, as it may take minutes, unless a metric asks.
+    # With minibatches, only a metric may use the loss over all pairs: computing it can take minutes.
     exact = given.minibatches is None
     return Measured(values, slope, ~jnp.isfinite(slope.loss) if exact else jnp.zeros((), bool))
 
 
-def _policy(trained: PyTree, common: Common) -> Policy:
+def _policy(trained: PyTree, common: Common) -> HasLogProbs:
     return eqx.combine(trained, common.fixed)
 
 
@@ -182,14 +181,14 @@ def _marginals_of(source: Source, given: Given) -> Marginals:
 
 
 def _all_pairs(trained: PyTree, given: Given, common: Common) -> Source:
-    """All pairs of the problem; for online pairs, those of the policy with these parameters."""
+    """The problem itself, or for an online problem the pairs of the policy with these parameters."""
     log_probs = _policy(trained, common).log_probs()
     reward = given.objective.reward.of_space(log_probs, given.reference, common.lengths)
     return Source(given.problem.at(log_probs, reward), given.marginals)
 
 
 def _loss_near(trained: PyTree, source: Source, given: Given, common: Common) -> Callable[[PyTree], Array]:
-    """The loss as a function of parameters, with baselines held at those of `trained`."""
+    """The loss as a function of parameters. Its baselines are fixed at their values for `trained`."""
     held = _policy(trained, common).log_probs()
 
     def loss(trained: PyTree) -> Array:
@@ -214,15 +213,17 @@ def _slope(trained: PyTree, source: Source, given: Given, common: Common) -> Slo
 def _update(
     trained: PyTree, state: PyTree, slope: Slope, loss: Callable[[PyTree], Array], given: Given
 ) -> Stepped:
-    """One update by the optimiser; it fails when its gradient or the new parameters are not finite."""
+    """One update by the optimiser. It fails if the gradient or the new parameters are not finite.
+
+    With minibatches it also fails if the loss is not finite.
+    """
     value, gradient = slope
-    # A line search evaluates `loss`, that of the very pairs that the gradient was taken over.
+    # A line search evaluates `loss`, which is over the same pairs as the gradient.
     updates, new_state = _made(given.optimizer).update(
         gradient, state, trained, value=value, grad=gradient, value_fn=loss
     )
     new = optax.apply_updates(trained, updates)
-    # A minibatch's loss is cheap. The loss over all pairs is not, and its gradient does not need it: only
-    # records look at it.
+    # The loss over all pairs is costly, and its gradient does not need it. So only records check it.
     good = _all_finite((gradient, new) if given.minibatches is None else (value, gradient, new))
     new, new_state = jax.tree.map(
         lambda new, old: jnp.where(good, new, old), (new, new_state), (trained, state)

@@ -22,17 +22,17 @@ from didsim._checks import Shape
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.rewards import Reward
-from didsim.policies import Policy, partition
+from didsim.policies import HasLogProbs, partition
 from didsim.preferences.problem import Problem
 from didsim.training.loop import Result, run_all
 from didsim.training.progress import progress_bar
-from didsim.training.record import Record
+from didsim.training.record import Record, metric_attributes
 from didsim.training.run import Run, divergence_of
 from didsim.training.step import Common, Given, Minibatches, Optimizer, initial_states
 
 
 def train(
-    policy: Policy,
+    policy: HasLogProbs,
     reference: LogProbsLike,
     problem: Problem,
     objective: Objective,
@@ -41,7 +41,7 @@ def train(
     *,
     record: Record | None = None,
     batch_size: int | None = None,
-    key: Key[Array, ""] | None = None,
+    key: Key[Array, "*#batch"] | None = None,
     target: LogProbsLike | None = None,
     lengths: Int[ArrayLike, " sequences"] | None = None,
     progress: bool | str = False,
@@ -66,22 +66,23 @@ def train(
     at most 3e-5 of its largest entry. Use float64 if the limit gives some sequences almost no probability.
 
     Args:
-        policy: any module with `log_probs()`. All its floating-point arrays are trained, or those that its
-            method `trainable()` selects, if it has that method.
+        policy: any module with `log_probs()`. If it is a `Policy`, the arrays that its method `trainable()`
+            selects are trained. Otherwise all its floating-point arrays are trained.
         reference: log-probabilities of the reference policy, `[*batch, sequences]`.
-        problem: where pairs come from.
-        objective: what is minimised. A batch of objectives has batch axes on its parameters.
+        problem: the source of pairs.
+        objective: the objective to minimise. A batch of objectives has batch axes on its parameters.
         optimizer: any optax optimiser, line searches included, or a `jax.tree_util.Partial` of a function
             that makes one. The arguments of the `Partial` are numbers or arrays, with or without batch axes.
         steps: number of steps; 0 records only the start.
-        record: when and what to record. By default, every 10 steps, the metrics that `Record` describes.
+        record: when and what to record; see `Record`, which also has the defaults.
         batch_size: number of pairs that each step draws for its gradient. By default the gradient is exact,
             over the whole population or over all pairs of a dataset. Metrics are always exact.
         key: random key or a batch of keys; needed with `batch_size`.
         target: log-probabilities, `[*batch, sequences]`, that the metrics `…_target` compare the policy with.
-            The default is DPO's limit at the objective's `beta`, if the objective is DPO or cDPO and the
-            problem a population of full support: `reference · (chosen/rejected)^(1/beta)` or
-            `reference · exp(reward/beta)`. For all else there is none by default.
+            The default is the limit of DPO at the objective's `beta`, if the objective is DPO or cDPO and the
+            problem is a population of full support. This limit is `reference · (chosen/rejected)^(1/beta)`
+            for `Contrastive` pairs, and `reference · exp(reward/beta)` for labelled pairs, up to
+            normalisation. In all other cases there is no default target.
         lengths: number of tokens of every sequence, `space.lengths`; see `Objective.loss`.
         progress: whether to show a progress bar, or its label.
         mesh: devices to spread the runs over, as a mesh of one axis. The number of devices must divide the
@@ -109,7 +110,7 @@ def train(
     >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
     >>> problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, beta=0.5))
     >>> policy = didsim.EnergyBased(reference)
-    >>> run = train(policy, reference, problem, dpo(0.5), optax.adam(0.1), 300)
+    >>> run = train(policy, reference, problem, didsim.dpo(0.5), optax.adam(0.1), 300)
     >>> run.metrics["js_to_target"].shape, bool(run.metrics["js_to_target"][-1] < 1e-6)
     ((31,), True)
     """
@@ -150,17 +151,17 @@ def train(
 
 
 def _check_kinds(
-    policy: Policy,
+    policy: HasLogProbs,
     problem: Problem,
     objective: Objective,
     optimizer: Optimizer,
     steps: int,
     record: Record,
     batch_size: int | None,
-    key: Array | None,
+    key: Any,
     on_divergence: str,
 ) -> None:
-    """Raise unless each argument is of the kind that it must be."""
+    """Raise `ValueError` for an argument of the wrong kind."""
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _check_optimizer(optimizer)
@@ -195,8 +196,8 @@ def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
         for leaf in jax.tree.leaves(optimizer):
             if isinstance(leaf, bool) or not isinstance(leaf, numbers.Real | Array | np.ndarray):
                 raise ValueError(
-                    f"`optimizer` must be a Partial whose arguments are numbers or arrays; got {leaf!r}. A "
-                    "flag or a schedule belongs in a function of one's own, Partial(lambda rate: …, 0.1)"
+                    f"`optimizer` must be a Partial whose arguments are numbers or arrays; got {leaf!r}. Set "
+                    "a flag or a schedule inside a function of your own, as in Partial(lambda rate: …, 0.1)"
                 )
         made = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)()
     _checks.instance(
@@ -205,7 +206,10 @@ def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
 
 
 def _encoded_target(objective: Objective, reference: Array, problem: Problem) -> LogProbs | None:
-    """The policy that the preferences encode at the objective's beta, if it scores labels; else None."""
+    """The policy that the preferences encode at the objective's beta; None if it is not known.
+
+    It is known if the objective scores labels with a log-ratio reward, and the problem compares all pairs.
+    """
     term, problem = objective.difference_term, problem.offline()
     if term is None or not (term.kernel.scores_labels and term.reward.is_log_ratio):
         return None
@@ -229,7 +233,7 @@ def _batch_shape(
     key: Array | None,
     optimizer: optax.GradientTransformation | Partial,
 ) -> Shape:
-    """The common batch shape of all that a run takes."""
+    """The common batch shape of all inputs."""
     distributions = {"policy": start, "reference": reference}
     if target is not None:
         distributions["target"] = target
@@ -254,14 +258,14 @@ def _parameters(trained: PyTree, own: Shape, batch: Shape) -> PyTree:
                 f"`policy` must have its batch axes {own} first in every trained array; "
                 f"got one of shape {leaf.shape}"
             )
-        # The program reuses the memory of its parameters, and must not get the caller's own array.
+        # This must be a copy, since the program reuses the memory of its parameters.
         return jnp.array(as_runs(leaf, batch, leaf.ndim - len(own)))
 
     return jax.tree.map(one, trained)
 
 
 def _over_runs(batch: Shape, dtype: DTypeLike) -> Callable[[PyTree, int], Any]:
-    """`as_runs` for a batch, with floating-point numbers in one dtype."""
+    """`as_runs` for the batch. The function also casts floating-point arrays to `dtype`."""
 
     def runs(tree: PyTree, event_ndim: int) -> Any:
         return jax.tree.map(
@@ -273,7 +277,7 @@ def _over_runs(batch: Shape, dtype: DTypeLike) -> Callable[[PyTree, int], Any]:
 
 
 def _minibatches(batch_size: int | None, key: Array | None, batch: Shape) -> Minibatches | None:
-    """A key for each run: the caller's own where they are a batch, otherwise split from the one key."""
+    """One key for each run: the given keys if there is a batch of them, otherwise splits of the one key."""
     if batch_size is None or key is None:
         return None
     keys = jax.random.split(key, batch).reshape(-1) if key.ndim == 0 else as_runs(key, batch, 0)
@@ -297,7 +301,7 @@ def _run(given: Given, common: Common, recorded: list[int], trained: PyTree, mes
 
 
 def _finished(result: Result, common: Common, recorded: list[int], batch: Shape) -> Run:
-    """What `train` hands back, or the error that holds it."""
+    """The `Run` that `train` returns. If all stop when one diverges, the error holds it instead."""
     counted, failed, broken = (np.asarray(x) for x in (result.counted, result.failed, result.broken))
     metrics, kept = result.metrics, len(recorded)
     if broken.any():
@@ -310,6 +314,9 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
         steps=np.asarray(recorded[:kept], dtype=int),
         metrics={name: batched(jnp.moveaxis(metrics[name][:kept], 0, 1), batch) for name in common.metrics},
         diverged_at=np.where(failed, counted, -1).reshape(batch),
+        attributes=tuple(
+            (name, tuple(metric_attributes(name, one).items())) for name, one in common.metrics.items()
+        ),
     )
     if common.together and failed.any():
         raise divergence_of(run, int(counted[failed].min()), failed.reshape(batch))
@@ -317,5 +324,5 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
 
 
 def _without(values: Array, broken: np.ndarray) -> Array:
-    """Records `[records, runs, …]`, NaN for runs that had diverged by then."""
+    """The records `[records, runs, …]`, with NaN where `broken`."""
     return jnp.where(broken.reshape(*broken.shape, *(1,) * (values.ndim - 2)), jnp.nan, values)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 import didsim
-from didsim.sweeps.axes import parse_value
+from didsim.sweeps.axes import parsed
 
 Names = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -64,13 +64,10 @@ def override(config: type[Config], settings: list[str]) -> Config:
     known = config.__struct_fields__
     changes: dict[str, Any] = {}
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        key = key.strip()
-        if not equals:
-            raise ValueError(f"--set must be key=value; got {setting!r}")
+        key, value = parsed(setting)
         if key not in known:
             raise ValueError(f"--set has an unknown key {key!r}; there are {', '.join(sorted(known))}")
-        changes[key] = parse_value(text.strip())
+        changes[key] = value
     try:
         return msgspec.convert(changes, config)
     except msgspec.ValidationError as error:

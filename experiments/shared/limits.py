@@ -1,4 +1,4 @@
-"""Objectives at settings that make them comparable, and where each of them ends."""
+"""Objectives at comparable settings, and the limit of each."""
 
 import inspect
 from typing import NamedTuple
@@ -8,11 +8,10 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 import didsim
-from didsim.objectives import KeepsChosen, LogProb, LogRatio
 
 SUM = "dpo + sft"
 
-# Where a log-probability is below this and the solver still moves, the policy runs off.
+# If the solver stops in motion and a log-probability is below this, the policy runs off (see `Limit`).
 _RUNS_OFF = -300.0
 _AT_REST = 1e-6
 
@@ -23,28 +22,29 @@ def all_names() -> tuple[str, ...]:
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Raise ValueError at the first name of no objective."""
+    """Raise ValueError at the first name that is not an objective."""
     for name in names:
         if name != SUM:
             didsim.OBJECTIVES[name]
 
 
 def strength(name: str, beta: float, max_length: int) -> dict[str, float]:
-    """The argument of an objective that gives it the `beta` of the data.
+    """The argument that gives an objective the `beta` of the data.
 
-    The argument is `beta`, or IPO's `tau`; there is none if the objective has neither. An objective whose
-    reward is divided by the length gets `beta · max_length`, so that rewards have the scale of the others'.
+    It is `beta`, or `tau` for IPO; the result is empty if the objective has neither. An objective whose
+    reward is divided by the length gets `beta · max_length`, so that its rewards have the scale of the
+    others.
     """
     make = didsim.OBJECTIVES[name]
     for argument in {"beta", "tau"} & set(inspect.signature(make).parameters):
         reward = make(**{argument: beta}).reward
-        per_token = isinstance(reward, LogRatio | LogProb) and reward.per_token
+        per_token = reward.affine and not reward.has_one_slope
         return {argument: beta * max_length if per_token else beta}
     return {}
 
 
 def make(name: str, beta: float, max_length: int) -> didsim.Objective:
-    """An objective with the `beta` of the data and otherwise its own defaults; see `strength`."""
+    """An objective with the `beta` of the data (see `strength`) and defaults for all other arguments."""
     if name == SUM:
         return didsim.dpo(beta) + didsim.sft()
     return didsim.OBJECTIVES[name](**strength(name, beta, max_length))
@@ -54,12 +54,13 @@ class Limit(NamedTuple):
     """Where an objective ends, for a batch of instances.
 
     Attributes:
-        log_probs: log-probabilities of the policy at the end, `−inf` where it has no mass. If the policy runs
+        log_probs: log-probabilities of the policy at the end; `−inf` for probability zero. If the policy runs
             off, they are those at which the solver stopped.
         method: how the end was found.
         converged: whether the end is stationary.
-        runs_off: whether the policy was on its way to zero probabilities when the solver stopped.
-        unique: 1 if this is proven to be the only minimiser, 0 if it is proven not to be, NaN if neither is.
+        runs_off: whether the policy was still moving towards zero probabilities when the solver stopped.
+        unique: 1 if this is proven to be the only minimiser, 0 if it is proven not to be, NaN if nothing
+            is proven.
         agreed: 1 if all starts ended here, 0 if they did not, NaN if there was one start.
     """
 
@@ -83,20 +84,20 @@ def find_limit(
 ) -> Limit:
     """The exact minimiser of each instance.
 
-    A gradient rule (DPO-PG) has no loss to minimise. It is trained by plain gradient descent on logits from
-    the reference, until it rests.
+    A gradient rule (DPO-PG) has no loss to minimise. It is trained by plain gradient descent on logits, from
+    the reference.
 
     Args:
         objective: the objective.
         reference: log-probabilities of the reference policies.
         problem: where pairs come from.
         space: the sequences.
-        starts: number of starts of the solver, where the loss is not known to be convex.
+        starts: number of starts of the solver for a loss that is not known to be convex.
         steps: number of steps of a gradient rule.
         learning_rate: learning rate of a gradient rule.
     """
     unknown = np.full(reference.shape[0], np.nan)
-    if isinstance(objective, KeepsChosen):
+    if objective.is_gradient_rule:
         run = didsim.train(
             didsim.EnergyBased(reference),
             reference,

@@ -16,9 +16,9 @@ _MEASURES = ("js", "entropy", "displacement", "margin")
 
 
 def summarise(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """Medians and shares for each objective, in order of its divergence from the target.
+    """Medians and shares for each objective, in order of the median divergence from the target.
 
-    Infinite medians are the strings "-inf" and "inf", which JSON can hold; None is what is not known.
+    JSON has no infinite numbers; infinite medians are the strings "-inf" and "inf". Unknown values are None.
     """
     rows = []
     order = np.argsort(dataset["js"].median("seed").values)
@@ -62,7 +62,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def update() -> None:
-    """Keep the summary of the last run, and put its table between the marks of the README."""
+    """Write the summary of the last run to JSON, and its table between the two marks in the README."""
     figures, readme = _ROOT / "figures", _ROOT / "README.md"
     with xr.open_dataset(figures / "objective_zoo.nc") as dataset:
         rows = summarise(dataset)

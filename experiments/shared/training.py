@@ -1,4 +1,4 @@
-"""What the experiments that train share: random keys, the optimiser, and how a run or a study is made."""
+"""Parts of experiments with training: random keys, the optimiser, one run, and a study."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 import didsim
 from didsim.sweeps.study import ContrastiveData, Recorded, Space
-from didsim.training.metrics import Metric
+from didsim.training.metrics import Measure
 from experiments.shared.configs import TrainingConfig
 
 
@@ -25,7 +25,7 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     """Adam with a cosine schedule.
 
     Population gradients have no noise to average out, so the second moment is forgotten quickly
-    (`b2 = 0.95`): small probabilities, whose gradients shrink, then keep their pace.
+    (`b2 = 0.95`). Small probabilities then keep their pace while their gradients shrink.
     """
     return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps), b2=0.95, eps=1e-16)
 
@@ -37,10 +37,10 @@ def train(
     target: Float[Array, "*batch sequences"],
     problem: didsim.Problem,
     objective: didsim.Objective,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, Measure],
     progress: str | bool,
 ) -> didsim.Run:
-    """Train a policy of the config's kind, which starts at the reference, with the config's settings."""
+    """Train a policy of the config's kind from the reference, with the config's settings."""
     policy: didsim.Policy = didsim.EnergyBased(reference)
     if config.policy == "autoregressive":
         policy = didsim.Autoregressive.from_log_probs(reference, space)
@@ -61,7 +61,7 @@ def train(
 def run_study(config: TrainingConfig, axes: Mapping[str, Sequence[Any]], progress: bool) -> xr.Dataset:
     """Train every cell of a grid and solve for its exact limit.
 
-    Where the axes say nothing else, DPO is trained on pairs that encode the target.
+    Unless an axis changes it, DPO is trained on pairs that encode the target.
 
     Args:
         config: the experiment's settings.

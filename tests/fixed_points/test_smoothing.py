@@ -9,6 +9,7 @@ from scipy.special import expit, log_softmax
 
 import didsim
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
+from tests import papers
 
 SIZE, SEEDS = 6, 3
 RNG = np.random.default_rng(3)
@@ -21,7 +22,7 @@ AT_A_KINK = 100 * TEMPERATURES[-1]
 
 def test_what_has_kinks() -> None:
     kinked = {name for name, make in didsim.OBJECTIVES.items() if has_kinks(make())}
-    assert kinked == {"slic", "dpop"}
+    assert kinked == set(papers.KINKED)
     assert has_kinks(didsim.dpo() + 0.1 * didsim.slic())
 
 

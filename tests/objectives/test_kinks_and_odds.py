@@ -53,7 +53,7 @@ def exact_odds(z: np.ndarray, tokens: np.ndarray) -> list[mpmath.mpf]:
 def test_odds_agree_with_mpmath_at_any_gap(
     z: tuple[float, ...], tokens: tuple[int, ...], dtype: type
 ) -> None:
-    given = np.asarray(z, dtype)
+    given: np.ndarray = np.asarray(z, dtype)
     of = lambda z: LogOdds().of_space(log_softmax(z), None, jnp.asarray(tokens))  # noqa: E731
     eps = 8 * float(jnp.finfo(dtype).eps)
     with mpmath.workdps(700):

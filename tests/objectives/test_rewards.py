@@ -11,18 +11,8 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, logsumexp
 
 import didsim
-from didsim.objectives.rewards import (
-    Alpha,
-    ForwardKL,
-    Guarded,
-    JensenShannon,
-    LengthRegularised,
-    LogOdds,
-    LogProb,
-    LogRatio,
-    Reward,
-    decreasing_root,
-)
+from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon, decreasing_root
+from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward
 from tests.strategies import betas, extreme_logits, hostile_logits, near_deterministic_logits, ordinary_logits
 
 EPS = float(np.finfo(np.float64).eps)

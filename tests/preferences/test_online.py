@@ -263,7 +263,7 @@ def test_what_needs_a_policy_says_so_and_wrong_arguments_are_named() -> None:
         didsim.OnPolicy(-1.0)
     with pytest.raises(ValueError, match="`of` must be 'policy' or 'reward'; got 'h'"):
         didsim.RewardDifference("h")
-    with pytest.raises(ValueError, match="is over 6 sequences; it was asked about 5"):
+    with pytest.raises(ValueError, match="`problem` must be over 5 sequences; got one over 6"):
         problem.check_size(5)
     with pytest.raises(ValueError, match="sampler"):
         didsim.SAMPLERS["best"]

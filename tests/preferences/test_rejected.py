@@ -35,8 +35,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], np.ndarray]] = {
 }
 
 
-def test_every_name_is_known() -> None:
-    assert set(REJECTED) == set(CALLS)
+def test_every_formula_is_that_of_a_distribution_by_name() -> None:
+    assert set(CALLS) <= set(REJECTED)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -46,7 +46,7 @@ def test_values_agree_with_their_formula(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    known = ", ".join(sorted(CALLS))
+    known = ", ".join(sorted(REJECTED))
     with pytest.raises(
         ValueError, match=f"^unknown rejected-sampling distribution 'best'; there are {known}$"
     ):

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
@@ -17,44 +16,14 @@ from rich.console import Console
 
 import didsim
 from didsim import Sweep, open_results, run_sweep
-from didsim.plotting import COLORS, plot_study
+from didsim.plotting import plot_study
 from didsim.sweeps.cells import compute
 from didsim.sweeps.results import export, summarise
 from didsim.sweeps.store import Status, StoreError, open_store
+from tests.sweeps.store_cases import TABLES, panels_of
 
-TABLES: dict[str, Any] = {
-    "space": {"vocab_size": 2, "max_length": 2},
-    "steps": 3,
-    "record": {"every": 2, "metrics": ["loss", "js_to_target"]},
-    "optimizer": {"name": "sgd", "learning_rate": 0.1},
-    "limit": True,
-}
-# Of two programs; the exponential loss diverges at a learning rate of a million.
-AXES: dict[str, Any] = {
-    "objective": [{"name": "exponential", "beta": 1.0}, "dpo"],
-    "problem.rejected.beta": [0.3, 0.5],
-    "optimizer.learning_rate": [0.1, 1e6],
-    "seed": range(3),
-}
 DIMS = ("objective", "beta", "learning_rate", "seed")
 VARIABLES = {"loss", "js_to_target", "js_limit", "js_to_limit", "status", "diverged_at"}
-
-
-@pytest.fixture(scope="module")
-def sweep() -> Sweep:
-    return Sweep(TABLES, AXES)
-
-
-@pytest.fixture(scope="module")
-def store(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("results") / "study.zarr"
-    assert run_sweep(sweep, path) == (18, 6, 0, 0)
-    return path
-
-
-@pytest.fixture(scope="module")
-def results(store: Path) -> xr.Dataset:
-    return open_results(store).load()
 
 
 @pytest.fixture
@@ -193,9 +162,9 @@ def test_what_is_no_store_is_refused_by_its_path(use: Any, store: Path, tmp_path
     (tmp_path / "folder").mkdir()
     xr.Dataset({"loss": 1.0}).to_zarr(tmp_path / "other.zarr", consolidated=False)
     for name in ("nowhere", "file", "folder"):
-        with pytest.raises(StoreError, match=rf"{name} is no store of a study$"):
+        with pytest.raises(StoreError, match=rf"{name} holds no results of a study$"):
             use(tmp_path / name)
-    with pytest.raises(StoreError, match=r"other\.zarr is a store of format None, of which this version"):
+    with pytest.raises(StoreError, match=r"other\.zarr is a store of format None; this version"):
         use(tmp_path / "other.zarr")
     assert not Path("out.csv").exists()
 
@@ -355,176 +324,6 @@ def test_parquet_says_what_it_needs(store: Path, tmp_path: Path, monkeypatch: py
     assert len(list(tmp_path.iterdir())) == 1
 
 
-# Figures.
-
-
-def panels_of(figure: Any) -> list[Any]:
-    return [ax for ax in figure.axes if ax.get_visible()]
-
-
-@pytest.fixture
-def curves() -> xr.Dataset:
-    """Results with numbers that are known: `js_to_target` over two dimensions, seeds and steps."""
-    rng = np.random.default_rng(0)
-    coords: dict[str, Any] = {
-        "rejected": ("rejected", np.array(["optimal", "uniform"]), {"long_name": "Rejected"}),
-        "beta": ("beta", [0.1, 0.3, 1.0, 3.0], {"long_name": "Beta"}),
-        "seed": range(5),
-        "step": ("step", [0, 10, 20], {"long_name": "Step"}),
-    }
-    dims = ("rejected", "beta", "seed", "step")
-    about = {"long_name": "JS(learned, target)", "units": "nats"}
-    loss = {"long_name": "Exact loss", "units": "1"}
-    return xr.Dataset(
-        {
-            "js_to_target": (dims, rng.uniform(size=(2, 4, 5, 3)), about),
-            "loss": (dims, rng.uniform(size=(2, 4, 5, 3)), loss),
-            "js_limit": (dims[:3], rng.uniform(size=(2, 4, 5)), about),
-        },
-        coords,
-    )
-
-
-def test_a_panel_for_each_value_and_a_line_for_each_hue(curves: xr.Dataset) -> None:
-    figure = plot_study(curves, "js_to_target", hue="rejected", col="beta")
-    panels = panels_of(figure)
-    assert [ax.get_title(loc="left") for ax in panels] == [f"Beta: {beta}" for beta in (0.1, 0.3, 1.0, 3.0)]
-    assert figure.get_supxlabel() == "Step"
-    assert figure.get_supylabel() == "JS(learned, target) (nats)"
-    (legend,) = figure.legends
-    assert [one.get_text() for one in legend.get_texts()] == ["optimal", "uniform"]
-    assert legend.get_title().get_text() == "Rejected"
-    handles = {one.get_label(): one.get_color() for one in legend.get_lines()}
-    for k, ax in enumerate(panels):
-        assert [line.get_label() for line in ax.lines] == ["optimal", "uniform"]
-        assert len(ax.collections) == 2
-        for j, line in enumerate(ax.lines):
-            values = curves["js_to_target"].values[j, k]
-            np.testing.assert_array_equal(line.get_xdata(), [0, 10, 20])
-            np.testing.assert_allclose(line.get_ydata(), np.median(values, axis=0))
-            assert line.get_color() == handles[line.get_label()] == COLORS[j]
-            outline = ax.collections[j].get_paths()[0].vertices
-            for at, step in enumerate((0, 10, 20)):
-                heights = outline[outline[:, 0] == step, 1]
-                low, high = np.quantile(values[:, at], [0.025, 0.975])
-                assert (heights.min(), heights.max()) == pytest.approx((low, high))
-
-
-def test_a_share_has_no_units(curves: xr.Dataset) -> None:
-    figure = plot_study(curves.isel(beta=0), "loss", hue="rejected")
-    assert figure.get_supylabel() == "Exact loss"
-    (panel,) = panels_of(figure)
-    assert panel.get_title(loc="left") == ""
-    assert len(panel.lines) == 2
-
-
-def test_one_run_is_a_line_without_a_band(curves: xr.Dataset) -> None:
-    figure = plot_study(curves.isel(beta=0, rejected=1, seed=2), "js_to_target")
-    (panel,) = panels_of(figure)
-    (line,) = panel.lines
-    np.testing.assert_array_equal(line.get_ydata(), curves["js_to_target"].values[1, 0, 2])
-    assert len(panel.collections) == 0
-    assert figure.legends == []
-
-
-def test_dimensions_of_one_value_need_no_place(curves: xr.Dataset) -> None:
-    small = curves.isel(beta=[1], rejected=[0])
-    (panel,) = panels_of(plot_study(small, "js_to_target"))
-    np.testing.assert_allclose(
-        panel.lines[0].get_ydata(), np.median(curves["js_to_target"].values[0, 1], axis=0)
-    )
-
-
-def test_bands_may_be_over_another_dimension(curves: xr.Dataset) -> None:
-    (panel,) = panels_of(plot_study(curves.isel(rejected=0), "js_to_target", hue="seed", over="beta"))
-    assert [line.get_label() for line in panel.lines] == ["0", "1", "2", "3", "4"]
-    values = curves["js_to_target"].values[0]
-    np.testing.assert_allclose(panel.lines[3].get_ydata(), np.median(values[:, 3], axis=0))
-
-
-def test_a_line_for_each_seed(curves: xr.Dataset) -> None:
-    (panel,) = panels_of(plot_study(curves.isel(rejected=0, beta=0), "js_to_target", hue="seed"))
-    assert [line.get_label() for line in panel.lines] == ["0", "1", "2", "3", "4"]
-    for seed, line in enumerate(panel.lines):
-        np.testing.assert_array_equal(line.get_ydata(), curves["js_to_target"].values[0, 0, seed])
-    assert len(panel.collections) == 0
-
-
-def test_what_has_no_steps_is_drawn_over_another_axis(curves: xr.Dataset) -> None:
-    figure = plot_study(curves, "js_limit", x="beta", col="rejected")
-    assert figure.get_supxlabel() == "Beta"
-    panels = panels_of(figure)
-    assert [ax.get_title(loc="left") for ax in panels] == ["Rejected: optimal", "Rejected: uniform"]
-    for k, ax in enumerate(panels):
-        np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.1, 0.3, 1.0, 3.0])
-        np.testing.assert_allclose(ax.lines[0].get_ydata(), np.median(curves["js_limit"].values[k], axis=1))
-
-
-def test_a_metric_is_drawn_over_another_axis_as_it_is_at_the_end(curves: xr.Dataset) -> None:
-    # Of a run of fewer steps than the others, the last record counts.
-    curves["js_to_target"][:, 2, :, 2] = np.nan
-    figure = plot_study(curves, "js_to_target", x="beta", hue="rejected")
-    assert figure.get_supxlabel() == "Beta"
-    (panel,) = panels_of(figure)
-    for k, line in enumerate(panel.lines):
-        values = curves["js_to_target"].values[k]
-        ends = np.median(np.where(np.isnan(values[..., 2]), values[..., 1], values[..., 2]), axis=1)
-        np.testing.assert_array_equal(line.get_xdata(), [0.1, 0.3, 1.0, 3.0])
-        np.testing.assert_allclose(line.get_ydata(), ends)
-
-
-def test_an_axis_of_words_is_drawn_in_their_order(curves: xr.Dataset) -> None:
-    figure = plot_study(curves.isel(beta=0), "js_to_target", x="rejected")
-    (panel,) = panels_of(figure)
-    assert panel.lines[0].get_xdata().tolist() == ["optimal", "uniform"]
-
-
-def test_runs_that_diverged_are_left_out_of_bands(results: xr.Dataset) -> None:
-    mixed = results.sel(objective="exponential", beta=0.3).stack(
-        run=("learning_rate", "seed"), create_index=False
-    )
-    figure = plot_study(mixed, "js_to_target", over="run")
-    (panel,) = panels_of(figure)
-    values = mixed["js_to_target"].transpose("run", "step").values
-    np.testing.assert_allclose(panel.lines[0].get_ydata(), np.nanmedian(values, axis=0))
-    assert np.isfinite(panel.lines[0].get_ydata()).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"y": "js"}, r"^`y` must be one of js_to_target, loss, js_limit; got 'js'$"),
-        ({"y": "beta"}, r"^`y` must be one of js_to_target, loss, js_limit; got 'beta'$"),
-        ({"x": "steps"}, r"^`x` must be one of rejected, beta, seed, step; got 'steps'$"),
-        ({"hue": "reject"}, r"^`hue` must be one of rejected, beta, seed, step; got 'reject'$"),
-        ({"col": "loss"}, r"^`col` must be one of rejected, beta, seed, step; got 'loss'$"),
-        ({"y": "js_limit"}, r"^`x` must be one of rejected, beta, seed; got 'step'$"),
-        ({}, r"^`dataset` must be of one value of rejected, beta, or these be given a place$"),
-        ({"hue": "beta"}, r"^`dataset` must be of one value of rejected, or these be given a place$"),
-        (
-            {"hue": "beta", "col": "rejected", "over": "run"},
-            r"^`dataset` must be of one value of seed, or these be given a place$",
-        ),
-    ],
-)
-def test_what_cannot_be_drawn_is_named(curves: xr.Dataset, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        plot_study(curves, **{"y": "js_to_target", **arguments})
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"hue": "beta", "col": "beta"},
-        {"x": "seed", "over": "seed", "y": "js_limit", "hue": "beta"},
-        {"x": "beta", "hue": "beta", "y": "js_limit"},
-    ],
-)
-def test_a_dimension_has_one_place(curves: xr.Dataset, arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"`(x|hue|col|over)`"):
-        plot_study(curves.isel(rejected=0), **{"y": "js_to_target", **arguments})
-
-
 def test_there_is_nothing_to_draw_before_a_cell_is_done(
     sweep: Sweep, pending: tuple[Path, tuple[int, ...]], tmp_path: Path
 ) -> None:
@@ -534,70 +333,3 @@ def test_there_is_nothing_to_draw_before_a_cell_is_done(
         plot_study(found.isel(objective=0, beta=0, learning_rate=0), "js_to_target")
     done = found.isel(dict(zip(DIMS[:-1], index[:-1], strict=True)))
     assert len(panels_of(plot_study(done, "js_to_target"))[0].lines) == 1
-
-
-def test_figures_leave_the_style_of_the_session_alone(curves: xr.Dataset, tmp_path: Path) -> None:
-    before = dict(mpl.rcParams)
-    figure = plot_study(curves, "js_to_target", hue="rejected", col="beta")
-    assert dict(mpl.rcParams) == before
-    figure.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 1000
-
-
-# The studies that come with the library.
-
-STUDIES = Path(__file__).parents[2] / "studies"
-SMALLER = ["steps=20", "sweep.seed=[0, 1]", "space.vocab_size=2", "space.max_length=2"]
-
-
-@pytest.fixture
-def run_study(tmp_path: Path) -> Any:
-    def run(name: str, *settings: str) -> xr.Dataset:
-        sweep = Sweep.from_toml(STUDIES / f"{name}.toml", [*SMALLER, *settings])
-        outcome = run_sweep(sweep, tmp_path / f"{name}.zarr")
-        assert outcome == (sweep.size, 0, 0, 0)
-        found = open_results(tmp_path / f"{name}.zarr").load()
-        for metric in sweep.metrics:
-            assert np.isfinite(found[metric]).all(), metric
-        return found
-
-    return run
-
-
-def test_the_study_of_finite_pairs(run_study: Any) -> None:
-    found = run_study("finite_pairs")
-    assert dict(found.sizes) == {"pairs": 3, "learning_rate": 2, "seed": 2, "step": 2}
-    assert set(found) == {
-        "loss",
-        "js_to_target",
-        "chosen_displacement",
-        "reward_margin",
-        "status",
-        "diverged_at",
-    }
-    # One instance for each seed, whatever the number of pairs.
-    start = found["js_to_target"].sel(step=0).values
-    assert float(np.ptp(start, axis=(0, 1)).max()) < 1e-12 < float(np.ptp(start, axis=2).min())
-
-
-def test_the_study_of_objectives(run_study: Any) -> None:
-    found = run_study("objectives", 'record.metrics=["loss", "js_to_target"]')
-    assert found["objective"].values.tolist() == ["dpo", "cdpo", "ipo", "cpo", "exponential"]
-    assert dict(found.sizes) == {"objective": 5, "seed": 2, "step": 2}
-    assert np.isfinite(found["js_limit"]).all()
-    assert np.isfinite(found["js_to_limit"]).all()
-    assert (found["js_limit"].sel(objective="dpo") < 1e-12).all(), "the preferences encode the target for DPO"
-    assert (found["js_limit"].sel(objective=["ipo", "cpo", "exponential"]) > 1e-4).all()
-    # The instances are the same for all objectives.
-    start = found["js_to_target"].sel(step=0).values
-    assert float(np.ptp(start, axis=0).max()) < 1e-12 < float(np.ptp(start, axis=1).min())
-
-
-def test_the_study_of_rejected_distributions(run_study: Any) -> None:
-    found = run_study("rejected_distributions")
-    assert found["rejected"].values.tolist() == ["optimal", "uniform", "tempered"]
-    assert dict(found.sizes) == {"rejected": 3, "beta": 3, "seed": 2, "step": 2}
-    assert (found["js_limit"].sel(rejected="optimal") < 1e-12).all(), "at every beta"
-    assert (found["js_limit"].sel(rejected=["uniform", "tempered"]) > 1e-4).all()
-    figure = plot_study(found, "js_to_target", hue="rejected", col="beta")
-    assert [ax.get_title(loc="left") for ax in panels_of(figure)] == ["Beta: 0.1", "Beta: 0.3", "Beta: 1.0"]

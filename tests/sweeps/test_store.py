@@ -157,12 +157,12 @@ def test_another_format_and_other_things_are_no_stores(tmp_path: Path) -> None:
     path = tmp_path / "r.zarr"
     open_store(sweep_of(), path, 4)
     zarr.open_group(path, mode="r+").attrs["format"] = 99
-    with pytest.raises(StoreError, match="a store of format 99, of which this version, with format 1"):
+    with pytest.raises(StoreError, match="a store of format 99; this version of didsim reads only format 1"):
         open_store(sweep_of(), path, 4)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("text")
     for name in ("folder", "file"):
-        with pytest.raises(StoreError, match=f"{name} is no store of a study"):
+        with pytest.raises(StoreError, match=f"{name} holds no results of a study"):
             open_store(sweep_of(), tmp_path / name, 4)
     zarr.open_group(tmp_path / "other.zarr", mode="w")
     with pytest.raises(StoreError, match="format None"):

@@ -1,4 +1,5 @@
 import itertools
+import pickle
 from typing import Any
 
 import jax
@@ -9,10 +10,11 @@ import pytest
 from scipy.special import log_softmax
 
 import didsim
-from didsim.training.metrics import METRICS, NEEDS_TARGET
+from didsim.training.metrics import METRICS, Metric
 from didsim.training.record import Record, metric_attributes
 
 SIZE, BETA = 6, 0.7
+SGD = optax.sgd(0.1)
 REFERENCE, CHOSEN, REJECTED, TARGET, START = (
     log_softmax(logits) for logits in np.random.default_rng(1).normal(size=(5, SIZE))
 )
@@ -105,7 +107,12 @@ STANDARD = set(METRICS) - {"reward_accuracy", "fraction_ordered"}
 
 
 def test_without_a_target_its_metrics_are_left_out() -> None:
-    assert set(Record().resolve(has_target=False, has_support=True)) == STANDARD - NEEDS_TARGET
+    assert set(Record().resolve(has_target=False, has_support=True)) == STANDARD - {
+        "kl_to_target",
+        "kl_from_target",
+        "js_to_target",
+        "margin_target",
+    }
     assert set(Record().resolve(has_target=True, has_support=True)) == STANDARD
 
 
@@ -143,11 +150,45 @@ def test_also_adds_to_the_default_metrics_alone() -> None:
 
 
 def test_every_standard_metric_has_a_long_name_and_units() -> None:
-    for name in METRICS:
-        attributes = metric_attributes(name)
-        assert attributes["units"] in {"1", "nats"}
+    shares = {"loss", "gradient_norm", "fraction_ordered", "reward_accuracy"}
+    for name, metric in METRICS.items():
+        attributes = metric_attributes(name, metric)
+        assert attributes["units"] == ("1" if name in shares else "nats")
         assert not attributes["long_name"].endswith(".")
-    assert metric_attributes("mine") == {"long_name": "mine"}
+    assert metric_attributes("did_entropy", METRICS["did_entropy"])["long_name"] == (
+        "DID entropy of the learned policy against the reference"
+    )
+
+
+def peak(s: Any) -> jax.Array:
+    return s.log_probs.max()
+
+
+def start_of(record: Record) -> Any:
+    """A run of no steps."""
+    problem = didsim.Contrastive(CHOSEN, REJECTED)
+    policy = didsim.EnergyBased(START)
+    return didsim.train(policy, REFERENCE, problem, didsim.dpo(BETA), SGD, steps=0, record=record)
+
+
+def test_a_metric_of_ones_own_has_its_own_name_and_units() -> None:
+    """One that has the name of a standard metric is another metric."""
+    own: dict[str, Any] = {"loss": peak, "peak": Metric(peak, "Largest log-probability", "nats")}
+    found = start_of(Record(metrics=own)).to_dataset()
+    assert found["loss"].attrs == {"long_name": "loss"}
+    assert found["peak"].attrs == {"long_name": "Largest log-probability", "units": "nats"}
+    assert float(found["loss"][0]) == pytest.approx(START.max(), rel=1e-12)
+
+
+def test_a_metric_that_is_added_is_recorded_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "peak", peak)
+    assert "peak" not in start_of(Record()).metrics
+    found = start_of(Record(also=("peak",)))
+    assert set(found.metrics) == set(start_of(Record()).metrics) | {"peak"}
+    assert float(found.metrics["peak"][0]) == pytest.approx(START.max(), rel=1e-12)
+    monkeypatch.setitem(METRICS, "peak", lambda s: s.log_probs.min())
+    again = start_of(Record(also=("peak",)))
+    assert float(again.metrics["peak"][0]) == pytest.approx(START.min(), rel=1e-12)
 
 
 def test_accuracy_and_margins_of_a_finite_dataset() -> None:
@@ -202,3 +243,23 @@ def test_a_metric_of_ones_own_sees_the_whole_state() -> None:
     np.testing.assert_array_equal(run.metrics["logits"][:, -1], run.policy.logits)
     np.testing.assert_allclose(run.metrics["log_ratio"][:, 0], batch - REFERENCE, rtol=1e-12)
     assert jax.tree.leaves(run.policy)[0].shape == (2, SIZE)
+
+
+def test_metrics_can_be_pickled() -> None:
+    for name, metric in METRICS.items():
+        assert pickle.loads(pickle.dumps(metric)) == metric, name
+
+
+def test_a_run_can_be_pickled_and_combined_with_another_whatever_it_recorded() -> None:
+    def run() -> didsim.Run:
+        record = Record(every=1, metrics={"peak": lambda s: s.log_probs.max(), "loss": METRICS["loss"]})
+        problem = didsim.Contrastive(CHOSEN, REJECTED)
+        return didsim.train(
+            didsim.EnergyBased(START), REFERENCE, problem, didsim.dpo(BETA), optax.sgd(0.1), 2, record=record
+        )
+
+    first, second = run(), run()
+    copy = pickle.loads(pickle.dumps(first))
+    assert copy.to_dataset().identical(first.to_dataset())
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
+    np.testing.assert_array_equal(stacked.metrics["loss"][1], second.metrics["loss"])

@@ -1,0 +1,161 @@
+"""Implicit rewards of f-DPO: slopes of f-divergences."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.nn import log1mexp, log_softmax, logsumexp, softplus
+from jaxtyping import Array
+
+from didsim.information import LogProbs
+from didsim.objectives.rewards import Reward, Scalar, log_ratio_of
+
+
+class DivergenceSlope(Reward):
+    """`h(y) = beta · f′(π(y)/reference(y))`, the reward of f-DPO, for the function `f` of an f-divergence.
+
+    The f-divergence is `D_f(π ‖ reference) = Σ reference · f(π/reference)`. A policy that maximises
+    `E r − beta · D_f(π ‖ reference)` has `r = h` up to a constant.
+
+    Let `u = π/reference` and `t = log u`. Then `f′(u) = slope(t)` increases with `t` towards an upper limit.
+    The distance from `slope(t)` to this limit is called the gap.
+    """
+
+    needs_reference: ClassVar[bool] = True
+    has_inverse: ClassVar[bool] = True
+
+    beta: Scalar
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        return self.beta * self.slope(log_ratio_of(logps, ref_logps))
+
+    @abstractmethod
+    def slope(self, t: Array) -> Array:
+        """`f′(e^t)`, up to a constant."""
+
+    @abstractmethod
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The `t` whose gap has the logarithm `log_gap`."""
+
+    @abstractmethod
+    def largest_log_gap(self) -> Array:
+        """The logarithm of the gap at `t = 0`."""
+
+    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
+        """`π = reference · u` with `beta · f′(u) = h + c`. The constant `c` makes `π` sum to one.
+
+        Let `g_y = (max h − h(y)) / beta`. The gap of `y` is `v + g_y`, where `v > 0` is one unknown number.
+        The sum `Σ reference(y) u(v + g_y)` decreases in `v`, and a root of `sum = 1` is wanted. If `v` is the
+        gap of `u = 1`, every `u` is at most 1, so the sum is at most 1. If `v` is so small that the sequence
+        of largest `h` has probability 1, the sum is at least 1. The root lies between. (Derived here.)
+        """
+        top = jnp.max(h, axis=-1, keepdims=True)
+        gaps = (top - h) / self.beta[..., None]
+        log_gaps = jnp.where(gaps > 0, jnp.log(jnp.where(gaps > 0, gaps, 1)), -jnp.inf)
+        shape = jnp.broadcast_shapes(top.shape, (*gaps.shape[:-1], 1), (*reference.shape[:-1], 1))
+        high = jnp.broadcast_to(self.largest_log_gap()[..., None], shape)
+
+        def log_total(log_v: Array) -> Array:
+            return logsumexp(self._logits(reference, log_gaps, log_v), axis=-1, keepdims=True)
+
+        def is_short(low: Array) -> Array:
+            return (log_total(low) < 0) & jnp.isfinite(low)
+
+        def lower(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, short = state
+            low = jnp.where(short, 2 * low - high - 1, low)
+            return low, is_short(low)
+
+        # Go down from `high`, in strides that double, until the sum passes one.
+        start = high - 1, is_short(high - 1)
+        low, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), lower, start)
+        root = decreasing_root(log_total, low, high)
+        return log_softmax(self._logits(reference, log_gaps, root), axis=-1)
+
+    def inverse_needs_root(self, lengths: Array | None) -> bool:
+        return True
+
+    def _logits(self, reference: Array, log_gaps: Array, log_v: Array) -> Array:
+        return reference + self.log_ratio(jnp.logaddexp(log_gaps, log_v))
+
+
+class ForwardKL(DivergenceSlope):
+    """`h = beta · (1 − reference/π)`, from `f(u) = u − 1 − log u`: `D_f(π ‖ reference) = KL(reference ‖ π)`.
+
+    The constant makes it 0 at `π = reference`, as the other divergences' rewards are.
+    """
+
+    def slope(self, t: Array) -> Array:
+        return -jnp.expm1(-t)
+
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The gap is `1/u`."""
+        return -log_gap
+
+    def largest_log_gap(self) -> Array:
+        """The gap of `u = 1` is 1."""
+        return jnp.zeros_like(self.beta)
+
+
+class JensenShannon(DivergenceSlope):
+    """`h = beta · log(2u / (1 + u))` with `u = π/reference`, from the Jensen–Shannon divergence.
+
+    `f(u) = u log u − (1 + u) log((1 + u)/2)`, and `D_f` is twice the Jensen–Shannon divergence.
+    """
+
+    def slope(self, t: Array) -> Array:
+        return jnp.log(2.0) - softplus(-t)
+
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The gap is `log(1 + 1/u)`, so that `u = 1/(e^gap − 1)`."""
+        gap = jnp.exp(log_gap)
+        # log(e^g − 1) in two forms: one is accurate for small g, the other for large g.
+        small = log_gap + gap / 2
+        return -jnp.where(gap < 1e-4, small, gap + log1mexp(jnp.maximum(gap, 1e-4)))
+
+    def largest_log_gap(self) -> Array:
+        """The gap of `u = 1` is `log 2`."""
+        return jnp.full_like(self.beta, jnp.log(jnp.log(2.0)))
+
+
+class Alpha(DivergenceSlope):
+    """`h = beta · (1 − u^−alpha) / alpha` with `u = π/reference`, from the alpha-divergence.
+
+    `f(u) = [u^(1−alpha) − (1 − alpha) u − alpha] / (alpha (alpha − 1))`. The limit `alpha → 0` is the reward
+    of DPO. `alpha = 1` is the reward of the forward KL divergence, up to a constant.
+    """
+
+    alpha: Scalar
+
+    def slope(self, t: Array) -> Array:
+        return -jnp.expm1(-self.alpha * t) / self.alpha
+
+    def log_ratio(self, log_gap: Array) -> Array:
+        """The gap is `u^−alpha / alpha`."""
+        alpha = self.alpha[..., None]
+        return -(log_gap + jnp.log(alpha)) / alpha
+
+    def largest_log_gap(self) -> Array:
+        """The gap of `u = 1` is `1/alpha`."""
+        return jnp.broadcast_to(-jnp.log(self.alpha), jnp.broadcast_shapes(self.alpha.shape, self.beta.shape))
+
+
+def decreasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """The root of a decreasing function between two bounds, for each entry of a batch.
+
+    Bisection goes to the last bit. One step of Newton's method follows, so that the root has derivatives.
+    """
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        above = f(middle) > 0
+        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+    bits = 2 * jnp.finfo(low.dtype).nmant
+    low, high = jax.lax.fori_loop(0, bits, halve, jax.lax.stop_gradient((low, high)))
+    root = (low + high) / 2
+    value, slope = jax.jvp(f, (root,), (jnp.ones_like(root),))
+    return root - value / jax.lax.stop_gradient(slope)
