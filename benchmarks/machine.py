@@ -45,7 +45,7 @@ def this_machine() -> Machine:
         cpu=_cpu(),
         cores=_cores(),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        os=f"{platform.system()} {platform.release()}",
+        os=platform.system(),
         python=software["python"],
         jax=software["jax"],
         jaxlib=software["jaxlib"],

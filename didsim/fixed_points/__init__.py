@@ -9,12 +9,11 @@ on_logits       the search over the logits of all sequences
 on_parameters   the search over the parameters of a policy
 hinge           the linear program of the hinge
 newton, lbfgs   the two minimisers that the searches use
-convexity       when a term of an objective is convex
 smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
 """
 
-from didsim.fixed_points.certificate import Certificate, NoMinimiserError, Solution
+from didsim.fixed_points.certificate import Certificate, Method, NoMinimiserError, Solution, Verdict
 from didsim.fixed_points.solve import fixed_point, solve
 
-__all__ = ["Certificate", "NoMinimiserError", "Solution", "fixed_point", "solve"]
+__all__ = ["Certificate", "Method", "NoMinimiserError", "Solution", "Verdict", "fixed_point", "solve"]

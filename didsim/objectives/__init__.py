@@ -48,14 +48,16 @@ from didsim.objectives.kernels import (
     ReverseCrossEntropy,
     Sigmoid,
     Squared,
+    SumOfForms,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
 from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward
-from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single, Term
+from didsim.objectives.terms import Baseline, Pair, PairMean, PolicyMean, Single, Term
 
 __all__ = [
     "OBJECTIVES",
     "Alpha",
+    "Baseline",
     "Exponential",
     "ForwardKL",
     "Guarded",
@@ -79,6 +81,7 @@ __all__ = [
     "Sigmoid",
     "Single",
     "Squared",
+    "SumOfForms",
     "Term",
     "apo_down",
     "apo_zero",

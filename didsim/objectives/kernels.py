@@ -58,7 +58,7 @@ class Kernel(eqx.Module):
 
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:
-        """Whether the loss decreases strictly in `d` everywhere, for each entry of a batch of kernels.
+        """Whether the loss comes to its infimum only as `d` grows without end, for each entry of a batch.
 
         If so, and one sequence of a pair wins every time, the loss drives the two rewards apart without end.
         """

@@ -47,7 +47,7 @@ class Check:
 
 
 CHECKS: Registry[Check] = Registry("check", {})
-"""Every check by its name, in the order of the theory."""
+"""Every check by its name. Reports sort them by section."""
 
 _Measure = Callable[[Case], Any]
 
@@ -74,7 +74,7 @@ def _register(
 
 
 def off(left: Array, right: Array, *compared: Array) -> Array:
-    """The largest difference of two arrays, relative to one plus the largest entry of the other arrays."""
+    """The largest difference, relative to 1 plus the largest magnitude of all arrays but `left`."""
     sizes = [jnp.max(jnp.abs(jnp.asarray(array))) for array in (right, *compared)]
     return jnp.max(jnp.abs(left - right)) / (1 + jnp.max(jnp.stack(sizes)))
 

@@ -9,9 +9,9 @@ run        the result, and the error for a run that diverges
 progress   progress bars
 """
 
-from didsim.training.metrics import METRICS, Snapshot
+from didsim.training.metrics import METRICS, Metric, Snapshot
 from didsim.training.record import Record
 from didsim.training.run import DivergenceError, Run
 from didsim.training.train import train
 
-__all__ = ["METRICS", "DivergenceError", "Record", "Run", "Snapshot", "train"]
+__all__ = ["METRICS", "DivergenceError", "Metric", "Record", "Run", "Snapshot", "train"]
