@@ -112,24 +112,24 @@ def broadcast(**shapes: Shape) -> Shape:
         raise ValueError(f"{_names(shapes)} must broadcast together; {_got(shapes)}") from None
 
 
-def positive(name: str, value: Any) -> Array:
+def positive(name: str, value: Any, beside: Array | None = None) -> Array:
     """The value as a positive, finite number, or an array of such numbers."""
-    return _number(name, value, "positive and finite", lambda x, xp: (x > 0) & xp.isfinite(x))
+    return _number(name, value, "positive and finite", lambda x, xp: (x > 0) & xp.isfinite(x), beside)
 
 
-def non_negative(name: str, value: Any) -> Array:
+def non_negative(name: str, value: Any, beside: Array | None = None) -> Array:
     """The value as a finite number of at least 0, or an array of such numbers."""
-    return _number(name, value, "zero or more and finite", lambda x, xp: (x >= 0) & xp.isfinite(x))
+    return _number(name, value, "zero or more and finite", lambda x, xp: (x >= 0) & xp.isfinite(x), beside)
 
 
-def at_least_one(name: str, value: Any) -> Array:
+def at_least_one(name: str, value: Any, beside: Array | None = None) -> Array:
     """The value as a finite number of at least 1, or an array of such numbers."""
-    return _number(name, value, "at least 1 and finite", lambda x, xp: (x >= 1) & xp.isfinite(x))
+    return _number(name, value, "at least 1 and finite", lambda x, xp: (x >= 1) & xp.isfinite(x), beside)
 
 
-def number(name: str, value: Any) -> Array:
+def number(name: str, value: Any, beside: Array | None = None) -> Array:
     """The value as a finite number, or an array of such numbers."""
-    return _number(name, value, "finite", lambda x, xp: xp.isfinite(x))
+    return _number(name, value, "finite", lambda x, xp: xp.isfinite(x), beside)
 
 
 def within(name: str, value: Any, low: float, high: float) -> Array:
@@ -137,10 +137,13 @@ def within(name: str, value: Any, low: float, high: float) -> Array:
     return _number(name, value, f"between {low} and {high}", lambda x, xp: (x >= low) & (x <= high))
 
 
-def _number(name: str, value: Any, expected: str, good: Callable[[Any, Any], Any]) -> Array:
+def _number(
+    name: str, value: Any, expected: str, good: Callable[[Any, Any], Any], beside: Array | None = None
+) -> Array:
     """The value as an array of real numbers.
 
-    A Python number gives a weakly typed array. In operations it takes the dtype of the other array.
+    A Python number gives a weakly typed array. In operations it takes the dtype of the other array: that of
+    `beside`, if it is given. A number is checked as it is used, rounded to its dtype.
     """
     value = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
     array = _array(name, value, "a real number", jnp.number)
@@ -155,7 +158,32 @@ def _number(name: str, value: Any, expected: str, good: Callable[[Any, Any], Any
     given = np.asarray(value)
     if not np.all(good(given, np)):
         raise ValueError(f"`{name}` must be {expected}; got {given}")
+    dtype = array.dtype if beside is None else jnp.result_type(array, beside)
+    rounded = _rounded(given, dtype)
+    if not np.all(good(rounded, np)):
+        raise ValueError(f"`{name}` must be {expected} in {dtype}; got {given}, which rounds to {rounded}")
     return array
+
+
+def parameters(name: str, tree: Any, dtype: Any) -> None:
+    """Raise if a number of a tree becomes infinite, or zero, when it is rounded to a dtype."""
+    for leaf in jax.tree.leaves(tree):
+        if known(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            given = np.asarray(leaf)
+            rounded = _rounded(given, dtype)
+            off = np.isfinite(given) & (~np.isfinite(rounded) | ((rounded == 0) & (given != 0)))
+            if off.any():
+                raise ValueError(
+                    f"`{name}` must have parameters that {jnp.dtype(dtype)} can hold; got "
+                    f"{given[off].flat[0]}, which rounds to {rounded[off].flat[0]}"
+                )
+
+
+def _rounded(given: np.ndarray, dtype: Any) -> np.ndarray:
+    """Numbers as a compiled program sees them, to which those below the smallest normal one are zero."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = given.astype(dtype)
+    return np.where(np.abs(rounded) < jnp.finfo(dtype).tiny, np.zeros((), dtype), rounded)
 
 
 def single(name: str, array: Array) -> Array:
@@ -191,6 +219,10 @@ def lengths(name: str, value: Any) -> Array:
     array = _array(name, value, "numbers of tokens, integers of at least 1", jnp.integer)
     if array.size == 0 or (known(value) and not np.all(np.asarray(value) >= 1)):
         raise ValueError(f"`{name}` must be numbers of tokens, integers of at least 1; got {value!r}")
+    if known(value) and np.max(np.asarray(value)) > (most := jnp.iinfo(array.dtype).max):
+        raise ValueError(
+            f"`{name}` must be numbers of tokens, at most {most}; got {np.max(np.asarray(value))}"
+        )
     return array
 
 

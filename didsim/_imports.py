@@ -38,7 +38,7 @@ def run_sources(sources: Iterable[Source]) -> None:
     """Run files that were read, each as a module of its own.
 
     Raises:
-        ValueError: one raises. The message names it, and is one line.
+        ValueError: a file raises an error. The message names the file, in one line.
     """
     for source in sources:
         # A name of its own, so that a file named as an installed package does not take its place.

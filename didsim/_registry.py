@@ -23,10 +23,10 @@ class Registry(MutableMapping[str, Entry]):
     Args:
         kind: what an entry is called in messages.
         entries: its own entries.
-        others: registries where a name is looked up that is not its own.
+        others: registries that are searched for a name that this one lacks.
 
     Raises:
-        UnknownNameError: a `ValueError` and a `KeyError`, for a name that is not there.
+        UnknownNameError: no registry has the name. It is a `ValueError` and a `KeyError`.
 
     >>> fruit = Registry("fruit", {"pear": 1})
     >>> food = Registry("food", {"bread": 2}, fruit)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float, Key, Real
 
-from didsim import _checks
+from didsim import _checks, _log_space
 from didsim.information import LogProbs, LogProbsLike
 from didsim.spaces import SequenceSpace
 
@@ -106,9 +106,9 @@ def temper(p: LogProbsLike, exponent: Real[ArrayLike, "*#batch"]) -> LogProbs:
     [0.1, 0.9]
     """
     p = _checks.distribution("p", p, full_support=True)
-    exponent = _checks.number("exponent", exponent)
+    exponent = _checks.number("exponent", exponent, beside=p)
     _checks.broadcast(p=p.shape[:-1], exponent=exponent.shape)
-    return log_softmax(exponent[..., None] * p, axis=-1)
+    return _log_space.tilted(jnp.zeros_like(p), p, exponent)
 
 
 def mixture(p: LogProbsLike, q: LogProbsLike, weight: Real[ArrayLike, "*#batch"]) -> LogProbs:
@@ -162,7 +162,7 @@ def best_of_n(
     p = _checks.distribution("p", p, full_support=True)
     score = _checks.finite("score", score)
     _checks.same_sequences(p=p, score=score)
-    draws = _checks.single("n", _checks.at_least_one("n", n))
+    draws = _checks.single("n", _checks.at_least_one("n", n, beside=p))
     return jnp.vectorize(lambda p, score: _best_of(p, score, draws), signature="(n),(n)->(n)")(p, score)
 
 
@@ -191,23 +191,9 @@ def _best_of(p: Float[Array, " n"], score: Float[Array, " n"], n: Float[Array, "
     top = jax.ops.segment_max(sorted_p, group, size)[group]
     mass = top + jnp.log(jax.ops.segment_sum(jnp.exp(sorted_p - top), group, size))[group]
     # log(1 − (1 − G/F)^n) = log(1 − exp(−z)) with z = −n log(1 − G/F), itself held as a logarithm.
-    log_z = jnp.log(n) + _log_minus_log1m(jnp.minimum(mass - up_to, 0))
-    best = n * up_to + _log1m_exp_minus(log_z) + sorted_p - mass
+    log_z = jnp.log(n) + _log_space.log_minus_log1m(jnp.minimum(mass - up_to, 0))
+    best = n * up_to + _log_space.log1m_exp_minus(log_z) + sorted_p - mass
     return log_softmax(jnp.zeros_like(p).at[order].set(best))
-
-
-def _log_minus_log1m(log_u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`log(−log(1 − u))`, given `log u <= 0`; infinite at `u = 1`."""
-    small, whole = log_u < -40, jnp.exp(log_u) == 1
-    exact = jnp.log(-jnp.log1p(-jnp.exp(jnp.where(small | whole, -1, log_u))))
-    return jnp.where(small, log_u, jnp.where(whole, jnp.inf, exact))
-
-
-def _log1m_exp_minus(log_z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`log(1 − exp(−z))`, given `log z`."""
-    small, large = log_z < -40, log_z > 5
-    exact = jnp.log(-jnp.expm1(-jnp.exp(jnp.where(small | large, 0, log_z))))
-    return jnp.where(small, log_z, jnp.where(large, 0, exact))
 
 
 def _per_key(key: Key[Array, "*batch"], make: Callable[[Array], Array]) -> LogProbs:

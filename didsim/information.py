@@ -17,7 +17,7 @@ import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float, Real
 
-from didsim import _checks
+from didsim import _checks, _log_space
 
 LogProbs = Float[Array, "*batch sequences"]
 LogProbsLike = Float[ArrayLike, "*#batch sequences"] | list[Any]
@@ -218,6 +218,6 @@ def geodesic(
     reference = _checks.distribution("reference", reference)
     log_q = _checks.finite("log_q", log_q)
     _checks.same_sequences(reference=reference, log_q=log_q)
-    position = _checks.number("s", s)
+    position = _checks.number("s", s, beside=reference)
     _checks.broadcast(reference=reference.shape[:-1], log_q=log_q.shape[:-1], s=position.shape)
-    return log_softmax(reference + position[..., None] * log_q, axis=-1)
+    return _log_space.tilted(reference, log_q, position)

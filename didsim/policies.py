@@ -128,7 +128,7 @@ class Autoregressive(Policy):
         expected = (int(self._rows().max()) + 1, space.vocab_size)
         if self.logits.shape[-2:] != expected:
             raise ValueError(
-                f"`logits` must end in (num_prefixes, vocab_size) = {expected}; got shape {self.logits.shape}"
+                f"`logits` must end in (rows, vocab_size) = {expected}; got shape {self.logits.shape}"
             )
 
     def _rows(self) -> np.ndarray:

@@ -281,5 +281,5 @@ def test_contexts_that_are_refused() -> None:
     for context in (-1, 1.5, True):
         with pytest.raises(ValueError, match="`context`"):
             Autoregressive(table(SPACE), SPACE, context)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"must end in \(num_prefixes, vocab_size\) = \(1, "):
+    with pytest.raises(ValueError, match=r"must end in \(rows, vocab_size\) = \(1, "):
         Autoregressive(table(SPACE), SPACE, 0)

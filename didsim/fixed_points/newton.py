@@ -71,8 +71,8 @@ def minimise(
         start: where to start.
         idle: the number of directions along which the loss is known not to change.
         moves: whether the loss depends on the numbers that are held fixed.
-        mass: for numbers that belong to one sequence each, about how much the loss curves along each of them
-            where it curves at all. A direction along which it curves by far less than that is flat.
+        mass: for each sequence, about how much the loss curves along its number. A direction with far less
+            curvature than this counts as flat.
     """
     gradient = jax.grad(loss)
 
@@ -138,7 +138,7 @@ def minimise(
     size = jnp.abs(values)
     flat = jnp.sum(size <= _flat(z) * jnp.max(size)) - idle
     if mass is not None and len(z) > idle:
-        # Scaled to a unit diagonal, what is left of a loss far out is rounding that looks like curvature.
+        # Far out nothing is left of the loss but rounding, which looks like curvature at a unit diagonal.
         curves = jnp.where(mass > 0, diagonal / mass, jnp.inf)
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
     return Found(z, loss(z, z), jnp.max(jnp.abs(g)), jnp.max(jnp.abs(step)), flat, jnp.min(values))

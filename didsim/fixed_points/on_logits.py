@@ -32,7 +32,7 @@ def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solutio
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
     reward = terms[0].reward
     one_reward = all(bool(eqx.tree_equal(term.reward, reward)) for term in terms[1:])
-    one_baseline = len({type(term.baseline) for term in terms}) == 1
+    one_baseline = all(bool(eqx.tree_equal(term.baseline, terms[0].baseline)) for term in terms[1:])
     if not (reward.is_log_ratio and one_reward and one_baseline):
         return solve_on_logits(task, starts)
     support = _gains(terms, task.problem, task.reference) > 0

@@ -115,8 +115,8 @@ def solve(
             has no other to disagree with.
 
     Returns:
-        A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; the gradient there costs O(N²)
-        up to 1,024 sequences. Newton's method costs O(N³) for
+        A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
+        there, in O(N²) up to 1,024 sequences. Newton's method costs O(N³) for
         each of its steps, starts and problems. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to
         O(N log N) a step.
 
@@ -165,6 +165,7 @@ def _checked(
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
     problem.check_size(size)
+    _checks.parameters("objective", objective, reference.dtype)
     batch = _checks.broadcast(
         reference=reference.shape[:-1], problem=problem.batch_shape, objective=objective.batch_shape
     )

@@ -82,10 +82,13 @@ class DivergenceSlope(Reward):
 
 
 class ForwardKL(DivergenceSlope):
-    """`h = −beta · reference/π`, from `f(u) = −log u` and `D_f(π ‖ reference) = KL(reference ‖ π)`."""
+    """`h = beta · (1 − reference/π)`, from `f(u) = u − 1 − log u`: `D_f(π ‖ reference) = KL(reference ‖ π)`.
+
+    The constant makes it 0 at `π = reference`, as the other divergences' rewards are.
+    """
 
     def slope(self, t: Array) -> Array:
-        return -jnp.exp(-t)
+        return -jnp.expm1(-t)
 
     def log_ratio(self, log_gap: Array) -> Array:
         """The gap is `1/u`."""

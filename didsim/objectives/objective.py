@@ -184,6 +184,7 @@ class Objective(eqx.Module):
         problem.check_size(policy_logps.shape[-1])
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
+        _checks.parameters("self", self, policy_logps.dtype)
         loss = _compiled_loss(self, policy_logps, reference, problem, lengths)
         return jnp.broadcast_to(loss, batch)
 
@@ -213,7 +214,7 @@ class Objective(eqx.Module):
         space = Sequences(policy_logps, reference, lengths)
         held = jax.lax.stop_gradient(policy_logps) if held is None else held
         as_data = Sequences(held, reference, lengths)
-        problem = problem.at(held, self.reward(*as_data))
+        problem = problem.at(held, self.reward.of_space(*as_data))
         over = Population(problem, as_data, marginals)
         return sum_of([term.weighted(term.expected(space, over)) for term in self.terms])
 

@@ -6,9 +6,10 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.nn import log1mexp, log_softmax, logsumexp, softplus
+from jax.nn import log1mexp, log_softmax, logsumexp, relu, softplus
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
+from didsim import _log_space
 from didsim.information import LogProbs
 
 Scalar = Float[Array, "*#batch"]
@@ -64,6 +65,14 @@ class Reward(eqx.Module):
     @abstractmethod
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         """The reward of sequences with these log-probabilities."""
+
+    def of_space(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        """The reward of every sequence of a space, whose log-probabilities are normalised over the last axis.
+
+        It is `__call__`, unless the probabilities of the other sequences tell more than a rounded one of its
+        own.
+        """
+        return self(logps, ref_logps, lengths)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
         """The distribution whose reward is `h` up to a constant `c`. Normalisation fixes `c`.
@@ -180,7 +189,7 @@ class Guarded(Reward):
     """`h(y) = beta · [t − weight · max(0, −t)]` with `t = log(π(y) / reference(y))`.
 
     This is the reward of a chosen sequence in DPO-positive. A negative log-ratio is multiplied by
-    `1 + weight`.
+    `1 + weight`. At the corner `t = 0`, where every run starts, the penalty has derivative 0, as in trainers.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -192,7 +201,7 @@ class Guarded(Reward):
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         t = log_ratio_of(logps, ref_logps)
-        return self.beta * (t - self.weight * jnp.maximum(0, -t))
+        return self.beta * (t - self.weight * relu(-t))
 
     def rounded(self, temperature: Array) -> Reward:
         return RoundedGuarded(self.beta, self.weight, temperature)
@@ -229,6 +238,24 @@ class LogOdds(Reward):
         tiny = jnp.finfo(log_p.dtype).tiny
         sure = -log_p < tiny
         return log_p - jnp.where(sure, jnp.log(tiny), log1mexp(jnp.where(sure, 1, -log_p)))
+
+    def of_space(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        """The log odds, to full precision even of a sequence whose probability rounds to 1.
+
+        `1 − π(y)` is the sum of the other probabilities. Only the likeliest sequence needs it. Any other has
+        a probability of at most a half, and `1 − π(y)` loses no digits.
+        """
+        size = logps.shape[-1]
+        likeliest = jnp.arange(size) == jnp.argmax(logps, axis=-1, keepdims=True)
+        log_rest = _log_space.logsumexp(jnp.where(likeliest, -jnp.inf, logps))[..., None]
+        log_rest = jnp.where(jnp.isneginf(log_rest), jnp.log(jnp.finfo(logps.dtype).tiny), log_rest)
+        # −log π as a logarithm, of the likeliest from the rest, divided by the number of tokens.
+        log_tokens = 0.0 if lengths is None else jnp.log(lengths.astype(logps.dtype))
+        log_nats = _log_space.log_minus_log1m(jnp.minimum(log_rest, jnp.log(0.5))) - log_tokens
+        sure = likeliest & (log_rest < jnp.log(0.5))
+        of_rest = -jnp.exp(log_nats) - _log_space.log1m_exp_minus(log_nats)
+        # A stand-in for the likeliest, so that no branch that is not taken divides by zero.
+        return jnp.where(sure, of_rest, self(jnp.where(sure, -1.0, logps), ref_logps, lengths))
 
 
 def log_ratio_of(logps: Array, ref_logps: Array | None) -> Array:

@@ -165,10 +165,10 @@ class Pair(Term):
         return self.kernel(of_chosen(*chosen) - self.reward(*rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:
-        h = self.reward(*space)
+        h = self.reward.of_space(*space)
         if self.chosen_reward is None:
             return self.kernel.expect(over.problem, h)
-        return self.kernel.expect_across(over.problem, self.chosen_reward(*space), h)
+        return self.kernel.expect_across(over.problem, self.chosen_reward.of_space(*space), h)
 
 
 class Baseline(eqx.Module):
@@ -269,10 +269,10 @@ class Single(Term):
         """The expected loss. O(N), once the marginals are known."""
         baseline = None
         if self.baseline is not None:
-            held = self.reward(*over.held)
+            held = self.reward.of_space(*over.held)
             baseline = self.baseline.of_policy(held, over.held.logps, over.marginals)[..., None]
         chosen, rejected = over.marginals
-        losses = self._loss(self.reward(*space), baseline)
+        losses = self._loss(self.reward.of_space(*space), baseline)
         marginal = chosen if self.sequence == "chosen" else rejected
         return expectation(marginal.astype(losses.dtype), losses)
 

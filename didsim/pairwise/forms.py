@@ -104,12 +104,13 @@ class PiecewiseLinear:
     The kernel is a sum of functions, one for each knot. With `t = knots[n]`, the function of knot `n` is
 
         below[n] + left[n] · (t − d)      for d < t
-        (below[n] + above[n]) / 2         for d = t
+        at[n]                             for d = t
         above[n] + right[n] · (d − t)     for d > t.
 
     Examples: the hinge `max(0, 1 − d)` is `PiecewiseLinear(knots=(1,), left=(1,))`. For a share of wins
-    `d > 0`, with ties counted half, the kernel is `PiecewiseLinear(knots=(0,), above=(1,))`. The derivative
-    at a knot is the mean of the slopes on its two sides. Jumps add nothing to the derivative.
+    `d > 0`, with ties counted half, the kernel is `PiecewiseLinear(knots=(0,), above=(1,))`. At a
+    corner the derivative is the number nearest to 0 between the slopes on its two sides: 0 for a hinge, as in
+    trainers. Jumps add nothing to the derivative.
 
     Args:
         knots: where the kernel bends or jumps.
@@ -117,6 +118,7 @@ class PiecewiseLinear:
         left: below each knot, the growth per unit of distance from it; 0 by default.
         above: the value just above each knot; 0 by default.
         right: above each knot, the growth per unit of distance from it; 0 by default.
+        at: the value at each knot; by default the mean of `below` and `above`.
 
     Raises:
         ValueError: `knots` is empty, a number is not finite, or another argument has not one number for each
@@ -128,13 +130,21 @@ class PiecewiseLinear:
     left: tuple[float, ...] = ()
     above: tuple[float, ...] = ()
     right: tuple[float, ...] = ()
+    at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         knots = _finite_numbers("knots", self.knots)
         object.__setattr__(self, "knots", knots)
-        for name in ("below", "left", "above", "right"):
+        for name in ("below", "left", "above", "right", "at"):
             values = getattr(self, name)
-            values = _finite_numbers(name, values) if values != () else (0.0,) * len(knots)
+            if values != ():
+                values = _finite_numbers(name, values)
+            elif name == "at":
+                values = tuple(
+                    (below + above) / 2 for below, above in zip(self.below, self.above, strict=True)
+                )
+            else:
+                values = (0.0,) * len(knots)
             if len(values) != len(knots):
                 raise ValueError(
                     f"`{name}` must have one number for each of {len(knots)} knots; got {len(values)}"
@@ -143,8 +153,8 @@ class PiecewiseLinear:
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """The functions, one for each knot, whose sum is the kernel."""
-        return tuple(map(Piece, self.knots, self.below, self.left, self.above, self.right))
+        """The functions of one knot that add up to the kernel."""
+        return tuple(map(Piece, self.knots, self.below, self.left, self.above, self.right, self.at))
 
     def __call__(self, d: Array) -> Array:
         return sum((piece(d) for piece in self.pieces), jnp.zeros_like(d))

@@ -11,14 +11,13 @@ from didsim.pairwise.exact import Sums, Wanted
 class Piece(NamedTuple):
     """A function that is one line below its knot and another line above it.
 
-    At the knot the value is the mean of `below` and `above`.
-
     Attributes:
         knot: the position of the knot.
         below: the value just below the knot.
         left: below the knot, the growth per unit of distance from it.
         above: the value just above the knot.
         right: above the knot, the growth per unit of distance from it.
+        at: the value at the knot; None is the mean of `below` and `above`.
     """
 
     knot: float
@@ -26,19 +25,32 @@ class Piece(NamedTuple):
     left: float = 0.0
     above: float = 0.0
     right: float = 0.0
+    at: float | None = None
 
     def __call__(self, d: Array) -> Array:
         far = d - self.knot
         below, above = self.below - self.left * far, self.above + self.right * far
-        return jnp.where(far < 0, below, jnp.where(far > 0, above, (self.below + self.above) / 2))
+        return jnp.where(
+            far < 0, below, jnp.where(far > 0, above, self.value_at_knot + self.slope_at_knot * far)
+        )
+
+    @property
+    def value_at_knot(self) -> float:
+        return (self.below + self.above) / 2 if self.at is None else self.at
+
+    @property
+    def slope_at_knot(self) -> float:
+        """The derivative at the knot: the number nearest to 0 between the slopes on either side."""
+        low, high = sorted((-self.left, self.right))
+        return min(max(0.0, low), high)
 
     def derivative(self) -> "Piece":
-        """The slope. It is constant on either side of the knot."""
-        return Piece(self.knot, below=-self.left, above=self.right)
+        """The slope, which is constant on either side."""
+        return Piece(self.knot, below=-self.left, above=self.right, at=self.slope_at_knot)
 
     def reflected(self) -> "Piece":
-        """The function `d ↦ self(−d)`."""
-        return Piece(-self.knot, self.above, self.right, self.below, self.left)
+        """The function of `−d`."""
+        return Piece(-self.knot, self.above, self.right, self.below, self.left, self.at)
 
 
 Pieces = tuple[Piece, ...]
@@ -128,7 +140,7 @@ def _one_sided(piece: Piece, spread: _Spread, x: Array) -> Array:
         distance = jnp.where(begin < 1, 0, place - points[jnp.maximum(begin - 1, 0)])
         mass = spread.mass_before[begin]
         value += piece.above * mass + piece.right * (spread.reach_before[begin] + mass * distance)
-    if piece.below or piece.above:
+    if piece.value_at_knot:
         at_knot = spread.mass_at[jnp.minimum(begin, last)]
-        value += (piece.below + piece.above) / 2 * jnp.where(begin < end, at_knot, 0)
+        value += piece.value_at_knot * jnp.where(begin < end, at_knot, 0)
     return value

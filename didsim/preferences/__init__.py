@@ -13,7 +13,7 @@ from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
-from didsim.preferences.online import SAMPLERS, Online, OnPolicy, RewardDifference, Sampler, Uniform
+from didsim.preferences.online import SAMPLERS, Draw, Online, OnPolicy, RewardDifference, Sampler, Uniform
 from didsim.preferences.problem import Problem
 from didsim.preferences.rejected import REJECTED, optimal_rejected
 
@@ -21,6 +21,7 @@ __all__ = [
     "REJECTED",
     "SAMPLERS",
     "Contrastive",
+    "Draw",
     "Joint",
     "Labelled",
     "Mixture",

@@ -4,10 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.nn import logsumexp
 from jaxtyping import Array, Bool, Float, Key
 
-from didsim import _checks
+from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.forms import Form
@@ -121,7 +120,7 @@ class Contrastive(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
-        return jnp.exp(logsumexp(self.chosen + x, axis=-1) + logsumexp(self.rejected - x, axis=-1))
+        return jnp.exp(_log_space.logsumexp(self.chosen + x) + _log_space.logsumexp(self.rejected - x))
 
     @property
     def compares_all(self) -> bool:

@@ -6,10 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import logsumexp
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from didsim import _checks
+from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs
 from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, draw_indices, pair_indices
@@ -99,7 +98,7 @@ class Pairs(Problem):
             ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
-        log_weights = jnp.log(self._pair_weights())
+        log_weights = _log_space.log(self._pair_weights())
         rows = draw_indices(_checks.one_key("key", key), log_weights, num_pairs)
         return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
 
@@ -136,8 +135,8 @@ class Pairs(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
-        log_weights = jnp.log(self._pair_weights(x.dtype))
-        return jnp.exp(logsumexp(log_weights + self._differences(x, x), axis=-1))
+        log_weights = _log_space.log(self._pair_weights(x.dtype))
+        return jnp.exp(_log_space.logsumexp(log_weights + self._differences(x, x), axis=-1))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive weight."""
@@ -154,7 +153,7 @@ class Pairs(Problem):
             ),
             signature="(k),(k),(k)->(n,n)",
         )
-        return Joint(jnp.log(count(self.winners, self.losers, weights)))
+        return Joint(_log_space.log(count(self.winners, self.losers, weights)))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the winners, as a log-probability."""
@@ -171,7 +170,7 @@ class Pairs(Problem):
             lambda indices, weights: jnp.zeros(size, weights.dtype).at[indices].add(weights),
             signature="(k),(k)->(n)",
         )
-        return jnp.log(count(indices, weights))
+        return _log_space.log(count(indices, weights))
 
     def _pair_weights(self, dtype: Any = None) -> Array:
         """Weights that sum to one. Their default dtype is their own, or JAX's if none were given."""
@@ -262,7 +261,8 @@ class Joint(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
-        return jnp.exp(logsumexp(self.log_probs + (x[..., :, None] - x[..., None, :]), axis=(-2, -1)))
+        differences = x[..., :, None] - x[..., None, :]
+        return jnp.exp(_log_space.logsumexp(self.log_probs + differences, axis=(-2, -1)))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive probability."""
@@ -277,9 +277,9 @@ class Joint(Problem):
     def chosen_marginal(self, size: int) -> LogProbs:
         """The sums of the table's rows."""
         self.check_size(size)
-        return logsumexp(self.log_probs, axis=-1)
+        return _log_space.logsumexp(self.log_probs, axis=-1)
 
     def rejected_marginal(self, size: int) -> LogProbs:
         """The sums of the table's columns."""
         self.check_size(size)
-        return logsumexp(self.log_probs, axis=-2)
+        return _log_space.logsumexp(self.log_probs, axis=-2)

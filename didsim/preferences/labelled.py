@@ -8,10 +8,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.nn import log_sigmoid, log_softmax, logsumexp
+from jax.nn import log_sigmoid, log_softmax
 from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
-from didsim import _checks
+from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.exact import map_rows
@@ -200,15 +200,16 @@ class Labelled(Problem):
         Near-linear time if `separable` and there are 4,096 sequences or more; otherwise O(N²) time.
         """
         if not self._is_large:
-            return jnp.exp(logsumexp(_log_wins(self.reward, self.first, self.second, x), axis=-1))
+            return jnp.exp(_log_space.logsumexp(_log_wins(self.reward, self.first, self.second, x), axis=-1))
 
         def one_order(first: Array, second: Array) -> Array:
             up, down = first + x, second - x
             top, bottom = (jnp.max(part, axis=-1, keepdims=True) for part in (up, down))
             total = unchecked_pair_sum(_SIGMOID, jnp.exp(up - top), jnp.exp(down - bottom), self.reward)
-            return jnp.log(total) + (top + bottom)[..., 0]
+            return _log_space.log(total) + (top + bottom)[..., 0]
 
-        return jnp.exp(jnp.logaddexp(one_order(self.first, self.second), one_order(self.second, self.first)))
+        orders = one_order(self.first, self.second), one_order(self.second, self.first)
+        return jnp.exp(_log_space.logaddexp(*orders))
 
     @property
     def compares_all(self) -> bool:
@@ -238,7 +239,7 @@ class Labelled(Problem):
         one = self.first[..., :, None] + self.second[..., None, :]
         other = self.second[..., :, None] + self.first[..., None, :]
         margin = self.reward[..., :, None] - self.reward[..., None, :]
-        return Joint(jnp.logaddexp(one, other) + log_sigmoid(margin))
+        return Joint(_log_space.logaddexp(one, other) + log_sigmoid(margin))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """`Σ_j [first(i) second(j) + second(i) first(j)] σ(r_i − r_j)`.
@@ -297,7 +298,7 @@ def _log_wins(reward: Array, first: Array, second: Array, x: Array) -> Array:
     """For each `i`, `log Σ_j P(i is chosen and j is rejected) e^{x_i − x_j}`."""
 
     def row(reward_i: Array, first_i: Array, second_i: Array, x_i: Array) -> Array:
-        either = jnp.logaddexp(first_i + second, second_i + first)
-        return logsumexp(either + log_sigmoid(reward_i - reward) + (x_i - x))
+        either = _log_space.logaddexp(first_i + second, second_i + first)
+        return _log_space.logsumexp(either + log_sigmoid(reward_i - reward) + (x_i - x))
 
     return map_rows(row, reward, first, second, x)

@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import logsumexp
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from didsim import _checks
+from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs
 from didsim.preferences.explicit import Joint, Pairs
@@ -139,7 +138,7 @@ class Mixture(Problem):
         weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None, None]
         tables = [problem.joint(size).log_probs for problem in self.problems]
         terms = [weight + table for weight, table in zip(weights, tables, strict=True)]
-        return Joint(logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0))
+        return Joint(_log_space.logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0))
 
     def chosen_marginal(self, size: int) -> LogProbs:
         return self._mixed([problem.chosen_marginal(size) for problem in self.problems])
@@ -150,4 +149,4 @@ class Mixture(Problem):
     def _mixed(self, marginals: list[Array]) -> Array:
         weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None]
         terms = [weight + marginal for weight, marginal in zip(weights, marginals, strict=True)]
-        return logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0)
+        return _log_space.logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0)

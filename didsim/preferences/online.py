@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.nn import log_softmax, logsumexp
 from jaxtyping import Array, ArrayLike, Float, Key, Real
 
-from didsim import _checks
+from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim._registry import Registry
 from didsim.information import LogProbs
@@ -82,7 +82,8 @@ class OnPolicy(Sampler):
         self.exponent = _checks.non_negative("exponent", exponent)
 
     def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        tempered = log_softmax(self.exponent[..., None] * log_probs, axis=-1)
+        """One draw, from the tempered policy for both samplers."""
+        tempered = _log_space.tilted(jnp.zeros_like(log_probs), log_probs, self.exponent)
         return (Draw(jnp.zeros_like(tempered[..., 0]), tempered, tempered),)
 
 

@@ -49,7 +49,8 @@ def compute(cells: Sequence[dict[str, Any]], size: int) -> dict[str, np.ndarray]
             repeated, so that a smaller block at the edge of a grid compiles nothing.
 
     Returns:
-        Metrics `[cells, records]`, the steps of these, `diverged_at` and, if asked for, limits, `[cells]`.
+        Metrics `[cells, records]`; their `steps` `[records]`; `diverged_at` and, if asked for, limits
+        `[cells]`.
 
     Raises:
         ValueError: some cell cannot be computed. An error of any other kind is turned into this one.

@@ -139,7 +139,7 @@ def check_optimizer(config: Mapping[str, Any]) -> None:
 
 
 def compiled_in(config: Mapping[str, Any]) -> frozenset[str]:
-    """The dotted places of the real numbers that a program is compiled for, of which a new value compiles.
+    """The dotted places of real numbers whose values are compiled in: a new value compiles a new program.
 
     There are none unless the schedule needs the value of a number, as `exponential_decay` does to see whether
     its `decay_rate` is zero. Then they are all numbers of the schedule.
@@ -182,13 +182,13 @@ def _scheduled(
 
 
 def _without_numbers(table: Mapping[str, Any]) -> bytes:
-    """A table without the values of its real numbers, to remember by what is true of any values."""
+    """A table with zeros for its real numbers. What is found out for it holds for any values."""
     return msgspec.json.encode(with_values(table, dict.fromkeys(real_numbers(table), 0.0)))
 
 
 @cache
 def _take_steps(optimizer: Maker, fixed: bytes, scheduled: bool, dtype: str) -> None:
-    """Trace two steps of an optimiser, of all whose numbers nothing but the type is known."""
+    """Trace two steps of an optimiser. Of its numbers only the type is known."""
     table = msgspec.json.decode(fixed)
 
     def two_steps(numbers: dict[str, Any], start: Array) -> Array:

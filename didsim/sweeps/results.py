@@ -16,13 +16,12 @@ from didsim.sweeps.store import Status, failures_of, stored_attributes
 def open_results(path: str | Path) -> xr.Dataset:
     """The results of a sweep. Values are read from disk when they are used.
 
-    The dimensions are the axes of the sweep, and `step`. The variables are the metrics, which are NaN where a
-    cell is not done, has diverged or has no record at a step; `status`, which is 0 for a cell that is
-    pending, 1 done, 2 diverged, 3 failed; and `diverged_at`, the number of steps before a cell diverged, or
-    −1. The attributes hold the study, and the versions of the packages that computed it.
+    The dimensions are the axes of the sweep, and `step`. Metrics are NaN where a cell has no record. `status`
+    is 0 (pending), 1 (done), 2 (diverged) or 3 (failed). `diverged_at` is the number of steps before a cell
+    diverged, or −1. The attributes hold the study, and the versions of the packages that computed it.
 
     Raises:
-        StoreError: there holds no results of a study at that path.
+        StoreError: there are no results of a study at that path.
     """
     stored_attributes(Path(path))
     dataset = xr.open_zarr(path, chunks=None, consolidated=True, mask_and_scale=False)

@@ -54,7 +54,7 @@ def run_sweep(
     computed, and its status last. If the process is killed, the next call computes the blocks that are
     missing, with the same bits on the same machine. After SIGINT (Ctrl-C) the call finishes and writes the
     blocks that are being computed, then returns. A second SIGINT raises KeyboardInterrupt at once. Without an
-    executor, a thread then still computes its block, and the process does not end before that. Cells that
+    executor, a thread of this process still finishes its block, and the process ends after that. Cells that
     cannot be computed are recorded as failed, and the next call tries them again.
 
     Args:

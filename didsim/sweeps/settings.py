@@ -24,10 +24,9 @@ class Setting(NamedTuple):
 def settings_of(maker: Maker, given: Set[str] = frozenset()) -> dict[str, Setting]:
     """The settings that a function takes, by name.
 
-    A parameter is a setting if a table can give it: a real number, an integer, true or false, or a word. A
-    parameter annotated as `int`, `bool` or `str`, or with a default of one of the last two, is of that type;
-    any other number is real. Parameters that are never settings: those that cannot be a number or a word (a
-    mask, a function), and those named in `given`, which the study passes itself.
+    A setting is a real number, an integer, a truth value or a word. `int`, `bool` and `str` are known by
+    their annotation, the last two also by their default. A parameter that cannot be a number or a word (a
+    mask, a function) is no setting. Parameters named in `given` are passed by the study itself.
     """
     found = {}
     for parameter in inspect.signature(maker, eval_str=True).parameters.values():

@@ -1,4 +1,12 @@
-"""The theory as a report that anyone can run: each statement checked on random instances."""
+"""The theory as a report that anyone can run: each statement checked on random instances.
+
+    checks            what a check is, and the registry of all
+    cases             random instances, ordinary and hostile
+    counterexamples   statements without one of their assumptions, and the instances that break them
+    report            running all checks
+
+The other files hold the checks, one file for each section of the theory.
+"""
 
 from didsim.theory import (  # noqa: F401, registers the checks
     differential_information,
@@ -10,7 +18,7 @@ from didsim.theory import (  # noqa: F401, registers the checks
     preference_data,
 )
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
-from didsim.theory.checks import CHECKS, Check
+from didsim.theory.checks import CHECKS, Check, claim, exact
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Counterexample, Found
 from didsim.theory.report import Report, Row, check_all
 
@@ -25,5 +33,7 @@ __all__ = [
     "Report",
     "Row",
     "check_all",
+    "claim",
+    "exact",
     "make_cases",
 ]

@@ -29,8 +29,8 @@ class Check:
         measure: a function of one instance, without batch axes. For an exact statement it returns the
             deviation, relative to one plus the size of the compared logarithms. For a claim it returns
             whether the claim holds.
-        most: the largest number of instances of a check that runs on one instance after the other, because it
-            is not a JAX function; None for a check that runs on a batch.
+        most: None if the check is a JAX function, which runs on a whole batch. Any other check runs on one
+            instance after the other, and on at most this many.
         sizes: the numbers of sequences that the check is made for; None for any.
         tolerance: the largest deviation at which an exact statement holds.
     """
@@ -74,7 +74,7 @@ def _register(
 
 
 def off(left: Array, right: Array, *compared: Array) -> Array:
-    """The largest difference of two arrays, relative to one plus the largest entry of the other arrays."""
+    """The largest difference, relative to 1 plus the largest magnitude of all arrays but `left`."""
     sizes = [jnp.max(jnp.abs(jnp.asarray(array))) for array in (right, *compared)]
     return jnp.max(jnp.abs(left - right)) / (1 + jnp.max(jnp.stack(sizes)))
 

@@ -167,8 +167,9 @@ def draw_cases(instances: int, seed: int) -> Cases:
         -(-_total(check, instances) // (len(CASE_FAMILIES) * len(check.sizes or SIZES)))
         for check in CHECKS.values()
     )
+    sizes = sorted({*SIZES, *(size for check in CHECKS.values() for size in check.sizes or ())})
     return {
-        size: {family: make_cases(family, seed, size, share) for family in CASE_FAMILIES} for size in SIZES
+        size: {family: make_cases(family, seed, size, share) for family in CASE_FAMILIES} for size in sizes
     }
 
 

@@ -31,7 +31,7 @@ class Snapshot(eqx.Module):
         objective: the objective that is minimised.
         lengths: number of tokens of every sequence, or None.
         loss: the exact loss, over the whole population or dataset.
-        gradient: its gradient in the policy's parameters, as the objective has it used.
+        gradient: the direction that the optimiser gets, in the policy's parameters (`Objective.direction`).
     """
 
     policy: HasLogProbs
@@ -48,7 +48,7 @@ class Snapshot(eqx.Module):
 
     def implicit_reward(self) -> Float[Array, " sequences"]:
         """The objective's implicit reward of every sequence."""
-        return self.objective.reward(self.log_probs, self.reference, self.lengths)
+        return self.objective.reward.of_space(self.log_probs, self.reference, self.lengths)
 
 
 Measure = Callable[[Snapshot], Array]
@@ -64,8 +64,8 @@ class Metric:
         long_name: what it measures, in words.
         units: "nats" or "1", or None where they are not known.
         needs_target: whether it compares with a target, so that a run without one cannot record it.
-        needs_support: whether it takes the logarithm of the rejected distribution, so that a problem that
-            never rejects some sequence, as finite pairs, cannot record it.
+        needs_support: whether it needs a rejected distribution without zeros. Finite pairs have none, and
+            cannot record it.
         by_default: whether a `Record` that names no metrics records it.
     """
 

@@ -71,20 +71,21 @@ class Record:
                 "problem": metric.needs_support and not has_support,
             }
 
-        if self.metrics is None:
-            known = {name: metric_of(measure) for name, measure in METRICS.items()}
-            return {
-                name: metric
-                for name, metric in known.items()
-                if (metric.by_default or name in self.also) and not any(lacks(metric).values())
-            }
-        asked = {name: metric_of(measure) for name, measure in self.metrics.items()}
+        by_name = {name: METRICS[name] for name in self.also} if self.metrics is None else self.metrics
+        asked = {name: metric_of(measure) for name, measure in by_name.items()}
         for name, metric in asked.items():
             for argument, is_lacking in lacks(metric).items():
                 if is_lacking:
                     expected = "given" if argument == "target" else "one that can reject every sequence"
                     raise ValueError(f"`{argument}` must be {expected} for the metric {name!r}")
-        return asked
+        if self.metrics is not None:
+            return asked
+        known = {name: metric_of(measure) for name, measure in METRICS.items()}
+        return {
+            name: metric
+            for name, metric in known.items()
+            if name in asked or (metric.by_default and not any(lacks(metric).values()))
+        }
 
 
 def not_by_default() -> list[str]:

@@ -183,7 +183,7 @@ def _marginals_of(source: Source, given: Given) -> Marginals:
 def _all_pairs(trained: PyTree, given: Given, common: Common) -> Source:
     """The problem itself, or for an online problem the pairs of the policy with these parameters."""
     log_probs = _policy(trained, common).log_probs()
-    reward = given.objective.reward(log_probs, given.reference, common.lengths)
+    reward = given.objective.reward.of_space(log_probs, given.reference, common.lengths)
     return Source(given.problem.at(log_probs, reward), given.marginals)
 
 

@@ -79,10 +79,11 @@ def train(
             over the whole population or over all pairs of a dataset. Metrics are always exact.
         key: random key or a batch of keys; needed with `batch_size`.
         target: log-probabilities, `[*batch, sequences]`, that the metrics `…_target` compare the policy with.
-            The default is the limit of DPO at the objective's `beta`, if the objective is DPO or cDPO and the
-            problem is a population of full support. This limit is `reference · (chosen/rejected)^(1/beta)`
-            for `Contrastive` pairs, and `reference · exp(reward/beta)` for labelled pairs, up to
-            normalisation. In all other cases there is no default target.
+            The default is the limit of DPO at the objective's `beta`, for a loss of labels on the log-ratio
+            (DPO, cDPO, robust DPO, DPO-PG) and a population of full support. This limit is
+            `reference · (chosen/rejected)^(1/beta)` for `Contrastive` pairs, and
+            `reference · exp(reward/beta)` for labelled pairs, up to normalisation. In all other cases there
+            is no default target.
         lengths: number of tokens of every sequence, `space.lengths`; see `Objective.loss`.
         progress: whether to show a progress bar, or its label.
         mesh: devices to spread the runs over, as a mesh of one axis. The number of devices must divide the
@@ -122,6 +123,7 @@ def train(
     reference = _checks.distribution("reference", reference, full_support=True)
     _checks.same_sequences(policy=start, reference=reference)
     problem.check_size(start.shape[-1])
+    _checks.parameters("objective", objective, start.dtype)
     if target is None:
         target = _encoded_target(objective, reference, problem)
     else:

@@ -259,6 +259,8 @@ def test_stated_facts_are_true(kernel: Kernel) -> None:
         assert np.diff(loss).max() <= error
     # Where the loss is still above rounding of its limit, it falls at the far end.
     assert bool(kernel.falls_for_ever) == bool(loss[-1] < loss[-100] - 1e-14 * abs(loss[-1]))
+    if kernel.falls_for_ever:
+        assert loss.min() >= loss[-1] - error
     if kernel.linear:
         np.testing.assert_allclose(loss, -grid, rtol=1e-15)
     if kernel.bounded:

@@ -52,7 +52,7 @@ def formula(name: str, beta: float, p: np.ndarray, r: np.ndarray, n: np.ndarray)
         "log_prob": lambda: beta * p,
         "log_prob_per_token": lambda: beta * p / n,
         "length_regularised": lambda: beta * t + 0.4 * n,
-        "forward_kl": lambda: -beta * np.exp(-t),
+        "forward_kl": lambda: beta * (1 - np.exp(-t)),
         "jensen_shannon": lambda: beta * (np.log(2) - np.logaddexp(0, -t)),
         "alpha": lambda: beta * -np.expm1(-SHARP * t) / SHARP,
         "alpha_one": lambda: beta * -np.expm1(-t),
@@ -110,7 +110,7 @@ def test_the_alpha_divergence_lies_between_the_others() -> None:
     p, r = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.2, 0.6]))
     near_zero = Alpha(jnp.array(0.3), jnp.array(1e-6))(p, r, None)
     np.testing.assert_allclose(near_zero, LogRatio(jnp.array(0.3))(p, r, None), rtol=1e-5)
-    one = Alpha(jnp.array(0.3), jnp.array(1.0))(p, r, None) - 0.3
+    one = Alpha(jnp.array(0.3), jnp.array(1.0))(p, r, None)
     np.testing.assert_allclose(one, ForwardKL(jnp.array(0.3))(p, r, None), rtol=1e-14)
 
 

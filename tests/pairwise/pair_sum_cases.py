@@ -81,9 +81,9 @@ def lines(**fields: tuple[float, ...]) -> Case:
     def added(kernel: PiecewiseLinear, fold: Callable[..., Any]) -> Callable[..., Any]:
         def value(d: Any) -> Any:
             total = np.zeros_like(d)
-            for knot, below, left, above, right in kernel.pieces:
+            for knot, below, left, above, right, at in kernel.pieces:
                 under, over = below + left * (knot - d), above + right * (d - knot)
-                total += fold(np.where(d < knot, under, np.where(d > knot, over, (under + over) / 2)))
+                total += fold(np.where(d < knot, under, np.where(d > knot, over, at)))
             return total
 
         return value

@@ -127,7 +127,7 @@ def test_a_reflected_piece_is_the_piece_of_minus_the_difference(name: str) -> No
 
 def test_a_derivative_is_the_slope_on_either_side() -> None:
     slope = Piece(1.0, below=5.0, left=2.0, above=-1.0, right=3.0).derivative()
-    assert [float(slope(jnp.asarray(d))) for d in (0.0, 1.0, 2.0)] == [-2.0, 0.5, 3.0]
+    assert [float(slope(jnp.asarray(d))) for d in (0.0, 1.0, 2.0)] == [-2.0, 0.0, 3.0]
 
 
 def test_a_small_tied_weight_is_not_lost_beside_a_large_one() -> None:
@@ -136,3 +136,21 @@ def test_a_small_tied_weight_is_not_lost_beside_a_large_one() -> None:
     first[-1], second[0], second[-1] = 1, 1, 1e-20
     step = PiecewiseLinear(knots=(0,), below=(1,))
     assert float(pair_sum(step, first, second, x)) == pytest.approx(5e-21, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "slope"),
+    [(1.0, 0.0, 0.0), (1.0, 1.0, 0.0), (-1.0, 1.0, 1.0), (2.0, -1.0, -1.0), (0.0, -3.0, 0.0)],
+)
+def test_the_derivative_at_a_corner_is_the_slope_nearest_to_zero(
+    left: float, right: float, slope: float
+) -> None:
+    kernel = PiecewiseLinear(knots=(0.5,), left=(left,), right=(right,))
+    knot = jnp.asarray(0.5)
+    assert float(jax.grad(kernel)(knot)) == slope
+    assert float(kernel.derivative()(knot)) == slope
+    # As a sum over pairs, whose differences are all at the knot, by the sort and by double loops.
+    for size in (2, 200):
+        ones, x = jnp.ones(size) / size, jnp.zeros(size)
+        in_offset = jax.grad(lambda o, a=ones, x=x: pair_sum(kernel, a, a, x, o))(-knot)
+        assert float(in_offset) == pytest.approx(-slope, abs=1e-12)
