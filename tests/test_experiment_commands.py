@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -169,3 +170,20 @@ def test_the_command_line_runs_as_a_module(tmp_path: Path) -> None:
     runs = 4 * len(didsim.REJECTED)
     assert f"{runs} of {runs} cells" in done.stderr
     assert "optimal_rejected.nc" in done.stdout
+
+
+@pytest.mark.core
+@pytest.mark.slow
+def test_an_experiment_comes_out_the_same_to_the_byte(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments", "optimal_rejected", *SMALL, "--out", "figures", "--quiet"]
+    for name in ("once", "again"):
+        (tmp_path / name).mkdir()
+        subprocess.run(
+            command, cwd=tmp_path / name, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, text=True
+        )
+    for suffix in (".nc", ".png"):
+        once, again = (
+            (tmp_path / name / "figures" / f"optimal_rejected{suffix}").read_bytes()
+            for name in ("once", "again")
+        )
+        assert once == again

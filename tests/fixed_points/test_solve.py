@@ -34,6 +34,7 @@ from tests.fixed_points.limits import (
 UNIFORM = np.full(SIZE, -np.log(SIZE))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", [name for name in papers.NAMES if name not in papers.NO_LIMIT])
 def test_training_ends_at_the_minimiser(name: str) -> None:
     distance = didsim.js(trained(OBJECTIVES[name]), solved(name).log_probs)
@@ -42,6 +43,7 @@ def test_training_ends_at_the_minimiser(name: str) -> None:
     assert float(didsim.js(UNIFORM, solved(name).log_probs).min()) > 1e-3
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "name", [name for name in papers.NAMES if name not in (*papers.NO_LIMIT, *papers.KINKED, "apo_zero")]
 )
@@ -92,6 +94,7 @@ CERTIFIED: dict[str, tuple[str, int, bool | None]] = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", CERTIFIED)
 def test_certificates(name: str) -> None:
     method, starts, unique = CERTIFIED[name]

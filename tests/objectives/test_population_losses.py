@@ -74,6 +74,7 @@ def problems(draw: st.DrawFn, kind: str, size: int, logits: st.SearchStrategy[np
 KINDS = ("contrastive", "labelled", "pairs", "joint", "mixture")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data(), betas)
 def test_population_losses_agree_with_a_double_loop(kind: str, data: st.DataObject, strength: float) -> None:
@@ -106,6 +107,7 @@ def test_exponential_losses_agree_with_a_double_loop(kind: str, data: st.DataObj
         assert np.log(result) == pytest.approx(expected, rel=0, abs=8 * EPS * (2 * np.abs(h).max() + 4200))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_agree_with_differences_of_a_double_loop(kind: str) -> None:
     """With baselines held where they are."""
@@ -289,6 +291,7 @@ def test_float32_stays_float32(kind: str) -> None:
         assert gradient.dtype == jnp.float32, name
 
 
+@pytest.mark.core
 @given(st.data(), st.sampled_from((0.05, 0.1, 0.5, 1.0, 2.0, 10.0)))
 def test_losses_in_float32(data: st.DataObject, strength: float) -> None:
     logits, r, problem = data.draw(instances("contrastive", hostile=True))

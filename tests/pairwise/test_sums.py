@@ -57,6 +57,7 @@ def check_everything(name: str, a: Any, b: Any, x: Any, offset: float, v: Any) -
     pairs.check_product(reverse, v)
 
 
+@pytest.mark.core
 @pytest.mark.slow
 @given(problems(ANALYTIC, "float64", (65,)))
 def test_analytic_sums_and_derivatives_agree_with_a_double_loop(problem: tuple[Any, ...]) -> None:
@@ -69,18 +70,21 @@ def test_higher_degrees_agree_with_a_double_loop(problem: tuple[Any, ...]) -> No
     check_everything(*problem)
 
 
+@pytest.mark.core
 @pytest.mark.slow
 @given(problems(("narrow", "softplus"), "float32", (65,)))
 def test_analytic_sums_and_derivatives_agree_in_float32(problem: tuple[Any, ...]) -> None:
     check_everything(*problem)
 
 
+@pytest.mark.core
 @pytest.mark.slow
 @given(problems(("constant", "line", "square", "cube", "quartic"), "float64", (65,)))
 def test_polynomial_sums_and_derivatives_agree_with_a_double_loop(problem: tuple[Any, ...]) -> None:
     check_everything(*problem)
 
 
+@pytest.mark.core
 @given(problems(("square", "quartic"), "float32", (65,)))
 def test_polynomial_sums_and_derivatives_agree_in_float32(
     problem: tuple[Any, ...],
@@ -88,12 +92,14 @@ def test_polynomial_sums_and_derivatives_agree_in_float32(
     check_everything(*problem)
 
 
+@pytest.mark.core
 @pytest.mark.slow
 @given(problems(("hinge", "absolute value", "wins", "knots"), "float64", (65,)))
 def test_piecewise_linear_sums_and_derivatives_agree_with_a_double_loop(problem: tuple[Any, ...]) -> None:
     check_everything(*problem)
 
 
+@pytest.mark.core
 @given(problems(("hinge", "wins"), "float32", (65,)))
 def test_piecewise_linear_sums_and_derivatives_agree_in_float32(problem: tuple[Any, ...]) -> None:
     check_everything(*problem)

@@ -17,6 +17,7 @@ from tests.training.train_cases import ADAM, BETA, PROBLEM, REFERENCE, SEEDS, SI
 LBFGS = optax.lbfgs()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("make", [didsim.dpo, didsim.ipo, didsim.exponential, didsim.reference_free])
 def test_training_ends_at_the_fixed_point(make: Any) -> None:
     objective = make(BETA)
@@ -25,6 +26,7 @@ def test_training_ends_at_the_fixed_point(make: Any) -> None:
     assert float(didsim.js(run.policy.log_probs(), limit).max()) < 1e-10
 
 
+@pytest.mark.core
 def test_labelled_pairs_end_at_their_fixed_point() -> None:
     problem = didsim.Labelled(2 * TARGET, REFERENCE, TARGET)
     run = train(problem=problem, optimizer=LBFGS, steps=100)
@@ -34,6 +36,7 @@ def test_labelled_pairs_end_at_their_fixed_point() -> None:
     assert float(run.metrics["js_to_target"][:, -1].max()) < 1e-10
 
 
+@pytest.mark.core
 def test_an_autoregressive_policy_ends_at_the_same_limit() -> None:
     space = didsim.SequenceSpace(2, 3)
     policy = didsim.Autoregressive.from_log_probs(REFERENCE, space)
@@ -86,6 +89,7 @@ def test_runs_of_a_batch_do_not_touch_each_other() -> None:
             np.testing.assert_allclose(together.metrics[name][k], values, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.core
 def test_one_gradient_step_by_hand() -> None:
     run = train(optimizer=optax.sgd(2.0), steps=1)
     for k in range(SEEDS):
@@ -203,6 +207,7 @@ def test_lengths_reach_the_objective() -> None:
     assert float(didsim.js(run.policy.log_probs(), limit).max()) < 1e-9
 
 
+@pytest.mark.core
 def test_float32_stays_float32_and_float64_float64() -> None:
     for dtype in (jnp.float32, jnp.float64):
         run = train(policy=didsim.EnergyBased(REFERENCE.astype(dtype)), steps=200)
