@@ -1,4 +1,4 @@
-"""A user's first install: the wheel without extras, outside the checkout, on its oldest and newest packages."""
+"""A first install: the wheel without extras, outside the checkout, on its oldest and newest packages."""
 
 import os
 import re
@@ -120,7 +120,9 @@ def test_what_an_extra_is_needed_for_names_it(installed: Installed) -> None:
     (installed.folder / "study.toml").write_text(STUDY)
     installed.run("didsim", "run", "study.toml", "--quiet")
     assert "didsim[parquet]" in installed.run("didsim", "export", "study.zarr", "study.parquet", status=2)
-    told = installed.run("didsim", "run", "study.toml", "--store", "other.zarr", "--dask", "local:2", status=2)
+    told = installed.run(
+        "didsim", "run", "study.toml", "--store", "other.zarr", "--dask", "local:2", status=2
+    )
     assert "didsim[distributed]" in told
 
 
