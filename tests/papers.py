@@ -12,7 +12,6 @@ from scipy.special import expit, log_expit
 import didsim
 from didsim import Objective
 
-TINY = float(np.finfo(np.float64).tiny)
 EXO, FLIPS, MODULATION, ALPHA, LENGTH, GUARD = 0.03, 0.2, 0.3, 0.4, 0.02, 3.0
 
 
@@ -78,7 +77,19 @@ class Pair(NamedTuple):
 
 def log_odds(log_p: Any) -> Any:
     """`log(P/(1 − P))`, with `1 − P` held above the smallest normal number."""
-    return log_p - np.log(np.maximum(-np.expm1(log_p), TINY))
+    tiny = np.finfo(np.asarray(log_p).dtype).tiny
+    return log_p - np.log(np.maximum(-np.expm1(log_p), tiny))
+
+
+def with_likeliest_from_the_others(log_p: Any) -> Any:
+    """A policy in long doubles, in which the likeliest sequence has exactly what the others leave.
+
+    A double cannot tell a probability of 1 − 1e-20 from 1, but it holds the logarithm of that, `log(1 − rest)`.
+    """
+    wide = np.asarray(log_p, np.longdouble)
+    likeliest = np.argmax(wide)
+    rest = np.exp(np.delete(wide, likeliest)).sum()
+    return np.where(np.arange(len(wide)) == likeliest, np.log1p(-rest), wide)
 
 
 def _exo(b: float, q: Pair) -> Any:

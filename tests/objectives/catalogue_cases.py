@@ -40,6 +40,8 @@ def population(
 ) -> tuple[float, float]:
     """The loss over all pairs, and a bound on rounding."""
     z = baseline(name, b, p, r, log_table) if z is None else z
+    if name == "orpo":
+        p = papers.with_likeliest_from_the_others(p)
     with np.errstate(over="ignore", invalid="ignore"):
         losses = PAPERS[name](b, papers.Pair(p[:, None], p, r[:, None], r, n[:, None], n, z))
         losses = np.broadcast_to(losses, log_table.shape)
