@@ -82,10 +82,12 @@ from .preferences import SAMPLERS as SAMPLERS
 from .preferences import Contrastive as Contrastive
 from .preferences import Joint as Joint
 from .preferences import Labelled as Labelled
+from .preferences import LabelledByTable as LabelledByTable
 from .preferences import Mixture as Mixture
 from .preferences import Online as Online
 from .preferences import OnPolicy as OnPolicy
 from .preferences import Pairs as Pairs
+from .preferences import PreferenceTable as PreferenceTable
 from .preferences import Problem as Problem
 from .preferences import RewardDifference as RewardDifference
 from .preferences import Sampler as Sampler
