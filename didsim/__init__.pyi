@@ -50,6 +50,7 @@ from .objectives import cpo as cpo
 from .objectives import discopop as discopop
 from .objectives import dpo as dpo
 from .objectives import dpo_pg as dpo_pg
+from .objectives import dpo_rao_kupper as dpo_rao_kupper
 from .objectives import dpop as dpop
 from .objectives import exo as exo
 from .objectives import exponential as exponential

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
@@ -88,6 +88,8 @@ class Objective(eqx.Module):
         rejected_lengths: Int[ArrayLike, "*#pairs"] | None = None,
         *,
         baseline: Real[ArrayLike, ""] | None = None,
+        win_probs: Real[ArrayLike, "*#pairs"] | None = None,
+        tied: Bool[ArrayLike, "*#pairs"] | None = None,
     ) -> Float[Array, "*pairs"]:
         """The loss of each pair, from the quantities that a training run logs.
 
@@ -100,13 +102,18 @@ class Objective(eqx.Module):
             rejected_lengths: `|y_l|` in tokens; needed if the loss depends on the length.
             baseline: the number that is subtracted from rewards, in losses that have one (KTO's `z0`, BCO's
                 shift). By default it is estimated from all given pairs together, as one batch.
+            win_probs: soft labels: the probability that the chosen sequence wins, from 0 to 1. The loss is
+                its mean over the label, without constants in SPPO. By default the chosen one wins.
+            tied: whether a pair ended in a tie; its soft label is then not used. An objective without a loss
+                of ties takes one for half a win of either sequence. By default there are no ties.
 
         Returns:
             One loss for each pair.
 
         Raises:
             ValueError: an argument that this objective needs is missing, a log-probability is NaN or
-                above zero, a length is not positive, or shapes do not broadcast.
+                above zero, a length is not positive, a soft label is not in [0, 1], or shapes do not
+                broadcast.
 
         >>> import didsim
         >>> loss = didsim.dpo(beta=0.1).pair_loss(-10.0, -12.0, -11.0, -11.0)
@@ -126,14 +133,23 @@ class Objective(eqx.Module):
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
-        pairs = _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
+        outcomes = _outcomes(win_probs, tied)
+        pairs = _checks.broadcast(**{name: array.shape for name, array in (arrays | outcomes).items()})
         chosen, rejected = (
             Sequences(arrays[f"{side}_logps"], arrays.get(f"ref_{side}_logps"), arrays.get(f"{side}_lengths"))
             for side in ("chosen", "rejected")
         )
         if baseline is not None:
             baseline = _checks.single("baseline", _checks.number("baseline", baseline))
-        loss = sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
+        if "win_probs" in outcomes:
+            label = outcomes["win_probs"]
+            losses = [term.of_labels(chosen, rejected, baseline, label) for term in self.terms]
+        else:
+            losses = [term.of_pairs(chosen, rejected, baseline) for term in self.terms]
+        if "tied" in outcomes:
+            ties = [term.of_ties(chosen, rejected, baseline) for term in self.terms]
+            losses = [jnp.where(outcomes["tied"], tie, loss) for tie, loss in zip(ties, losses, strict=True)]
+        loss = sum_of([term.weighted(loss) for term, loss in zip(self.terms, losses, strict=True)])
         return jnp.broadcast_to(loss, pairs)
 
     def loss(
@@ -328,6 +344,18 @@ def _needed(values: dict[str, Any], reason: str) -> dict[str, Any]:
         if value is None:
             raise ValueError(f"`{name}` must be given to this objective: {reason}; got None")
     return values
+
+
+def _outcomes(win_probs: Any, tied: Any) -> dict[str, Array]:
+    """The soft labels and ties that are given, by name."""
+    given: dict[str, Array] = {}
+    if win_probs is not None:
+        given["win_probs"] = _checks.within("win_probs", win_probs, 0, 1)
+    if tied is not None:
+        given["tied"] = jnp.asarray(tied)
+        if given["tied"].dtype != bool:
+            raise ValueError(f"`tied` must be True or False for each pair; got dtype {given['tied'].dtype}")
+    return given
 
 
 def _logps(name: str, value: Any) -> Array:

@@ -60,7 +60,9 @@ class LabelledByTable(Problem):
     @property
     def batch_shape(self) -> Shape:
         return _checks.broadcast(
-            preferences=self.preferences.batch_shape, first=self.first.shape[:-1], second=self.second.shape[:-1]
+            preferences=self.preferences.batch_shape,
+            first=self.first.shape[:-1],
+            second=self.second.shape[:-1],
         )
 
     @property

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,9 +73,7 @@ class Pairs(Problem):
             _checks.within("win_probs", self.win_probs, 0, 1)
         self.tied = None if tied is None else jnp.asarray(tied)
         if self.tied is not None and (self.tied.dtype != bool or self.tied.shape != self.winners.shape):
-            raise ValueError(
-                f"`tied` must be True or False for each pair, shape {self.winners.shape}; got {tied!r}"
-            )
+            raise ValueError(f"`tied` must be one boolean per pair, {self.winners.shape}; got {tied!r}")
 
     def _of_pairs(self, name: str, value: Any) -> Array:
         array = _checks.finite(name, value)

@@ -54,7 +54,7 @@ class Sampler(eqx.Module):
         return False
 
     @abstractmethod
-    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
         """The components of the mixture that the two sequences are drawn from.
 
         Args:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
-from didsim.information import LogProbs
+from didsim.information import LogProbsLike
 
 
 class PreferenceTable(eqx.Module):
@@ -112,12 +112,16 @@ class PreferenceTable(eqx.Module):
             return self.log_wins
         return _log_space.logaddexp(self.log_wins, self.log_ties - jnp.log(2.0).astype(self.log_wins.dtype))
 
-    def win_rates(self, log_probs: LogProbs) -> LogProbs:
+    def win_rates(self, log_probs: LogProbsLike) -> Float[Array, "*batch sequences"]:
         """`log Σ_j π(j) P(i ≻ j)`: how often each sequence beats one from `π`, ties counted half. O(N²).
 
         These are the labels `P(y ≻ π)` of self-play preference optimisation (arXiv 2405.00675).
+
+        Raises:
+            ValueError: `log_probs` is not normalised, or shapes do not fit.
         """
         log_probs = _checks.distribution("log_probs", log_probs)
+        _checks.same_sequences(preferences=self.log_wins[..., 0], log_probs=log_probs)
         return _log_space.logsumexp(self.log_preferences() + log_probs[..., None, :])
 
 
@@ -142,8 +146,8 @@ def reward_of_labels(reward: Any) -> Array:
         if ((given >= 0) & (given <= 1)).all() and np.abs(total - 1).max() <= _tolerance(given):
             raise ValueError(
                 f"`reward` must be rewards; got a table of shape {given.shape} with [i, j] + [j, i] = 1, as "
-                "preferences have. PreferenceTable(…) holds these. A batch of rewards that looks so by chance "
-                "can be shifted by a constant"
+                "preferences have. PreferenceTable(…) holds these. Rewards that look so by chance can be "
+                "shifted by a constant"
             )
     return array
 
