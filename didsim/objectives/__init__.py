@@ -6,6 +6,7 @@ terms         losses of a pair, and losses of one of its two sequences
 rewards       implicit rewards of a sequence
 divergences   implicit rewards of f-DPO, from f-divergences
 kernels       losses of a difference of rewards
+reference     references with zeros where no pair looks
 ties          the loss of pairs that can end in a tie
 """
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
+from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term
 from didsim.preferences.problem import Marginals, Problem
@@ -175,7 +176,8 @@ class Objective(eqx.Module):
 
         Args:
             policy_logps: log-probabilities of the policy over the whole space, `[*batch, sequences]`.
-            reference: log-probabilities of the reference policy, of the same kind.
+            reference: log-probabilities of the reference policy, of the same kind. It may have a zero where
+                no pair looks; see `didsim.objectives.reference`.
             problem: the source of pairs.
             lengths: number of tokens of every sequence, `space.lengths`. By default every sequence counts as
                 one token, so that dividing by the length has no effect.
@@ -184,8 +186,8 @@ class Objective(eqx.Module):
             The loss, `[*batch]`.
 
         Raises:
-            ValueError: a distribution is not normalised or has a zero, shapes do not fit, a length is not
-                positive, or the objective is itself a batch.
+            ValueError: a distribution is not normalised, the policy has a zero, or the reference one that the
+                loss sees, shapes do not fit, a length is not positive, or the objective is itself a batch.
 
         >>> import didsim
         >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -193,11 +195,11 @@ class Objective(eqx.Module):
         0.693147
         """
         policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
-        reference = _checks.distribution("reference", reference, full_support=True)
-        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-        batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         problem.check_size(policy_logps.shape[-1])
+        reference = visible_reference(reference, problem, self.terms)
+        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
+        batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
         _checks.parameters("self", self, policy_logps.dtype)

@@ -13,7 +13,7 @@ loss is differentiated.
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -90,6 +90,11 @@ class Term(eqx.Module):
     @property
     def has_baseline(self) -> bool:
         """Whether the term compares a reward with a baseline, which depends on the policy."""
+        return False
+
+    @property
+    def sees_policy(self) -> bool:
+        """Whether the term depends on the rewards of sequences that no pair has."""
         return False
 
     @property
@@ -205,7 +210,13 @@ class PairOrTie(Pair):
 
 
 class Baseline(eqx.Module):
-    """A baseline: the number that is subtracted from the reward of one sequence."""
+    """A baseline: the number that is subtracted from the reward of one sequence.
+
+    Attributes:
+        is_of_pairs: whether it depends on the rewards of the sequences of pairs alone.
+    """
+
+    is_of_pairs: ClassVar[bool] = False
 
     @abstractmethod
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
@@ -238,6 +249,8 @@ class PairMean(Baseline):
     The mean is over the pairs that the loss is over: a population, a dataset or a minibatch. So the loss of a
     dataset is the mean of `pair_loss` over it.
     """
+
+    is_of_pairs: ClassVar[bool] = True
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
         return (jnp.mean(chosen) + jnp.mean(rejected)) / 2
@@ -279,6 +292,10 @@ class Single(Term):
     @property
     def has_baseline(self) -> bool:
         return self.baseline is not None
+
+    @property
+    def sees_policy(self) -> bool:
+        return self.baseline is not None and not self.baseline.is_of_pairs
 
     @property
     def is_likelihood(self) -> bool:

@@ -171,7 +171,7 @@ class Problem(eqx.Module):
         """The same problem, with all that its expectations share computed in advance."""
         return self
 
-    def occurring(self) -> Bool[Array, "*batch sequences"]:
+    def occurring(self) -> Bool[Array, "..."]:
         """For each sequence, whether it can be part of a pair. True if this is not known."""
         return jnp.asarray(True)
 
