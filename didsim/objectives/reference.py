@@ -18,9 +18,10 @@ def visible_reference(
 
     A loss of pairs depends on the log-ratios of the sequences that its pairs have. If `reference(y) = 0` and
     no pair has `y`, the log-ratio of `y` is not in the loss, which is therefore defined. Yet the divergence
-    `KL(π ‖ reference)` of a policy that has `y` is infinite. The regularised reward that DPO stands for would give `y` nothing,
-    and DPO may give it most. Take pairs in which 0 beats 1, and the reference (1/2, 1/2, 0). The policies
-    (0.1, 0, 0.9) and (1, 0, 0) then have the same loss, the least one. (Derived here.)
+    `KL(π ‖ reference)` of a policy that has `y` is infinite. The regularised reward that DPO stands for would
+    give `y` nothing, and DPO may give it most. Take pairs in which 0 beats 1, and the reference
+    (1/2, 1/2, 0). The policies (0.1, 0, 0.9) and (1, 0, 0) then have the same loss, the least one. (Derived
+    here.)
 
     A number that no pair sees takes the place of the log-probability of such a `y`. A zero that a pair sees,
     or that the sampler of online pairs may draw, or a loss that itself has the divergence (KTO with its exact
