@@ -50,6 +50,7 @@ from .objectives import cpo as cpo
 from .objectives import discopop as discopop
 from .objectives import dpo as dpo
 from .objectives import dpo_pg as dpo_pg
+from .objectives import dpo_rao_kupper as dpo_rao_kupper
 from .objectives import dpop as dpop
 from .objectives import exo as exo
 from .objectives import exponential as exponential
@@ -82,10 +83,12 @@ from .preferences import SAMPLERS as SAMPLERS
 from .preferences import Contrastive as Contrastive
 from .preferences import Joint as Joint
 from .preferences import Labelled as Labelled
+from .preferences import LabelledByTable as LabelledByTable
 from .preferences import Mixture as Mixture
 from .preferences import Online as Online
 from .preferences import OnPolicy as OnPolicy
 from .preferences import Pairs as Pairs
+from .preferences import PreferenceTable as PreferenceTable
 from .preferences import Problem as Problem
 from .preferences import RewardDifference as RewardDifference
 from .preferences import Sampler as Sampler

@@ -153,7 +153,7 @@ def _number(
         raise ValueError(f"`{name}` must be a real number; got shape {array.shape}")
     array = array * 1.0 if jnp.issubdtype(array.dtype, jnp.integer) else array
     if not known(value):
-        return eqx.error_if(array, ~good(array, jnp), f"`{name}` must be {expected}")
+        return eqx.error_if(array, ~good(_flushed(array, beside), jnp), f"`{name}` must be {expected}")
     # In NumPy, since JAX would trace even a constant under `jit`.
     given = np.asarray(value)
     if not np.all(good(given, np)):
@@ -163,6 +163,15 @@ def _number(
     if not np.all(good(rounded, np)):
         raise ValueError(f"`{name}` must be {expected} in {dtype}; got {given}, which rounds to {rounded}")
     return array
+
+
+def _flushed(array: Array, beside: Array | None) -> Array:
+    """A number of a compiled program, in the dtype in which it is used, with zero for one below the normal.
+
+    The program may take such a number for zero or not, as its parts are fused.
+    """
+    used = array if beside is None else array.astype(jnp.result_type(array, beside))
+    return jnp.where(jnp.abs(used) < jnp.finfo(used.dtype).tiny, 0, used)
 
 
 def parameters(name: str, tree: Any, dtype: Any) -> None:

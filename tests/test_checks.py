@@ -275,3 +275,13 @@ def test_registries_see_what_is_added_to_those_that_they_are_made_of() -> None:
     del food["plum"], fruit["plum"]
     with pytest.raises(ValueError, match=r"^unknown meal 'plum'; there are bread, pear$"):
         meal["plum"]
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-39])
+def test_a_number_below_the_normal_ones_is_zero_in_a_compiled_program_too(value: float) -> None:
+    with pytest.raises(eqx.EquinoxRuntimeError, match="`x` must be positive and finite"):
+        jax.block_until_ready(eqx.filter_jit(lambda x: _checks.positive("x", x))(jnp.float32(value)))
+    beside = jnp.zeros(2, jnp.float32)
+    with pytest.raises(Exception, match="`x` must be positive and finite"):
+        jax.block_until_ready(jax.jit(lambda x: _checks.positive("x", x, beside=beside))(value))
+    assert float(eqx.filter_jit(lambda x: _checks.positive("x", x))(jnp.float64(value))) == value

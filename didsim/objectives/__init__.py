@@ -6,6 +6,8 @@ terms         losses of a pair, and losses of one of its two sequences
 rewards       implicit rewards of a sequence
 divergences   implicit rewards of f-DPO, from f-divergences
 kernels       losses of a difference of rewards
+reference     references with zeros where no pair looks
+ties          the loss of pairs that can end in a tie
 """
 
 from didsim.objectives.catalogue import (
@@ -18,6 +20,7 @@ from didsim.objectives.catalogue import (
     discopop,
     dpo,
     dpo_pg,
+    dpo_rao_kupper,
     dpop,
     exo,
     exponential,
@@ -52,12 +55,24 @@ from didsim.objectives.kernels import (
 )
 from didsim.objectives.objective import KeepsChosen, Objective
 from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward
-from didsim.objectives.terms import Baseline, Pair, PairMean, PolicyMean, Single, Term
+from didsim.objectives.terms import (
+    Baseline,
+    ClippedPairMean,
+    LabelledSquare,
+    Pair,
+    PairMean,
+    PairOrTie,
+    PolicyMean,
+    Single,
+    Term,
+)
+from didsim.objectives.ties import RaoKupper, TieKernel
 
 __all__ = [
     "OBJECTIVES",
     "Alpha",
     "Baseline",
+    "ClippedPairMean",
     "Exponential",
     "ForwardKL",
     "Guarded",
@@ -65,6 +80,7 @@ __all__ = [
     "JensenShannon",
     "KeepsChosen",
     "Kernel",
+    "LabelledSquare",
     "LengthRegularised",
     "Linear",
     "LogOdds",
@@ -75,7 +91,9 @@ __all__ = [
     "Objective",
     "Pair",
     "PairMean",
+    "PairOrTie",
     "PolicyMean",
+    "RaoKupper",
     "ReverseCrossEntropy",
     "Reward",
     "Sigmoid",
@@ -83,6 +101,7 @@ __all__ = [
     "Squared",
     "SumOfForms",
     "Term",
+    "TieKernel",
     "apo_down",
     "apo_zero",
     "bco",
@@ -91,6 +110,7 @@ __all__ = [
     "discopop",
     "dpo",
     "dpo_pg",
+    "dpo_rao_kupper",
     "dpop",
     "exo",
     "exponential",

@@ -43,7 +43,16 @@ from didsim.objectives.rewards import (
     Scalar,
     ScalarLike,
 )
-from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single
+from didsim.objectives.terms import (
+    ClippedPairMean,
+    LabelledSquare,
+    Pair,
+    PairMean,
+    PairOrTie,
+    PolicyMean,
+    Single,
+)
+from didsim.objectives.ties import RaoKupper
 
 
 def dpo(beta: ScalarLike = 0.1) -> Objective:
@@ -283,8 +292,9 @@ def bco(beta: ScalarLike = 0.01) -> Objective:
 
         −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
 
-    `E_w` and `E_l` are means over chosen and rejected sequences. No gradient passes through `δ`. Here `δ` is
-    computed from the current policy. The authors track it with a moving average, and some trainers leave it
+    `E_w` and `E_l` are means over the chosen and the rejected sequences of the population, the dataset or the
+    minibatch that the loss is over. No gradient passes through `δ`. It is that of the current policy. The
+    authors track it with a moving average, and some trainers leave it
     out. Source: Jung et al., "Binary classifier optimization for large language model alignment"
     (arXiv 2404.04656), without its weights for prompts that differ between the two classes.
 
@@ -302,13 +312,19 @@ def bco(beta: ScalarLike = 0.01) -> Objective:
 
 
 def sppo(beta: ScalarLike = 1e-3) -> Objective:
-    """Self-play preference optimisation with hard labels: a squared loss of each log-ratio.
+    """Self-play preference optimisation: a squared loss of each log-ratio from a label.
 
-        (t(y_w) − 1/(2 beta))² + (t(y_l) + 1/(2 beta))²
+        (t(y_w) − (p − 1/2)/beta)² + (t(y_l) − (1 − p − 1/2)/beta)²
 
-    Preference trainers call this form `sppo_hard`. It is one round of the iteration of Wu et al., "Self-play
-    preference optimization" (arXiv 2405.00675). The paper has estimated win rates where this form has the
-    labels 1 and 0. Its `η = 1/beta` is 1000.
+    `p` is the probability that `y_w` wins. By default it is 1, so that the label of `y_w` is 1 and that of
+    `y_l` is 0; preference trainers call this `sppo_hard`. `Pairs(…, win_probs=p)` and
+    `pair_loss(…, win_probs=p)` have soft labels, and a tie has 1/2. This is one round of the iteration of Wu
+    et al., "Self-play preference optimization" (arXiv 2405.00675), whose `η = 1/beta` is 1000.
+
+    Labels of 0 and 1 that are drawn with probability `p` have a larger mean loss, by `2 p (1 − p)/beta²`, but
+    the same gradient (`LabelledSquare`). So a population, whose labels are drawn, has the minimiser that its
+    soft labels have. In the paper the label of `y` is its win rate against the policy that draws the pairs.
+    This is the mean of `p` over the partners of `y`, and again only a constant is different.
 
     Args:
         beta: strength of the regularisation towards the reference, positive.
@@ -319,8 +335,8 @@ def sppo(beta: ScalarLike = 1e-3) -> Objective:
     goal = Squared(1 / (2 * _checks.positive("beta", beta)))
     reward = LogRatio(jnp.asarray(1.0))
     return Objective(
-        Single(reward, goal, sequence="chosen", push="up"),
-        Single(reward, goal, sequence="rejected", push="down"),
+        LabelledSquare(reward, goal, sequence="chosen", push="up"),
+        LabelledSquare(reward, goal, sequence="rejected", push="down"),
     )
 
 
@@ -386,30 +402,75 @@ def kto(
     beta: ScalarLike = 0.1,
     desirable_weight: ScalarLike = 1.0,
     undesirable_weight: ScalarLike = 1.0,
+    baseline: str = "policy",
 ) -> Objective:
     """Kahneman–Tversky optimisation on pairs: chosen sequences are desirable, rejected ones undesirable.
 
-        λ_D · [1 − σ(h(y_w) − z0)] + λ_U · [1 − σ(z0 − h(y_l))],    z0 = beta · KL(π ‖ ref)
+        λ_D · [1 − σ(h(y_w) − z0)] + λ_U · [1 − σ(z0 − h(y_l))]
 
-    No gradient passes through `z0`. For a population it is exact. For a batch of pairs it is the mean reward
-    of the sequences of the batch, or zero if that mean is negative. The authors take responses to other
-    prompts instead. Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
+    No gradient passes through `z0`. `baseline` says what it is:
+
+        "policy"    z0 = beta · KL(π ‖ ref) = E_π h, exactly
+        "pairs"     z0 = max(0, (E_w h + E_l h)/2), estimated from the pairs that the loss is over
+
+    With "policy", `loss`, `train` (with `batch_size` too) and `solve` take the KL divergence of the whole
+    policy. `pair_loss` is not given the policy. Without `baseline=…` it estimates `z0` from its pairs. Its
+    mean is then not `loss` on the same pairs. With "pairs", `E_w` and `E_l` are means over the chosen and the
+    rejected sequences of the population, the dataset or the minibatch. The mean of `pair_loss` is then the
+    loss of the dataset. This is what trainers do, but that their batch has responses to other prompts, and
+    here all sequences answer one prompt. Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
 
     Args:
         beta: scale of the reward, positive.
         desirable_weight: `λ_D`, positive.
         undesirable_weight: `λ_U`, positive.
+        baseline: "policy" or "pairs".
 
     Raises:
-        ValueError: an argument is not positive.
+        ValueError: a number is not positive, or `baseline` is neither "policy" nor "pairs".
     """
+    if baseline not in ("policy", "pairs"):
+        raise ValueError(f"`baseline` must be 'policy' or 'pairs'; got {baseline!r}")
+    z0 = PolicyMean() if baseline == "policy" else ClippedPairMean()
     reward = LogRatio(_checks.positive("beta", beta))
     desirable = _checks.positive("desirable_weight", desirable_weight)
     undesirable = _checks.positive("undesirable_weight", undesirable_weight)
     return Objective(
-        Single(reward, Sigmoid(), desirable, sequence="chosen", push="up", baseline=PolicyMean()),
-        Single(reward, Sigmoid(), undesirable, sequence="rejected", push="down", baseline=PolicyMean()),
+        Single(reward, Sigmoid(), desirable, sequence="chosen", push="up", baseline=z0),
+        Single(reward, Sigmoid(), undesirable, sequence="rejected", push="down", baseline=z0),
     )
+
+
+def dpo_rao_kupper(beta: ScalarLike = 0.1, theta: ScalarLike = 3.0) -> Objective:
+    """DPO with ties: the likelihood of wins and ties in the model of Rao and Kupper.
+
+        win:  −log σ(d − log θ)
+        tie:  −log(θ² − 1) − log σ(d − log θ) − log σ(−d − log θ)
+
+    `PreferenceTable.rao_kupper` has the probabilities. If it labels all pairs with the same `θ` and a reward
+    `r`, the minimiser is `reference · exp(r/beta)`, normalised. Ties come from `LabelledByTable`,
+    `Pairs(…, tied=…)` and `pair_loss(…, tied=…)`. Without ties this is DPO with the margin `log θ`. Sources:
+    Rao and Kupper (Journal of the American Statistical Association 62, 1967), and Chen et al., "On extending
+    direct preference optimization to accommodate ties" (arXiv 2409.17431), whose `θ` is 3.
+
+    Args:
+        beta: inverse temperature, positive.
+        theta: `θ`, from 1 + 1e-6 to 1e6. Two sequences of equal reward tie with probability
+            `(θ − 1)/(θ + 1)`.
+
+    Raises:
+        ValueError: `beta <= 0`, or `theta` is out of range.
+
+    >>> import didsim
+    >>> win, tie = (
+    ...     didsim.dpo_rao_kupper(0.5).pair_loss(-1.0, -1.0, -1.0, -1.0, tied=tied)
+    ...     for tied in (False, True)
+    ... )
+    >>> round(float(jnp.exp(-win)), 6), round(float(jnp.exp(-tie)), 6)  # σ(−log 3), and 8 σ(−log 3)²
+    (0.25, 0.5)
+    """
+    kernel = RaoKupper(_checks.within("theta", theta, 1 + 1e-6, 1e6))
+    return Objective(PairOrTie(LogRatio(_checks.positive("beta", beta)), kernel))
 
 
 def dpop(beta: ScalarLike = 0.3, weight: ScalarLike = 50.0) -> Objective:

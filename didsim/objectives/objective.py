@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
+from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term
 from didsim.preferences.problem import Marginals, Problem
@@ -88,6 +89,8 @@ class Objective(eqx.Module):
         rejected_lengths: Int[ArrayLike, "*#pairs"] | None = None,
         *,
         baseline: Real[ArrayLike, ""] | None = None,
+        win_probs: Real[ArrayLike, "*#pairs"] | None = None,
+        tied: Bool[ArrayLike, "*#pairs"] | None = None,
     ) -> Float[Array, "*pairs"]:
         """The loss of each pair, from the quantities that a training run logs.
 
@@ -100,13 +103,18 @@ class Objective(eqx.Module):
             rejected_lengths: `|y_l|` in tokens; needed if the loss depends on the length.
             baseline: the number that is subtracted from rewards, in losses that have one (KTO's `z0`, BCO's
                 shift). By default it is estimated from all given pairs together, as one batch.
+            win_probs: soft labels: the probability that the chosen sequence wins, from 0 to 1. The loss is
+                its mean over the label, without constants in SPPO. By default the chosen one wins.
+            tied: whether a pair ended in a tie; its soft label is then not used. An objective without a loss
+                of ties takes one for half a win of either sequence. By default there are no ties.
 
         Returns:
             One loss for each pair.
 
         Raises:
             ValueError: an argument that this objective needs is missing, a log-probability is NaN or
-                above zero, a length is not positive, or shapes do not broadcast.
+                above zero, a length is not positive, a soft label is not in [0, 1], or shapes do not
+                broadcast.
 
         >>> import didsim
         >>> loss = didsim.dpo(beta=0.1).pair_loss(-10.0, -12.0, -11.0, -11.0)
@@ -126,14 +134,23 @@ class Objective(eqx.Module):
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
-        pairs = _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
+        outcomes = _outcomes(win_probs, tied)
+        pairs = _checks.broadcast(**{name: array.shape for name, array in (arrays | outcomes).items()})
         chosen, rejected = (
             Sequences(arrays[f"{side}_logps"], arrays.get(f"ref_{side}_logps"), arrays.get(f"{side}_lengths"))
             for side in ("chosen", "rejected")
         )
         if baseline is not None:
             baseline = _checks.single("baseline", _checks.number("baseline", baseline))
-        loss = sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
+        if "win_probs" in outcomes:
+            label = outcomes["win_probs"]
+            losses = [term.of_labels(chosen, rejected, baseline, label) for term in self.terms]
+        else:
+            losses = [term.of_pairs(chosen, rejected, baseline) for term in self.terms]
+        if "tied" in outcomes:
+            ties = [term.of_ties(chosen, rejected, baseline) for term in self.terms]
+            losses = [jnp.where(outcomes["tied"], tie, loss) for tie, loss in zip(ties, losses, strict=True)]
+        loss = sum_of([term.weighted(loss) for term, loss in zip(self.terms, losses, strict=True)])
         return jnp.broadcast_to(loss, pairs)
 
     def loss(
@@ -159,7 +176,8 @@ class Objective(eqx.Module):
 
         Args:
             policy_logps: log-probabilities of the policy over the whole space, `[*batch, sequences]`.
-            reference: log-probabilities of the reference policy, of the same kind.
+            reference: log-probabilities of the reference policy, of the same kind. It may have a zero where
+                no pair looks; see `didsim.objectives.reference`.
             problem: the source of pairs.
             lengths: number of tokens of every sequence, `space.lengths`. By default every sequence counts as
                 one token, so that dividing by the length has no effect.
@@ -168,8 +186,8 @@ class Objective(eqx.Module):
             The loss, `[*batch]`.
 
         Raises:
-            ValueError: a distribution is not normalised or has a zero, shapes do not fit, a length is not
-                positive, or the objective is itself a batch.
+            ValueError: a distribution is not normalised, the policy has a zero, or the reference one that the
+                loss sees, shapes do not fit, a length is not positive, or the objective is itself a batch.
 
         >>> import didsim
         >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -177,11 +195,11 @@ class Objective(eqx.Module):
         0.693147
         """
         policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
-        reference = _checks.distribution("reference", reference, full_support=True)
-        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-        batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         problem.check_size(policy_logps.shape[-1])
+        reference = visible_reference(reference, problem, self.terms)
+        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
+        batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
         _checks.parameters("self", self, policy_logps.dtype)
@@ -328,6 +346,18 @@ def _needed(values: dict[str, Any], reason: str) -> dict[str, Any]:
         if value is None:
             raise ValueError(f"`{name}` must be given to this objective: {reason}; got None")
     return values
+
+
+def _outcomes(win_probs: Any, tied: Any) -> dict[str, Array]:
+    """The soft labels and ties that are given, by name."""
+    given: dict[str, Array] = {}
+    if win_probs is not None:
+        given["win_probs"] = _checks.within("win_probs", win_probs, 0, 1)
+    if tied is not None:
+        given["tied"] = jnp.asarray(tied)
+        if given["tied"].dtype != bool:
+            raise ValueError(f"`tied` must be True or False for each pair; got dtype {given['tied'].dtype}")
+    return given
 
 
 def _logps(name: str, value: Any) -> Array:

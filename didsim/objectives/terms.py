@@ -1,7 +1,9 @@
 """The terms that an objective is a sum of: losses of a pair, and losses of one of its two sequences.
 
-    Pair      kernel(h(y_w) − h(y_l))
-    Single    kernel(h(y) − b) or kernel(b − h(y)), for y the chosen or the rejected sequence
+    Pair              kernel(h(y_w) − h(y_l))
+    PairOrTie         the same, with a loss of its own for a pair that is tied
+    Single            kernel(h(y) − b) or kernel(b − h(y)), for y the chosen or the rejected sequence
+    LabelledSquare    (h(y) − c (2p − 1))² or (h(y) + c (2p − 1))², with p the soft label of the pair
 
 `h` is an implicit reward (`didsim.objectives.rewards`). `kernel` is a loss of a difference of rewards
 (`didsim.objectives.kernels`). `b` is a baseline. It can depend on the policy, but it is held fixed when the
@@ -11,7 +13,7 @@ loss is differentiated.
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,8 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from didsim.information import expectation
-from didsim.objectives.kernels import Kernel
+from didsim.objectives.kernels import Kernel, Squared
 from didsim.objectives.rewards import Reward, Scalar
+from didsim.objectives.ties import TieKernel
 from didsim.preferences.problem import Marginals, Problem
 
 
@@ -90,6 +93,11 @@ class Term(eqx.Module):
         return False
 
     @property
+    def sees_policy(self) -> bool:
+        """Whether the term depends on the rewards of sequences that no pair has."""
+        return False
+
+    @property
     def is_of_differences(self) -> bool:
         """Whether the term is a loss of differences of one implicit reward, and the reward has an inverse.
 
@@ -115,6 +123,22 @@ class Term(eqx.Module):
     @abstractmethod
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
         """The loss of each pair, without the weight of the term."""
+
+    def of_labels(
+        self, chosen: Sequences, rejected: Sequences, baseline: Array | None, win_probs: Array
+    ) -> Array:
+        """The loss of each pair with a soft label: the mean loss over a label that is right that often."""
+        lost = 1 - win_probs
+        # An order that has no probability gives way to the other, since its loss may be infinite.
+        won_loss, lost_loss = (
+            self.of_pairs(_where(use, chosen, rejected), _where(use, rejected, chosen), baseline)
+            for use in (win_probs > 0, lost <= 0)
+        )
+        return win_probs * won_loss + lost * lost_loss
+
+    def of_ties(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
+        """The loss of each pair if it is tied: half a win for either sequence."""
+        return self.of_labels(chosen, rejected, baseline, jnp.asarray(0.5))
 
     @abstractmethod
     def expected(self, space: Sequences, over: Population) -> Array:
@@ -171,8 +195,28 @@ class Pair(Term):
         return self.kernel.expect_across(over.problem, self.chosen_reward.of_space(*space), h)
 
 
+def _where(use: Array, one: Sequences, other: Sequences) -> Sequences:
+    chosen: Sequences = jax.tree.map(lambda a, b: jnp.where(use, a, b), one, other)
+    return chosen
+
+
+class PairOrTie(Pair):
+    """A `Pair` whose kernel has a loss of its own for a tie (`didsim.objectives.ties`)."""
+
+    kernel: TieKernel
+
+    def of_ties(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
+        return self.kernel.of_tie(self.reward(*chosen) - self.reward(*rejected))
+
+
 class Baseline(eqx.Module):
-    """A baseline: the number that is subtracted from the reward of one sequence."""
+    """A baseline: the number that is subtracted from the reward of one sequence.
+
+    Attributes:
+        is_of_pairs: whether it depends on the rewards of the sequences of pairs alone.
+    """
+
+    is_of_pairs: ClassVar[bool] = False
 
     @abstractmethod
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
@@ -184,34 +228,46 @@ class Baseline(eqx.Module):
 
 
 class PolicyMean(Baseline):
-    """`max(0, E_π h)`. With the log-ratio reward this is `beta · KL(π ‖ reference)`, the `z0` of KTO.
+    """`max(0, E_π h)`. With the log-ratio reward this is `beta · KL(π ‖ reference)`, the exact `z0` of KTO.
 
-    A batch of pairs has no samples from the policy, so the mean is taken over the sequences of the batch
-    itself. The authors of KTO take responses to other prompts. There are none here, since all sequences
-    answer one prompt.
+    It takes the whole policy, so that every loss over a population, a dataset or a minibatch has it. Pairs
+    that are given by their log-probabilities alone do not tell it. Their mean stands in for it there, as in
+    `ClippedPairMean`, unless `pair_loss` is given the exact number as `baseline`.
     """
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
         """The mean reward over both sequences of all pairs, or zero if that is larger."""
-        return jnp.maximum(0, _mean_of_both(chosen, rejected))
+        return ClippedPairMean().of_pairs(chosen, rejected)
 
     def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
         return jnp.maximum(0, expectation(log_probs, h))
 
 
 class PairMean(Baseline):
-    """`(E_w h + E_l h) / 2`, the mean over chosen and rejected sequences: the reward shift of BCO."""
+    """`(E_w h + E_l h) / 2`, the mean over chosen and rejected sequences: the reward shift of BCO.
+
+    The mean is over the pairs that the loss is over: a population, a dataset or a minibatch. So the loss of a
+    dataset is the mean of `pair_loss` over it.
+    """
+
+    is_of_pairs: ClassVar[bool] = True
 
     def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        return _mean_of_both(chosen, rejected)
+        return (jnp.mean(chosen) + jnp.mean(rejected)) / 2
 
     def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
         chosen, rejected = marginals
         return (expectation(chosen.astype(h.dtype), h) + expectation(rejected.astype(h.dtype), h)) / 2
 
 
-def _mean_of_both(chosen: Array, rejected: Array) -> Array:
-    return (jnp.mean(chosen) + jnp.mean(rejected)) / 2
+class ClippedPairMean(PairMean):
+    """`max(0, (E_w h + E_l h) / 2)`: the estimate of KTO's `z0` from the pairs that the loss is over."""
+
+    def of_pairs(self, chosen: Array, rejected: Array) -> Array:
+        return jnp.maximum(0, super().of_pairs(chosen, rejected))
+
+    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
+        return jnp.maximum(0, super().of_policy(h, log_probs, marginals))
 
 
 class Single(Term):
@@ -236,6 +292,10 @@ class Single(Term):
     @property
     def has_baseline(self) -> bool:
         return self.baseline is not None
+
+    @property
+    def sees_policy(self) -> bool:
+        return self.baseline is not None and not self.baseline.is_of_pairs
 
     @property
     def is_likelihood(self) -> bool:
@@ -279,3 +339,31 @@ class Single(Term):
     def _loss(self, h: Float[Array, "..."], baseline: Array | None) -> Array:
         difference = h if baseline is None else h - baseline
         return self.kernel(difference if self.push == "up" else -difference)
+
+
+class LabelledSquare(Single):
+    """`(h(y_w) − c (2p − 1))²` or `(h(y_l) + c (2p − 1))²`, with `p` the label of the pair.
+
+    `p` is the probability that the chosen sequence wins, and `c` the centre of the kernel. A label `p = 1`
+    makes it the `Single` loss with the kernel `(d − c)²`. The mean of that loss over labels of 0 and 1, right
+    with probability `p`, is larger by `4 c² p (1 − p)`:
+
+        p (h − c)² + (1 − p) (h + c)² = (h − c (2p − 1))² + 4 c² p (1 − p)
+
+    No gradient sees the difference. (Derived here.)
+    """
+
+    kernel: Squared
+
+    def of_labels(
+        self, chosen: Sequences, rejected: Sequences, baseline: Array | None, win_probs: Array
+    ) -> Array:
+        label = 2 * win_probs - 1
+        centre = self.kernel.centre * label
+        one = chosen if self.sequence == "chosen" else rejected
+        h = self.reward(*one)
+        return jnp.square((h if self.push == "up" else -h) - centre)
+
+    def expected(self, space: Sequences, over: Population) -> Array:
+        loss = super().expected(space, over)
+        return loss - 4 * self.kernel.centre**2 * over.problem.label_doubt().astype(loss.dtype)

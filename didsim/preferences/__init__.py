@@ -3,12 +3,15 @@
 problem       the interface of every source
 contrastive   chosen and rejected sequences are drawn independently
 labelled      two sequences are drawn independently, then labelled by a reward
+table         tables of preferences, with or without ties
+by_table      two sequences are drawn independently, then labelled by a table
 explicit      a finite dataset of pairs, or a table of all pairs
 mixture       each pair comes from one of several sources
 online        labelled pairs whose samplers depend on the policy
 rejected      distributions to draw rejected sequences from
 """
 
+from didsim.preferences.by_table import LabelledByTable
 from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
@@ -16,6 +19,7 @@ from didsim.preferences.mixture import Mixture
 from didsim.preferences.online import SAMPLERS, Draw, Online, OnPolicy, RewardDifference, Sampler, Uniform
 from didsim.preferences.problem import Problem
 from didsim.preferences.rejected import REJECTED, optimal_rejected
+from didsim.preferences.table import PreferenceTable
 
 __all__ = [
     "REJECTED",
@@ -24,10 +28,12 @@ __all__ = [
     "Draw",
     "Joint",
     "Labelled",
+    "LabelledByTable",
     "Mixture",
     "OnPolicy",
     "Online",
     "Pairs",
+    "PreferenceTable",
     "Problem",
     "RewardDifference",
     "Sampler",

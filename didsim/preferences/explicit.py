@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
@@ -17,29 +17,43 @@ from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, 
 class Pairs(Problem):
     """A finite dataset of pairs.
 
+    A pair can have a soft label `p`, the probability that its winner wins. It then counts as `p` of a win and
+    `1 − p` of a loss. A pair can also be tied. An objective that knows ties (`didsim.dpo_rao_kupper`) takes a
+    tie as it is. For any other, a tie is half a win for either sequence, a soft label of a half.
+
     Args:
         winners: indices of the chosen sequences.
         losers: indices of the rejected ones.
         weights: weight of each pair, zero or more. They are normalised. By default all are equal.
+        win_probs: soft label of each pair, from 0 to 1. By default every winner wins.
+        tied: whether each pair ended in a tie; the order of its two sequences then means nothing, and its
+            soft label is not used. By default none did.
 
     Raises:
         ValueError: indices are not integers or are negative, weights are negative, not finite or all zero,
-            there is no pair, or shapes do not fit.
+            soft labels are not in [0, 1], `tied` is not boolean, there is no pair, or shapes do not fit.
 
     >>> data = Pairs(winners=jnp.array([0, 0, 1]), losers=jnp.array([1, 1, 0]))
     >>> round(float(data.preference(0, 1)), 4)
     0.6667
+    >>> float(Pairs(winners=[0], losers=[1], win_probs=[0.75]).preference(0, 1))
+    0.75
     """
 
     winners: Int[Array, "*batch pairs"]
     losers: Int[Array, "*batch pairs"]
     weights: Float[Array, "*batch pairs"] | None
+    win_probs: Float[Array, "*batch pairs"] | None
+    tied: Bool[Array, "*batch pairs"] | None
 
     def __init__(
         self,
         winners: Int[ArrayLike, "*batch pairs"] | list[Any],
         losers: Int[ArrayLike, "*batch pairs"] | list[Any],
         weights: Float[ArrayLike, "*batch pairs"] | list[Any] | None = None,
+        *,
+        win_probs: Float[ArrayLike, "*batch pairs"] | list[Any] | None = None,
+        tied: Bool[ArrayLike, "*batch pairs"] | list[Any] | None = None,
     ) -> None:
         most = jnp.iinfo(jnp.int32).max
         self.winners = _checks.indices("winners", winners, most)
@@ -49,16 +63,43 @@ class Pairs(Problem):
                 "`winners` and `losers` must have one shape, with at least one pair on the last axis; "
                 f"got shapes {self.winners.shape} and {self.losers.shape}"
             )
-        self.weights = None if weights is None else _checks.finite("weights", weights)
+        self.weights = None if weights is None else self._of_pairs("weights", weights)
         if self.weights is not None:
-            if self.weights.shape != self.winners.shape:
-                raise ValueError(
-                    f"`weights` must have one entry for each pair, shape {self.winners.shape}; "
-                    f"got shape {self.weights.shape}"
-                )
             given = np.asarray(weights) if _checks.known(weights) else None
             if given is not None and ((given < 0).any() or (given.sum(-1) == 0).any()):
                 raise ValueError("`weights` must be zero or more, and not all zero")
+        self.win_probs = None if win_probs is None else self._of_pairs("win_probs", win_probs)
+        if self.win_probs is not None:
+            _checks.within("win_probs", self.win_probs, 0, 1)
+        self.tied = None if tied is None else jnp.asarray(tied)
+        if self.tied is not None and (self.tied.dtype != bool or self.tied.shape != self.winners.shape):
+            raise ValueError(f"`tied` must be one boolean per pair, {self.winners.shape}; got {tied!r}")
+
+    def _of_pairs(self, name: str, value: Any) -> Array:
+        array = _checks.finite(name, value)
+        if array.shape != self.winners.shape:
+            raise ValueError(
+                f"`{name}` must have one entry for each pair, shape {self.winners.shape}; "
+                f"got shape {array.shape}"
+            )
+        return array
+
+    def ordered(self) -> "Pairs":
+        """The same pairs with labels of 0 and 1: a soft label or a tie becomes a pair in either order."""
+        if self.win_probs is None and self.tied is None:
+            return self
+        won = self._labels()
+        weights = self._pair_weights(won.dtype)
+        return Pairs(
+            jnp.concatenate([self.winners, self.losers], axis=-1),
+            jnp.concatenate([self.losers, self.winners], axis=-1),
+            jnp.concatenate([weights * won, weights * (1 - won)], axis=-1),
+        )
+
+    def _labels(self) -> Array:
+        """The soft label of every pair; a half for ties."""
+        won = jnp.ones(self.winners.shape) if self.win_probs is None else self.win_probs
+        return won if self.tied is None else jnp.where(self.tied, 0.5, won)
 
     @property
     def has_full_support(self) -> bool:
@@ -77,16 +118,17 @@ class Pairs(Problem):
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
         """Of the pairs of `i` and `j`, the weighted share in which `i` won; NaN if there are no such pairs.
 
-        O(pairs) for each `(i, j)`.
+        A soft label counts as a share of a win, and a tie as half of one. O(pairs) for each `(i, j)`.
 
         Raises:
             ValueError: an index is negative.
         """
         i, j = pair_indices(i, j, jnp.iinfo(jnp.int32).max)
+        pairs = self.ordered()
         # Axes for the entries of i and j go between the batch axes and the axis of the dataset's pairs.
-        place = self.batch_shape + (1,) * i.ndim + self.winners.shape[-1:]
-        winners, losers = self.winners.reshape(place), self.losers.reshape(place)
-        weights = self._pair_weights().reshape(place)
+        place = self.batch_shape + (1,) * i.ndim + pairs.winners.shape[-1:]
+        winners, losers = pairs.winners.reshape(place), pairs.losers.reshape(place)
+        weights = pairs._pair_weights().reshape(place)
         won = jnp.sum(weights * ((winners == i[..., None]) & (losers == j[..., None])), axis=-1)
         lost = jnp.sum(weights * ((winners == j[..., None]) & (losers == i[..., None])), axis=-1)
         return won / (won + lost)
@@ -94,13 +136,20 @@ class Pairs(Problem):
     def sample(self, key: Key[Array, ""], num_pairs: int) -> "Pairs":
         """Pairs drawn from the dataset with replacement, with probabilities proportional to their weights.
 
+        They keep their soft labels and ties.
+
         Raises:
             ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         log_weights = _log_space.log(self._pair_weights())
         rows = draw_indices(_checks.one_key("key", key), log_weights, num_pairs)
-        return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
+
+        def drawn(values: Array | None) -> Array | None:
+            return None if values is None else jnp.take_along_axis(values, rows, axis=-1)
+
+        winners, losers = jnp.take_along_axis(jnp.stack([self.winners, self.losers]), rows[None], axis=-1)
+        return Pairs(winners, losers, win_probs=drawn(self.win_probs), tied=drawn(self.tied))
 
     def expect(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
@@ -110,16 +159,34 @@ class Pairs(Problem):
         Raises:
             ValueError: an index is not below the number of sequences of `x`.
         """
-        differences = self._differences(x, x)
+        pairs = self.ordered()
+        differences = pairs._differences(x, x)
         if offset is not None:
             differences = differences - offset[..., None]
-        return jnp.sum(self._pair_weights(x.dtype) * kernel(differences), axis=-1)
+        return jnp.sum(pairs._pair_weights(x.dtype) * kernel(differences), axis=-1)
 
     def expect_across(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − y_loser)`. O(N + pairs)."""
-        return jnp.sum(self._pair_weights(x.dtype) * kernel(self._differences(x, y)), axis=-1)
+        pairs = self.ordered()
+        return jnp.sum(pairs._pair_weights(x.dtype) * kernel(pairs._differences(x, y)), axis=-1)
+
+    def expect_ties(
+        self, kernel: Callable[[Array], Array], x: Float[Array, "*#batch sequences"]
+    ) -> Float[Array, "..."]:
+        """The weighted sum of `kernel(x_i − x_j)` over the pairs that are tied. O(N + pairs)."""
+        if self.tied is None:
+            return super().expect_ties(kernel, x)
+        weights = jnp.where(self.tied, self._pair_weights(x.dtype), 0)
+        return jnp.sum(weights * kernel(self._differences(x, x)), axis=-1)
+
+    def label_doubt(self) -> Float[Array, "..."]:
+        """The weighted mean of `p (1 − p)` with the soft labels `p` of the pairs; a half for ties."""
+        if self.win_probs is None and self.tied is None:
+            return super().label_doubt()
+        won = self._labels()
+        return jnp.sum(self._pair_weights(won.dtype) * won * (1 - won), axis=-1)
 
     def _differences(self, x: Array, y: Array) -> Array:
         """`x_winner − y_loser` of every pair."""
@@ -135,33 +202,42 @@ class Pairs(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
-        log_weights = _log_space.log(self._pair_weights(x.dtype))
-        return jnp.exp(_log_space.logsumexp(log_weights + self._differences(x, x), axis=-1))
+        pairs = self.ordered()
+        log_weights = _log_space.log(pairs._pair_weights(x.dtype))
+        return jnp.exp(_log_space.logsumexp(log_weights + pairs._differences(x, x), axis=-1))
 
     def wins(self, size: int) -> Wins:
-        """One edge for each pair of positive weight."""
-        kept = np.ones(self.winners.shape[-1], bool) if self.weights is None else np.asarray(self.weights) > 0
-        return Wins(np.asarray(self.winners)[kept], np.asarray(self.losers)[kept], size)
+        """One edge for each pair of positive weight; both ways for a tie, and for a label between 0 and 1."""
+        pairs = self.ordered()
+        kept = np.asarray(pairs._pair_weights()) > 0
+        return Wins(np.asarray(pairs.winners)[kept], np.asarray(pairs.losers)[kept], size)
 
     def joint(self, size: int) -> "Joint":
         """The weighted share of each pair of sequences in the dataset. O(N²) memory."""
         self.check_size(size)
-        weights = self._pair_weights()
         count = jnp.vectorize(
             lambda winners, losers, weights: (
                 jnp.zeros((size, size), weights.dtype).at[winners, losers].add(weights)
             ),
             signature="(k),(k),(k)->(n,n)",
         )
-        return Joint(_log_space.log(count(self.winners, self.losers, weights)))
+        pairs, ties = self.ordered(), None
+        table = _log_space.log(count(pairs.winners, pairs.losers, pairs._pair_weights()))
+        if self.tied is not None:
+            half = jnp.where(self.tied, self._pair_weights(table.dtype), 0) / 2
+            one_order = count(self.winners, self.losers, half)
+            ties = _log_space.log(one_order + jnp.swapaxes(one_order, -1, -2))
+        return Joint(table, ties)
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the winners, as a log-probability."""
-        return self._share(self.winners, size)
+        pairs = self.ordered()
+        return pairs._share(pairs.winners, size)
 
     def rejected_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the losers, as a log-probability."""
-        return self._share(self.losers, size)
+        pairs = self.ordered()
+        return pairs._share(pairs.losers, size)
 
     def _share(self, indices: Array, size: int) -> Array:
         self.check_size(size)
@@ -184,11 +260,14 @@ class Joint(Problem):
     """Pairs from any joint distribution of two sequences, given as a table. O(N²) memory.
 
     Args:
-        log_probs: entry `[i, j]` is the log-probability that `i` is chosen and `j` is rejected. The table is
-            normalised over its last two axes.
+        log_probs: entry `[i, j]` is the log-probability that `i` is chosen and `j` is rejected. A tie counts
+            as half a win for either. The table is normalised over its last two axes.
+        log_ties: the part of `log_probs` that comes from ties, symmetric, as logarithms. Entries `[i, j]` and
+            `[j, i]` add up to the probability that the pair ends in a tie. By default there are no ties.
 
     Raises:
-        ValueError: `log_probs` is not square in its last two axes, or not normalised over them.
+        ValueError: `log_probs` is not square in its last two axes, or not normalised over them, or
+            `log_ties` has another shape, is not symmetric, or exceeds `log_probs`.
 
     >>> table = Joint(jnp.log(jnp.array([[0.0, 0.6], [0.2, 0.2]])))
     >>> round(float(table.preference(0, 1)), 4)
@@ -196,13 +275,21 @@ class Joint(Problem):
     """
 
     log_probs: Float[Array, "*batch sequences sequences"]
+    log_ties: Float[Array, "*batch sequences sequences"] | None
 
-    def __init__(self, log_probs: Float[ArrayLike, "*batch sequences sequences"]) -> None:
+    def __init__(
+        self,
+        log_probs: Float[ArrayLike, "*batch sequences sequences"],
+        log_ties: Float[ArrayLike, "*batch sequences sequences"] | None = None,
+    ) -> None:
         shape = jnp.shape(log_probs)
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ValueError(f"`log_probs` must be square in its last two axes; got shape {shape}")
         flat = jnp.reshape(jnp.asarray(log_probs), (*shape[:-2], -1))
         self.log_probs = _checks.distribution("log_probs", flat).reshape(shape)
+        self.log_ties = None if log_ties is None else _checks.float_array("log_ties", log_ties)
+        if self.log_ties is not None:
+            _check_ties(self.log_probs, self.log_ties)
 
     @property
     def has_full_support(self) -> bool:
@@ -216,7 +303,8 @@ class Joint(Problem):
         return self.log_probs.shape[:-2]
 
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Joint":
-        return eqx.tree_at(lambda one: one.log_probs, self, spread(self.log_probs, 2))
+        spread_out: Joint = jax.tree.map(lambda leaf: spread(leaf, 2), self)
+        return spread_out
 
     def check_size(self, size: int) -> None:
         check_same_size(self.log_probs.shape[-1], size)
@@ -240,8 +328,14 @@ class Joint(Problem):
         num_pairs = _checks.positive_int("num_pairs", num_pairs)
         size = self.log_probs.shape[-1]
         flat = self.log_probs.reshape(*self.batch_shape, size * size)
-        drawn = draw_indices(_checks.one_key("key", key), flat, num_pairs)
-        return Pairs(drawn // size, drawn % size)
+        key = _checks.one_key("key", key)
+        drawn = draw_indices(key, flat, num_pairs)
+        tied = None
+        if self.log_ties is not None:
+            ties = self.log_ties.reshape(*self.batch_shape, size * size)
+            share = jnp.exp(jnp.take_along_axis(ties, drawn, -1) - jnp.take_along_axis(flat, drawn, -1))
+            tied = jax.random.uniform(jax.random.fold_in(key, 1), drawn.shape, share.dtype) < share
+        return Pairs(drawn // size, drawn % size, tied=tied)
 
     def expect(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
@@ -258,6 +352,15 @@ class Joint(Problem):
         """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
         differences = x[..., :, None] - y[..., None, :]
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
+
+    def expect_ties(
+        self, kernel: Callable[[Array], Array], x: Float[Array, "*#batch sequences"]
+    ) -> Float[Array, "..."]:
+        """`Σ_ij ties(i, j) kernel(x_i − x_j)`. O(N²) time and memory."""
+        if self.log_ties is None:
+            return super().expect_ties(kernel, x)
+        differences = x[..., :, None] - x[..., None, :]
+        return jnp.sum(jnp.exp(self.log_ties) * kernel(differences), axis=(-2, -1))
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
@@ -283,3 +386,15 @@ class Joint(Problem):
         """The sums of the table's columns."""
         self.check_size(size)
         return _log_space.logsumexp(self.log_probs, axis=-2)
+
+
+def _check_ties(log_probs: Array, log_ties: Array) -> None:
+    if log_ties.shape != log_probs.shape:
+        raise ValueError(
+            f"`log_ties` must have the shape of `log_probs`, {log_probs.shape}; got shape {log_ties.shape}"
+        )
+    if _checks.known((log_probs, log_ties)):
+        ties, whole = np.exp(np.asarray(log_ties)), np.exp(np.asarray(log_probs))
+        error = float(np.sqrt(jnp.finfo(log_ties.dtype).eps))
+        if not (np.abs(ties - np.swapaxes(ties, -1, -2)) <= error).all() or not (ties <= whole + error).all():
+            raise ValueError("`log_ties` must be symmetric, and nowhere more than `log_probs`")

@@ -29,6 +29,7 @@ from didsim.preferences.problem import (
     draw_indices,
     pair_indices,
 )
+from didsim.preferences.table import reward_of_labels
 
 _SIGMOID = Analytic(jax.nn.sigmoid, strip=math.pi)
 _DOUBT = _SIGMOID.derivative()  # σ(d) σ(−d)
@@ -50,14 +51,16 @@ class Labelled(Problem):
     `y2` otherwise.
 
     Args:
-        reward: `r`, finite, in nats, `[*batch, sequences]`.
+        reward: `r`, finite, in nats, `[*batch, sequences]`. Labels from a `PreferenceTable` make a
+            `LabelledByTable`.
         first: log-probabilities of the first sequence, `[*batch, sequences]`.
         second: log-probabilities of the second sequence, of the same kind.
         separable: whether to take expectations in two parts, in near-linear time. By default this is decided
             by how noisy the labels are; see `expect`.
 
     Raises:
-        ValueError: `reward` is not finite, `first` or `second` is not normalised, or shapes do not fit.
+        ValueError: `reward` is not finite, or is a table of preferences, `first` or `second` is not
+            normalised, or shapes do not fit.
 
     >>> uniform = jnp.log(jnp.full(2, 0.5))
     >>> problem = Labelled(reward=jnp.log(jnp.array([3.0, 1.0])), first=uniform, second=uniform)
@@ -78,7 +81,7 @@ class Labelled(Problem):
         second: LogProbsLike,
         separable: bool | None = None,
     ) -> None:
-        self.reward = _checks.finite("reward", reward)
+        self.reward = reward_of_labels(reward)
         self.first = _checks.distribution("first", first)
         self.second = _checks.distribution("second", second)
         _checks.same_sequences(reward=self.reward, first=self.first, second=self.second)
@@ -217,6 +220,11 @@ class Labelled(Problem):
 
     def occurring(self) -> Bool[Array, "*batch sequences"]:
         return jnp.isfinite(jnp.maximum(self.first, self.second))
+
+    @property
+    def labels(self) -> Array:
+        """The reward."""
+        return self.reward
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"]:
         return self.reward

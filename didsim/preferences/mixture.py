@@ -12,7 +12,6 @@ from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs
 from didsim.preferences.explicit import Joint, Pairs
-from didsim.preferences.labelled import Labelled
 from didsim.preferences.problem import Problem, Summand, Wins
 
 
@@ -69,16 +68,13 @@ class Mixture(Problem):
             problem.check_size(size)
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """The preference that all problems share, if they are labelled by one reward.
+        """The preference that all problems share, if they are labelled by one reward, or by one table.
 
         Raises:
-            ValueError: the problems are not all `Labelled` by one reward array.
+            ValueError: the problems are not all labelled by one reward array or one `PreferenceTable`.
         """
         first = self.problems[0]
-        same = isinstance(first, Labelled) and all(
-            isinstance(problem, Labelled) and problem.reward is first.reward for problem in self.problems
-        )
-        if not same:
+        if first.labels is None or any(problem.labels is not first.labels for problem in self.problems):
             raise ValueError("`problems` must be labelled by one reward array; their preferences may differ")
         return first.preference(i, j)
 
@@ -95,11 +91,21 @@ class Mixture(Problem):
         which = jax.random.categorical(which_key, log_weights[..., None, :], shape=(*batch, num_pairs))
         drawn = [problem.sample(k, num_pairs) for problem, k in zip(self.problems, keys, strict=True)]
 
-        def chosen(name: str) -> Array:
-            stacked = jnp.stack([jnp.broadcast_to(getattr(one, name), which.shape) for one in drawn])
+        def chosen(values: list[Any]) -> Array:
+            stacked = jnp.stack([jnp.broadcast_to(jnp.asarray(value), which.shape) for value in values])
             return jnp.take_along_axis(stacked, which[None], axis=0)[0]
 
-        return Pairs(chosen("winners"), chosen("losers"))
+        def chosen_label(values: list[Any], default: Any) -> Array | None:
+            if all(value is None for value in values):
+                return None
+            return chosen([default if value is None else value for value in values])
+
+        return Pairs(
+            chosen([one.winners for one in drawn]),
+            chosen([one.losers for one in drawn]),
+            win_probs=chosen_label([one.win_probs for one in drawn], 1.0),
+            tied=chosen_label([one.tied for one in drawn], False),
+        )
 
     def expect(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
@@ -116,6 +122,15 @@ class Mixture(Problem):
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect_exp(x) for problem in self.problems])
+
+    def expect_ties(
+        self, kernel: Callable[[Array], Array], x: Float[Array, "*#batch sequences"]
+    ) -> Float[Array, "..."]:
+        """The weighted mean of the problems' expectations."""
+        return self._mean([problem.expect_ties(kernel, x) for problem in self.problems])
+
+    def label_doubt(self) -> Float[Array, "..."]:
+        return self._mean([problem.label_doubt() for problem in self.problems])
 
     def _mean(self, values: list[Array]) -> Array:
         stacked = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
@@ -136,9 +151,15 @@ class Mixture(Problem):
 
     def joint(self, size: int) -> Joint:
         weights = jnp.moveaxis(self.log_weights, -1, 0)[..., None, None]
-        tables = [problem.joint(size).log_probs for problem in self.problems]
-        terms = [weight + table for weight, table in zip(weights, tables, strict=True)]
-        return Joint(_log_space.logsumexp(jnp.stack(jnp.broadcast_arrays(*terms)), axis=0))
+        tables = [problem.joint(size) for problem in self.problems]
+
+        def mixed(parts: list[tuple[Array, Array]]) -> Array:
+            terms = jnp.broadcast_arrays(*(weight + table for weight, table in parts))
+            return _log_space.logsumexp(jnp.stack(terms), axis=0)
+
+        log_probs = mixed([(weight, one.log_probs) for weight, one in zip(weights, tables, strict=True)])
+        tied = [(w, one.log_ties) for w, one in zip(weights, tables, strict=True) if one.log_ties is not None]
+        return Joint(log_probs, jnp.broadcast_to(mixed(tied), log_probs.shape) if tied else None)
 
     def chosen_marginal(self, size: int) -> LogProbs:
         return self._mixed([problem.chosen_marginal(size) for problem in self.problems])

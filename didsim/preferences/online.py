@@ -20,10 +20,12 @@ from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim._registry import Registry
 from didsim.information import LogProbs
+from didsim.preferences.by_table import LabelledByTable
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
-from didsim.preferences.problem import Problem, Summand
+from didsim.preferences.problem import Problem, Summand, check_same_size
+from didsim.preferences.table import PreferenceTable, reward_of_labels
 
 
 class Draw(NamedTuple):
@@ -46,12 +48,17 @@ class Sampler(eqx.Module):
     A subclass defines `__call__`. Its result lists the components of a mixture.
     """
 
+    @property
+    def needs_reward(self) -> bool:
+        """Whether the sampler uses the reward of the labels, so that a table cannot label its pairs."""
+        return False
+
     @abstractmethod
-    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
         """The components of the mixture that the two sequences are drawn from.
 
         Args:
-            reward: the reward that labels the pairs, `[*batch, sequences]`.
+            reward: the reward that labels the pairs, `[*batch, sequences]`; None if a table labels them.
             log_probs: log-probabilities of the current policy.
             implicit_reward: the objective's implicit reward of every sequence under this policy.
         """
@@ -60,7 +67,7 @@ class Sampler(eqx.Module):
 class Uniform(Sampler):
     """Both sequences uniform over the space."""
 
-    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
         uniform = log_softmax(jnp.zeros_like(log_probs), axis=-1)
         return (Draw(jnp.zeros_like(log_probs[..., 0]), uniform, uniform),)
 
@@ -81,7 +88,7 @@ class OnPolicy(Sampler):
     def __init__(self, exponent: Real[ArrayLike, "*batch"] = 1.0) -> None:
         self.exponent = _checks.non_negative("exponent", exponent)
 
-    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
         """One draw, from the tempered policy for both samplers."""
         tempered = _log_space.tilted(jnp.zeros_like(log_probs), log_probs, self.exponent)
         return (Draw(jnp.zeros_like(tempered[..., 0]), tempered, tempered),)
@@ -112,8 +119,12 @@ class RewardDifference(Sampler):
             raise ValueError(f"`of` must be 'policy' or 'reward'; got {of!r}")
         self.of = of
 
-    def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        h = implicit_reward if self.of == "policy" else reward
+    @property
+    def needs_reward(self) -> bool:
+        return self.of == "reward"
+
+    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        h = reward if self.of == "reward" and reward is not None else implicit_reward
         (uniform,) = Uniform()(reward, h, h)
         pairs = 2 * math.log(h.shape[-1])
         return (
@@ -146,10 +157,12 @@ class Online(Problem):
 
     Args:
         reward: finite, in nats, `[*batch, sequences]`; labels follow a Bradley–Terry model with this reward.
+            Or a `PreferenceTable`; pairs are then those of `LabelledByTable`, and their sums take O(N²) time.
         sampler: the rule that draws the two sequences.
 
     Raises:
-        ValueError: `reward` is not finite, or `sampler` is not a `Sampler`.
+        ValueError: `reward` is not finite, or is a bare table of preferences, `sampler` is not a `Sampler`,
+            or it uses the reward of labels that have none.
 
     >>> p = jnp.log(jnp.array([0.9, 0.1]))
     >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
@@ -159,42 +172,69 @@ class Online(Problem):
 
     online: ClassVar[bool] = True
 
-    reward: Float[Array, "*batch sequences"]
+    reward: Float[Array, "*batch sequences"] | PreferenceTable
     sampler: Sampler
     separable: bool = eqx.field(static=True)
 
-    def __init__(self, reward: Float[ArrayLike, "*batch sequences"], sampler: Sampler) -> None:
-        self.reward = _checks.finite("reward", reward)
+    def __init__(
+        self, reward: Float[ArrayLike, "*batch sequences"] | PreferenceTable, sampler: Sampler
+    ) -> None:
+        self.reward = reward if isinstance(reward, PreferenceTable) else reward_of_labels(reward)
         self.sampler = sampler
         _checks.instance("sampler", sampler, Sampler, "a Sampler, as OnPolicy()")
-        self.separable = self.uniform().separable
+        if sampler.needs_reward and self._reward is None:
+            raise ValueError(f"`sampler` must not use the reward of labels from a table; got {sampler!r}")
+        uniform = self.uniform()
+        self.separable = isinstance(uniform, Labelled) and uniform.separable
 
-    def uniform(self) -> Labelled:
-        """The problem with the same reward, and both sequences uniform."""
-        uniform = log_softmax(jnp.zeros_like(self.reward), axis=-1)
-        return Labelled(self.reward, uniform, uniform, getattr(self, "separable", None))
+    @property
+    def _reward(self) -> Array | None:
+        return None if isinstance(self.reward, PreferenceTable) else self.reward
+
+    def uniform(self) -> Problem:
+        """The problem with the same labels, and both sequences uniform."""
+        like = self.reward.log_wins[..., 0] if isinstance(self.reward, PreferenceTable) else self.reward
+        uniform = log_softmax(jnp.zeros_like(like), axis=-1)
+        return self._labelled(uniform, uniform)
+
+    def _labelled(self, first: Array, second: Array) -> Problem:
+        """Pairs of two draws, with the labels of this problem."""
+        if isinstance(self.reward, PreferenceTable):
+            return LabelledByTable(self.reward, first, second)
+        return Labelled(self.reward, first, second, getattr(self, "separable", None))
 
     @property
     def batch_shape(self) -> Shape:
-        """The batch axes of the reward and of the sampler's parameters."""
+        """The batch axes of the labels and of the sampler's parameters."""
         shapes = {f"sampler[{k}]": jnp.shape(leaf) for k, leaf in enumerate(jax.tree.leaves(self.sampler))}
-        return _checks.broadcast(reward=self.reward.shape[:-1], **shapes)
+        return _checks.broadcast(reward=self.uniform().batch_shape, **shapes)
 
     def over_runs(self, spread: Callable[[Array, int], Array]) -> "Online":
         sampler = jax.tree.map(lambda leaf: spread(leaf, 0), self.sampler)
-        return eqx.tree_at(lambda one: (one.reward, one.sampler), self, (spread(self.reward, 1), sampler))
+        event_ndim = 1 if self._reward is not None else 2
+        labels = jax.tree.map(lambda leaf: spread(leaf, event_ndim), self.reward)
+        return eqx.tree_at(lambda one: (one.reward, one.sampler), self, (labels, sampler))
 
     def check_size(self, size: int) -> None:
-        if self.reward.shape[-1] != size:
-            raise ValueError(f"`problem` must be over {size} sequences; got one over {self.reward.shape[-1]}")
+        reward = self.reward
+        check_same_size(reward.size if isinstance(reward, PreferenceTable) else reward.shape[-1], size)
 
-    def encoded_reward(self) -> Float[Array, "*batch sequences"]:
-        """The reward of the labels. It does not depend on the sampler."""
+    @property
+    def labels(self) -> Any:
+        """The reward, or the table."""
         return self.reward
 
-    def offline(self) -> Labelled:
-        """The problem with the same reward, and both sequences uniform."""
-        return self.uniform()
+    def encoded_reward(self) -> Float[Array, "*batch sequences"] | None:
+        """The reward of the labels, which does not depend on the sampler; None if a table labels them."""
+        return self._reward
+
+    def offline(self) -> Problem:
+        """The problem with the same reward, and both sequences uniform.
+
+        Under labels from a table even the minimiser of DPO depends on the sampler. Then no such problem
+        stands for this one, and the result is the problem itself.
+        """
+        return self if self._reward is None else self.uniform()
 
     def at(self, log_probs: Array, implicit_reward: Array) -> Problem:
         """The problem whose pairs the sampler draws for a policy.
@@ -203,15 +243,15 @@ class Online(Problem):
             log_probs: log-probabilities of the policy.
             implicit_reward: the objective's implicit reward of every sequence under the policy.
         """
-        draws = self.sampler(self.reward, log_probs, implicit_reward)
-        problems = [Labelled(self.reward, one.first, one.second, self.separable) for one in draws]
+        draws = self.sampler(self._reward, log_probs, implicit_reward)
+        problems = [self._labelled(one.first, one.second) for one in draws]
         if len(problems) == 1:
             return problems[0]
         log_weights = jnp.stack(jnp.broadcast_arrays(*(one.log_weight for one in draws)), axis=-1)
         return Mixture(tuple(problems), log_softmax(log_weights, axis=-1))
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
-        """`σ(r(i) − r(j))`. It does not depend on the sampler."""
+        """`σ(r(i) − r(j))`, or as the table has it. It does not depend on the sampler."""
         return self.uniform().preference(i, j)
 
     def sample(self, key: Key[Array, ""], num_pairs: int) -> Pairs:

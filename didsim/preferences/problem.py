@@ -154,16 +154,34 @@ class Problem(eqx.Module):
         exponential overflows and the probability underflows.
         """
 
+    def expect_ties(
+        self, kernel: Callable[[Array], Array], x: Float[Array, "*#batch sequences"]
+    ) -> Float[Array, "..."]:
+        """`E[kernel(x_i − x_j); the pair i, j ends in a tie]` for an even kernel; 0 if there are no ties.
+
+        All other methods count a tie as half a win for either sequence.
+        """
+        return jnp.zeros((), x.dtype)
+
+    def label_doubt(self) -> Float[Array, "..."]:
+        """The mean of `p (1 − p)` over pairs, with `p` the soft label of a pair; 0 for labels of 0 and 1."""
+        return jnp.zeros(())
+
     def prepared(self) -> "Problem":
         """The same problem, with all that its expectations share computed in advance."""
         return self
 
-    def occurring(self) -> Bool[Array, "*batch sequences"]:
+    def occurring(self) -> Bool[Array, "..."]:
         """For each sequence, whether it can be part of a pair. True if this is not known."""
         return jnp.asarray(True)
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"] | None:
         """The reward `r`, up to a constant, with preference `σ(r_i − r_j)` for all pairs; None if unknown."""
+        return None
+
+    @property
+    def labels(self) -> Any:
+        """What labels the pairs, whatever they are: a reward or a `PreferenceTable`; None if unknown."""
         return None
 
     def independent_draws(self) -> IndependentDraws | None:

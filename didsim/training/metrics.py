@@ -66,6 +66,7 @@ class Metric:
         needs_target: whether it compares with a target, so that a run without one cannot record it.
         needs_support: whether it needs a rejected distribution without zeros. Finite pairs have none, and
             cannot record it.
+        needs_cover: whether it divides by the reference of every sequence, which must then have no zero.
         by_default: whether a `Record` that names no metrics records it.
     """
 
@@ -74,6 +75,7 @@ class Metric:
     units: str | None = None
     needs_target: bool = False
     needs_support: bool = False
+    needs_cover: bool = False
     by_default: bool = False
 
     def __call__(self, snapshot: Snapshot) -> Array:
@@ -147,7 +149,7 @@ def policy_entropy(s: Snapshot) -> Array:
     return entropy(s.log_probs)
 
 
-@_standard("did_entropy")
+@_standard("did_entropy", needs_cover=True)
 def learned_did_entropy(s: Snapshot) -> Array:
     """DID entropy of the learned policy against the reference."""
     return did_entropy(s.log_probs, s.reference)
@@ -201,7 +203,7 @@ def margin_target(s: Snapshot) -> Array:
     return _margin(s, _target(s))
 
 
-@_standard(units="1", by_default=False, needs_support=True)
+@_standard(units="1", by_default=False, needs_support=True, needs_cover=True)
 def fraction_ordered(s: Snapshot) -> Array:
     """Share of pairs on which learned, reference and rejected are log-margin ordered."""
     return check_order(s.log_probs, s.reference, s.rejected).fraction

@@ -53,12 +53,13 @@ class Record:
                 )
         self.metrics = metrics
 
-    def resolve(self, *, has_target: bool, has_support: bool) -> dict[str, Metric]:
+    def resolve(self, *, has_target: bool, has_support: bool, covers_all: bool = True) -> dict[str, Metric]:
         """The metrics of a run.
 
         Args:
             has_target: whether the run has a target.
             has_support: whether its rejected distribution gives every sequence a positive probability.
+            covers_all: whether its reference does.
 
         Raises:
             ValueError: a metric that was asked for by name needs a target or such a distribution, and the run
@@ -69,6 +70,7 @@ class Record:
             return {
                 "target": metric.needs_target and not has_target,
                 "problem": metric.needs_support and not has_support,
+                "reference": metric.needs_cover and not covers_all,
             }
 
         by_name = {name: METRICS[name] for name in self.also} if self.metrics is None else self.metrics
@@ -76,8 +78,7 @@ class Record:
         for name, metric in asked.items():
             for argument, is_lacking in lacks(metric).items():
                 if is_lacking:
-                    expected = "given" if argument == "target" else "one that can reject every sequence"
-                    raise ValueError(f"`{argument}` must be {expected} for the metric {name!r}")
+                    raise ValueError(f"`{argument}` must be {_EXPECTED[argument]} for the metric {name!r}")
         if self.metrics is not None:
             return asked
         known = {name: metric_of(measure) for name, measure in METRICS.items()}
@@ -86,6 +87,13 @@ class Record:
             for name, metric in known.items()
             if name in asked or (metric.by_default and not any(lacks(metric).values()))
         }
+
+
+_EXPECTED = {
+    "target": "given",
+    "problem": "one that can reject every sequence",
+    "reference": "without zeros",
+}
 
 
 def not_by_default() -> list[str]:

@@ -21,6 +21,7 @@ from didsim._batches import as_runs, batched
 from didsim._checks import Shape
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
+from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward
 from didsim.policies import HasLogProbs, partition
 from didsim.preferences.problem import Problem
@@ -68,7 +69,8 @@ def train(
     Args:
         policy: any module with `log_probs()`. If it is a `Policy`, the arrays that its method `trainable()`
             selects are trained. Otherwise all its floating-point arrays are trained.
-        reference: log-probabilities of the reference policy, `[*batch, sequences]`.
+        reference: log-probabilities of the reference policy, `[*batch, sequences]`. It may have a zero where
+            no pair looks (`didsim.objectives.reference`); metrics that divide by it are then left out.
         problem: the source of pairs.
         objective: the objective to minimise. A batch of objectives has batch axes on its parameters.
         optimizer: any optax optimiser, line searches included, or a `jax.tree_util.Partial` of a function
@@ -101,8 +103,8 @@ def train(
         after a record uses the gradient of the record. Parameters and optimiser states are updated in place.
 
     Raises:
-        ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, `key`
-            is missing, or the runs cannot be spread over the mesh.
+        ValueError: a distribution is not normalised or has a zero that counts, shapes do not fit,
+            `steps < 0`, `key` is missing, or the runs cannot be spread over the mesh.
         DivergenceError: with `on_divergence="raise"`, a gradient or the loss of a run became NaN or infinite.
             The loss over all pairs is checked at records, the loss of a minibatch at every step. The error
             holds all records until then.
@@ -120,9 +122,10 @@ def train(
     if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
         raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
-    reference = _checks.distribution("reference", reference, full_support=True)
-    _checks.same_sequences(policy=start, reference=reference)
     problem.check_size(start.shape[-1])
+    covers_all = bool(jnp.isfinite(_checks.distribution("reference", reference)).all())
+    reference = visible_reference(reference, problem, objective.terms)
+    _checks.same_sequences(policy=start, reference=reference)
     _checks.parameters("objective", objective, start.dtype)
     if target is None:
         target = _encoded_target(objective, reference, problem)
@@ -130,7 +133,9 @@ def train(
         target = _checks.distribution("target", target, full_support=True)
     batch = _batch_shape(start, reference, problem, objective, target, key, optimizer)
     lengths = check_lengths(lengths, start.shape[-1])
-    metrics = record.resolve(has_target=target is not None, has_support=problem.has_full_support)
+    metrics = record.resolve(
+        has_target=target is not None, has_support=problem.has_full_support, covers_all=covers_all
+    )
     trained, fixed = partition(policy)
     trained = _parameters(trained, start.shape[:-1], batch)
     if mesh is not None:

@@ -1,0 +1,177 @@
+"""Tables of preferences between any two sequences, whether or not rewards explain them, and with ties."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_sigmoid
+from jaxtyping import Array, ArrayLike, Float, Real
+
+from didsim import _checks, _log_space
+from didsim._checks import Shape
+from didsim.information import LogProbsLike
+
+
+class PreferenceTable(eqx.Module):
+    """The probability that `i` wins against `j`, for any two sequences; the model of labels of a rater.
+
+    `wins[i, j] = P(i ≻ j)`, so `wins[i, j] + wins[j, i] = 1`, and the diagonal is a half. No reward need
+    explain the table: it may be intransitive, as in rock, paper, scissors. With `ties`, a comparison can also
+    end in a tie, and `wins[i, j] + wins[j, i] + ties[i, j] = 1`. Sources: Azar et al. (arXiv 2310.12036) and
+    Munos et al., "Nash learning from human feedback" (arXiv 2312.00886), for general preferences.
+
+    `LabelledByTable` and `Online` take a table where labels come from it. Memory is O(N²).
+
+    Args:
+        wins: `P(i ≻ j)`, in [0, 1], `[*batch, sequences, sequences]`.
+        ties: the probability of a tie, symmetric, of the same shape; by default there are none.
+
+    Attributes:
+        log_wins: `log P(i ≻ j)`.
+        log_ties: the log-probability of a tie; None if there are none.
+
+    Raises:
+        ValueError: a table is not square, has an entry outside [0, 1], or a pair's outcomes do not add up
+            to 1 to within the square root of machine epsilon.
+
+    >>> cyclic = PreferenceTable(jnp.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]))
+    >>> jnp.exp(cyclic.win_rates(jnp.log(jnp.full(3, 1 / 3)))).round(6).tolist()  # no sequence is better
+    [0.5, 0.5, 0.5]
+    """
+
+    log_wins: Float[Array, "*batch sequences sequences"]
+    log_ties: Float[Array, "*batch sequences sequences"] | None
+
+    def __init__(
+        self,
+        wins: Float[ArrayLike, "*#batch sequences sequences"] | list[Any],
+        ties: Float[ArrayLike, "*#batch sequences sequences"] | list[Any] | None = None,
+    ) -> None:
+        won = _probabilities("wins", wins)
+        tied = None if ties is None else _probabilities("ties", ties)
+        if tied is not None and tied.shape != won.shape:
+            raise ValueError(f"`ties` must have the shape of `wins`, {won.shape}; got shape {tied.shape}")
+        if _checks.known((won, tied)):
+            _check_outcomes(np.asarray(won), None if tied is None else np.asarray(tied))
+        self.log_wins = _log_space.log(won)
+        self.log_ties = None if tied is None else _log_space.log(tied)
+
+    @classmethod
+    def rao_kupper(
+        cls, reward: Float[ArrayLike, "*#batch sequences"], theta: Real[ArrayLike, "*#batch"] = 1.0
+    ) -> "PreferenceTable":
+        """The model of Rao and Kupper: Bradley–Terry with ties between sequences of similar reward.
+
+            P(i ≻ j) = π_i / (π_i + θ π_j) = σ(r_i − r_j − log θ),    π = e^r
+            P(tie)   = (θ² − 1) π_i π_j / [(π_i + θ π_j)(θ π_i + π_j)]
+                     = (θ² − 1) σ(r_i − r_j − log θ) σ(r_j − r_i − log θ)
+
+        `θ = 1` is Bradley–Terry, without ties. Two equal sequences tie with probability `(θ − 1)/(θ + 1)`.
+        Source: Rao and Kupper, "Ties in paired-comparison experiments: a generalization of the Bradley–Terry
+        model" (Journal of the American Statistical Association 62, 1967).
+
+        Args:
+            reward: `r`, finite, in nats, `[*batch, sequences]`.
+            theta: `θ`, at least 1.
+
+        Raises:
+            ValueError: `reward` is not finite, `theta < 1`, or shapes do not fit.
+
+        >>> table = PreferenceTable.rao_kupper(jnp.log(jnp.array([3.0, 1.0])), theta=2.0)
+        >>> jnp.exp(table.log_wins).round(4).tolist(), round(float(jnp.exp(table.log_ties[0, 1])), 4)
+        ([[0.3333, 0.6], [0.1429, 0.3333]], 0.2571)
+        """
+        reward = _checks.finite("reward", reward)
+        theta = _checks.at_least_one("theta", theta, beside=reward)
+        _checks.broadcast(reward=reward.shape[:-1], theta=theta.shape)
+        alpha = jnp.log(theta).astype(reward.dtype)[..., None, None]
+        won = log_sigmoid(reward[..., :, None] - reward[..., None, :] - alpha)
+        tied = log_tie_factor(alpha) + won + jnp.swapaxes(won, -1, -2)
+        # From logarithms, since the exponential of an unlikely outcome would round to zero.
+        return eqx.tree_at(
+            lambda table: (table.log_wins, table.log_ties),
+            cls(jnp.full((1, 1), 0.5)),
+            (won, tied),
+            is_leaf=lambda leaf: leaf is None,
+        )
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The batch axes of the table."""
+        return self.log_wins.shape[:-2]
+
+    @property
+    def size(self) -> int:
+        """The number of sequences."""
+        return self.log_wins.shape[-1]
+
+    def log_preferences(self) -> Float[Array, "*batch sequences sequences"]:
+        """`log [P(i ≻ j) + P(tie)/2]`: a tie counts as half a win for either."""
+        if self.log_ties is None:
+            return self.log_wins
+        return _log_space.logaddexp(self.log_wins, self.log_ties - jnp.log(2.0).astype(self.log_wins.dtype))
+
+    def win_rates(self, log_probs: LogProbsLike) -> Float[Array, "*batch sequences"]:
+        """`log Σ_j π(j) P(i ≻ j)`: how often each sequence beats one from `π`, ties counted half. O(N²).
+
+        These are the labels `P(y ≻ π)` of self-play preference optimisation (arXiv 2405.00675).
+
+        Raises:
+            ValueError: `log_probs` is not normalised, or shapes do not fit.
+        """
+        log_probs = _checks.distribution("log_probs", log_probs)
+        _checks.same_sequences(preferences=self.log_wins[..., 0], log_probs=log_probs)
+        return _log_space.logsumexp(self.log_preferences() + log_probs[..., None, :])
+
+
+def log_tie_factor(alpha: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`log(θ² − 1)` for `θ = e^alpha`; `−inf` at 0, with derivative 0 there."""
+    some = alpha > 0
+    alpha = jnp.where(some, alpha, 1)
+    return jnp.where(some, 2 * alpha + jnp.log(-jnp.expm1(-2 * alpha)), -jnp.inf)
+
+
+def reward_of_labels(reward: Any) -> Array:
+    """The reward of labels, which must be finite, and not a table of preferences.
+
+    Rewards matter only up to a constant, so a batch of rewards need never look like a table.
+    """
+    if isinstance(reward, PreferenceTable):
+        raise ValueError("`reward` must be an array here; got a PreferenceTable. LabelledByTable takes it")
+    array = _checks.finite("reward", reward)
+    if array.ndim >= 2 and array.shape[-1] == array.shape[-2] > 1 and _checks.known(reward):
+        given = np.asarray(reward)
+        total = given + np.swapaxes(given, -1, -2)
+        if ((given >= 0) & (given <= 1)).all() and np.abs(total - 1).max() <= _tolerance(given):
+            raise ValueError(
+                f"`reward` must be rewards; got a table of shape {given.shape} with [i, j] + [j, i] = 1, as "
+                "preferences have. PreferenceTable(…) holds these. Rewards that look so by chance can be "
+                "shifted by a constant"
+            )
+    return array
+
+
+def _probabilities(name: str, value: Any) -> Array:
+    array = _checks.finite(name, value, min_ndim=2)
+    if array.shape[-1] != array.shape[-2]:
+        raise ValueError(f"`{name}` must be square in its last two axes; got shape {array.shape}")
+    if _checks.known(value):
+        given = np.asarray(value)
+        if (off := (given < 0) | (given > 1)).any():
+            raise ValueError(f"`{name}` must be probabilities, from 0 to 1; got {given[off][0]}")
+    return array
+
+
+def _check_outcomes(wins: np.ndarray, ties: np.ndarray | None) -> None:
+    """Raise unless the outcomes of each pair add up to 1."""
+    total = wins + np.swapaxes(wins, -1, -2) + (0 if ties is None else ties)
+    off = np.abs(total - 1) > _tolerance(wins)
+    if off.any():
+        where = tuple(int(k) for k in np.argwhere(off)[0])
+        rule = "[i, j] + [j, i]" if ties is None else "[i, j] + [j, i] + ties[i, j]"
+        raise ValueError(f"`wins` must have {rule} = 1 for any two; got {total[where]:.6g} at index {where}")
+
+
+def _tolerance(given: np.ndarray) -> float:
+    return float(np.sqrt(jnp.finfo(given.dtype).eps))
