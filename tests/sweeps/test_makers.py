@@ -191,7 +191,7 @@ def test_every_setting_matters(place: str, name: str) -> None:
         if isinstance(value, bool):
             other: Any = not value
         elif isinstance(value, str):
-            other = {"policy": "reward"}[value]
+            other = {"of": "reward", "baseline": "pairs"}[key]
         else:
             other = type(value)(value * 0.5 if value else 0.25) if key != "n" else 2 * value
         before, after = numbers(settings), numbers({**settings, key: other})
