@@ -195,10 +195,11 @@ class Objective(eqx.Module):
         0.693147
         """
         policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
+        reference = _checks.distribution("reference", reference)
+        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
         problem.check_size(policy_logps.shape[-1])
         reference = visible_reference(reference, problem, self.terms)
-        batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
