@@ -116,9 +116,8 @@ def solve(
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
-        there, in O(N²) up to 1,024 sequences. Newton's method costs O(N³) for
-        each of its steps, starts and problems. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to
-        O(N log N) a step.
+        there, in O(N²) up to 1,024 sequences. Newton's method costs O(N³) for each of its steps, starts and
+        problems. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to O(N log N) a step.
 
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or the problem is too

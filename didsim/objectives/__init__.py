@@ -20,7 +20,6 @@ from didsim.objectives.catalogue import (
     discopop,
     dpo,
     dpo_pg,
-    dpo_rao_kupper,
     dpop,
     exo,
     exponential,
@@ -40,6 +39,7 @@ from didsim.objectives.catalogue import (
     slic,
     sppo,
 )
+from didsim.objectives.catalogue.log_ratios import dpo_rao_kupper
 from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon
 from didsim.objectives.kernels import (
     Exponential,

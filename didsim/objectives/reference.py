@@ -1,7 +1,5 @@
 """References with zeros: which of them no loss on pairs sees."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,7 +10,7 @@ from didsim.preferences.problem import Problem
 
 
 def visible_reference(
-    reference: Any, problem: Problem, terms: tuple[Term, ...]
+    reference: Float[Array, "*batch sequences"], problem: Problem, terms: tuple[Term, ...]
 ) -> Float[Array, "*batch sequences"]:
     """The reference that a loss sees, from one that may give probability zero where no pair looks.
 
@@ -25,17 +23,16 @@ def visible_reference(
 
     A number that no pair sees takes the place of the log-probability of such a `y`. A zero that a pair sees,
     or that the sampler of online pairs may draw, or a loss that itself has the divergence (KTO with its exact
-    baseline), is refused.
+    baseline), is refused. `reference` must be normalised. O(N) beyond what the problem's marginals cost.
 
     Raises:
-        ValueError: the reference is not normalised, or has a zero that the loss sees.
+        ValueError: the reference has a zero that the loss sees.
     """
-    array = _checks.distribution("reference", reference)
-    if not _checks.known((array, problem)) or not (zero := np.isneginf(np.asarray(array))).any():
-        return array
+    if not _checks.known((reference, problem)) or not (zero := np.isneginf(np.asarray(reference))).any():
+        return reference
     if problem.online or any(term.sees_policy for term in terms):
         return _checks.distribution("reference", reference, full_support=True)
-    size = array.shape[-1]
+    size = reference.shape[-1]
     shown = _log_space.logaddexp(problem.chosen_marginal(size), problem.rejected_marginal(size))
     seen = zero & np.asarray(jnp.isfinite(shown) & problem.occurring())
     if seen.any():
@@ -44,4 +41,4 @@ def visible_reference(
             "`reference` must give every sequence of a pair a positive probability; got zero at index "
             f"{where}"
         )
-    return jnp.where(jnp.isneginf(array), -jnp.log(size).astype(array.dtype), array)
+    return jnp.where(jnp.isneginf(reference), -jnp.log(size).astype(reference.dtype), reference)

@@ -67,7 +67,7 @@ class Sampler(eqx.Module):
 class Uniform(Sampler):
     """Both sequences uniform over the space."""
 
-    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
         uniform = log_softmax(jnp.zeros_like(log_probs), axis=-1)
         return (Draw(jnp.zeros_like(log_probs[..., 0]), uniform, uniform),)
 
@@ -88,7 +88,7 @@ class OnPolicy(Sampler):
     def __init__(self, exponent: Real[ArrayLike, "*batch"] = 1.0) -> None:
         self.exponent = _checks.non_negative("exponent", exponent)
 
-    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
         """One draw, from the tempered policy for both samplers."""
         tempered = _log_space.tilted(jnp.zeros_like(log_probs), log_probs, self.exponent)
         return (Draw(jnp.zeros_like(tempered[..., 0]), tempered, tempered),)
@@ -123,8 +123,8 @@ class RewardDifference(Sampler):
     def needs_reward(self) -> bool:
         return self.of == "reward"
 
-    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        h = reward if self.of == "reward" and reward is not None else implicit_reward
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        h = implicit_reward if self.of == "policy" else reward
         (uniform,) = Uniform()(reward, h, h)
         pairs = 2 * math.log(h.shape[-1])
         return (
