@@ -84,7 +84,7 @@ def log_odds(log_p: Any) -> Any:
 def with_likeliest_from_the_others(log_p: Any) -> Any:
     """A policy in long doubles, in which the likeliest sequence has exactly what the others leave.
 
-    A double cannot tell a probability of 1 − 1e-20 from 1, but it holds the logarithm of that, `log(1 − rest)`.
+    A double cannot tell a probability of 1 − 1e-20 from 1, but it holds its logarithm, `log(1 − rest)`.
     """
     wide = np.asarray(log_p, np.longdouble)
     likeliest = np.argmax(wide)
