@@ -10,7 +10,7 @@ from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
 from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
 from didsim.fixed_points.on_parameters import solve_on_parameters
 from didsim.fixed_points.on_rewards import solve_on_rewards
-from didsim.fixed_points.task import Task, batched, gradient_rule
+from didsim.fixed_points.task import Task, finished, gradient_rule
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.policies import Policy
@@ -153,7 +153,7 @@ def _solve(
     if policy is not None:
         _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
         return solve_on_parameters(task, policy, starts, batch)
-    return batched(_free(task, starts), batch)
+    return finished(_free(task, starts), batch)
 
 
 def _checked(
