@@ -92,7 +92,7 @@ def solution_of(
     limit: Any = np.nan,
     note: str = "",
 ) -> Solution:
-    """The solutions of all runs, all in NumPy. Whatever is not given is filled in.
+    """The solutions of all runs. Whatever is not given is filled in.
 
     Args:
         task: the problems.
@@ -148,13 +148,13 @@ def solution_of(
         limit=np.where(unique[:, None], policies, limit),
         note=note,
     )
-    return Solution(policies, certificate)  # type: ignore[arg-type]
+    return Solution(on_device(policies), certificate)
 
 
 def finished(solution: Solution, batch: Shape) -> Solution:
-    """The solution with the batch axes of the arguments, and its policies as arrays of JAX."""
-    solution = batched(solution, batch)
-    return Solution(on_device(solution.log_probs), solution.certificate)
+    """The solution with the batch axes of the arguments."""
+    policies = batched(np.asarray(solution.log_probs), batch)
+    return Solution(on_device(policies), batched(solution.certificate, batch))
 
 
 def on_device(tree: PyTree) -> Any:
