@@ -28,7 +28,6 @@ from didsim.objectives.objective import Objective
 from didsim.objectives.terms import Single
 from didsim.preferences.problem import Problem
 
-
 # The slope of the loss that counts as rounding, when all log-probabilities are shifted.
 _NO_SLOPE = {"float64": 1e-9, "float32": 1e-5}
 
