@@ -42,7 +42,8 @@ class Record:
         self.metrics = None if metrics is None else _functions("metrics", metrics)
         if self.metrics is not None and self.also:
             raise ValueError(
-                f"`also` adds to the default metrics, and must be empty beside `metrics`; got {sorted(self.also)}"
+                "`also` adds to the default metrics, and must be empty beside `metrics`; got "
+                f"{sorted(self.also)}"
             )
 
     def resolve(self, *, has_target: bool, has_support: bool) -> dict[str, Metric]:

@@ -1,5 +1,10 @@
 """What a certificate says: separable data, level losses, families that run off, and each problem alone."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +17,7 @@ from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio
 from didsim.objectives.terms import Population, Sequences, Term
 
+ROOT = Path(__file__).parents[2]
 UNIFORM = np.full(3, -np.log(3))
 CHAIN = didsim.Pairs(np.array([0, 1, 0]), np.array([1, 2, 2]))
 
@@ -103,3 +109,21 @@ def test_half_precision_is_refused_by_name(dtype: str) -> None:
         didsim.EnergyBased(half)
     with pytest.raises(ValueError, match=f"`beta` must have dtype float32 or float64; got {dtype}"):
         didsim.dpo(jnp.asarray(0.1, dtype))
+
+
+def test_no_nan_is_computed_on_purpose() -> None:
+    """In a process of its own, as JAX reads the flag at its start."""
+    readme = (ROOT / "README.md").read_text()
+    ten_lines = readme.split("## Ten lines")[1].split("```python\n")[1].split("```")[0]
+    more = """
+import numpy as np
+u, pairs = np.full(3, -np.log(3), np.float32), didsim.Pairs(np.array([0, 1, 0]), np.array([1, 2, 2]))
+for name in ("dpo", "slic", "kto", "dpo_pg"):
+    print(name, didsim.solve(didsim.OBJECTIVES[name](), u, pairs).verdict.name)
+"""
+    env = {**os.environ, "JAX_DEBUG_NANS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ten_lines + more], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dpo NOT_IDENTIFIED" in done.stdout
