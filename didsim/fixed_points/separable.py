@@ -49,13 +49,13 @@ def limit_of_descent(
     It is not computed beyond 1,024 sequences. It costs as much as Newton's method on the rewards.
     """
     unknown = np.full((task.runs, task.size), np.nan, task.reference.dtype)
-    open_runs = ~compared.identified.all(axis=-1)
+    open_runs = ~np.asarray(compared.identified.all(axis=-1))
     if not (open_runs.any() and pair.kernel.convex and task.size <= DENSE):
         return unknown
     keeps = _what_keeps_mass(compared, np.broadcast_to(pair.kernel.levels_off, task.runs))
     if not _has_same_slopes(pair, task.lengths):
         keeps &= (compared.together == compared.together[:, :1]).all(axis=-1, keepdims=True)
-    known = open_runs & keeps.any(axis=-1)
+    known = np.asarray(open_runs & keeps.any(axis=-1))
     # All sequences stand in where nothing is known, so that the program has something to solve.
     keeps = np.where(known[:, None], keeps, True)
     table = jnp.exp(problem.joint(task.size).log_probs)

@@ -163,7 +163,7 @@ def test_a_batch_in_which_some_are_identified() -> None:
     known = solution.certificate
     assert known.identified.tolist() == [[True] * 4, [False, True, True, True], [True, True, True, False]]
     assert known.finite.tolist() == [True, False, False]
-    assert known.unique.tolist() == [True, False, False]  # type: ignore[union-attr]
+    assert known.unique.tolist() == [True, False, False]
     alone = didsim.solve(didsim.dpo(BETA), REFERENCE, dataset(LOOP))
     np.testing.assert_allclose(solution.log_probs[0], alone.log_probs, rtol=1e-13)
     assert np.isnan(solution.log_probs[1:]).all()
