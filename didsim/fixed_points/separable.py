@@ -41,6 +41,9 @@ from didsim.objectives.terms import Term
 from didsim.preferences.problem import Problem
 
 
+_LARGE = 1e4  # a difference of rewards at which the slopes of logistic and exponential losses are 0
+
+
 def limit_of_descent(
     task: Task, pair: Term, problem: Problem, compared: Comparisons
 ) -> Float[np.ndarray, "runs sequences"]:
@@ -52,7 +55,7 @@ def limit_of_descent(
     open_runs = ~np.asarray(compared.identified.all(axis=-1))
     if not (open_runs.any() and pair.kernel.convex and task.size <= DENSE):
         return unknown
-    keeps = _what_keeps_mass(compared, np.broadcast_to(pair.kernel.levels_off, task.runs))
+    keeps = _what_keeps_mass(compared, _levels_off(pair.kernel, jnp.full_like(task.reference[:, 0], _LARGE)))
     if not _has_same_slopes(pair, task.lengths):
         keeps &= (compared.together == compared.together[:, :1]).all(axis=-1, keepdims=True)
     known = np.asarray(open_runs & keeps.any(axis=-1))
@@ -79,6 +82,11 @@ def _what_keeps_mass(
             sources = unbeaten & (together == parted[0])
             keeps[run] = sources & (len(np.unique(component[sources])) == 1)
     return keeps
+
+
+def _levels_off(kernel: Kernel, large: Array) -> Bool[np.ndarray, " runs"]:
+    """Whether a convex loss is level at a large difference. It is then level at every larger one."""
+    return np.asarray(eqx.filter_vmap(lambda kernel, d: jax.grad(kernel)(d) == 0)(kernel, large))
 
 
 def _has_same_slopes(pair: Term, lengths: Array | None) -> bool:

@@ -65,14 +65,6 @@ class Kernel(eqx.Module):
         return np.asarray(False)
 
     @property
-    def levels_off(self) -> Bool[np.ndarray, "*batch"]:
-        """Whether the slope of the loss tends to 0 as `d` grows without end, for each entry of a batch.
-
-        If so, a pair that is won ever more clearly ceases to pull.
-        """
-        return np.asarray(False)
-
-    @property
     def hinge_margin(self) -> Scalar | None:
         """The `delta` of a hinge loss `max(0, delta − d)`, which a linear program minimises; else None."""
         return None
@@ -194,10 +186,6 @@ class Logistic(SumOfForms):
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:
         return np.asarray(self.smoothing is None or np.asarray(self.smoothing) <= 0)
-
-    @property
-    def levels_off(self) -> Bool[np.ndarray, "*batch"]:
-        return np.asarray(self.smoothing is None or np.asarray(self.smoothing) == 0)
 
     @property
     def calibrated(self) -> bool:
@@ -323,10 +311,6 @@ class Exponential(Kernel):
 
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:
-        return np.asarray(True)
-
-    @property
-    def levels_off(self) -> Bool[np.ndarray, "*batch"]:
         return np.asarray(True)
 
     def __call__(self, difference: Array) -> Array:
