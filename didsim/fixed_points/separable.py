@@ -40,7 +40,6 @@ from didsim.objectives.kernels import Kernel
 from didsim.objectives.terms import Term
 from didsim.preferences.problem import Problem
 
-
 _LARGE = 1e4  # a difference of rewards at which the slopes of logistic and exponential losses are 0
 
 
