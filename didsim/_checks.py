@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 Shape = tuple[int, ...]
+_DTYPES = ("float32", "float64")
 
 
 def known(value: Any) -> bool:
@@ -38,7 +39,14 @@ def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
         raise ValueError(f"`{name}` must be {expected}; got {value!r}") from None
     if not jnp.issubdtype(array.dtype, kind):
         raise ValueError(f"`{name}` must be {expected}; got dtype {array.dtype}")
+    _supported(name, array.dtype)
     return array
+
+
+def _supported(name: str, dtype: Any) -> None:
+    """Raise for a floating-point dtype other than float32 and float64: exact values need their digits."""
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).name not in _DTYPES:
+        raise ValueError(f"`{name}` must have dtype {' or '.join(_DTYPES)}; got {jnp.dtype(dtype).name}")
 
 
 def float_array(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
@@ -91,7 +99,8 @@ def distribution(name: str, value: Any, *, full_support: bool = False) -> Float[
     if full_support and np.isneginf(array).any():
         where = tuple(int(k) for k in np.argwhere(np.isneginf(array))[0])
         raise ValueError(
-            f"`{name}` must give every sequence a positive probability; got zero at index {where}"
+            f"`{name}` must give every sequence a positive probability; got zero at index {where}. Leave "
+            "sequences that cannot occur out of the space, or give them a small probability"
         )
     return log_probs
 
@@ -175,8 +184,9 @@ def _flushed(array: Array, beside: Array | None) -> Array:
 
 
 def parameters(name: str, tree: Any, dtype: Any) -> None:
-    """Raise if a number of a tree becomes infinite, or zero, when it is rounded to a dtype."""
+    """Raise if a number of a tree has an unsupported dtype, or rounds to infinity or zero in `dtype`."""
     for leaf in jax.tree.leaves(tree):
+        _supported(name, jnp.result_type(leaf))
         if known(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             given = np.asarray(leaf)
             rounded = _rounded(given, dtype)

@@ -32,6 +32,7 @@ class Snapshot(eqx.Module):
         lengths: number of tokens of every sequence, or None.
         loss: the exact loss, over the whole population or dataset.
         gradient: the direction that the optimiser gets, in the policy's parameters (`Objective.direction`).
+            At a corner of the loss it is the subgradient in which the part with the corner has slope 0.
     """
 
     policy: HasLogProbs

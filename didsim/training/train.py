@@ -331,4 +331,6 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
 
 def _without(values: Array, broken: np.ndarray) -> Array:
     """The records `[records, runs, …]`, with NaN where `broken`."""
-    return jnp.where(broken.reshape(*broken.shape, *(1,) * (values.ndim - 2)), jnp.nan, values)
+    blank = broken.reshape(*broken.shape, *(1,) * (values.ndim - 2))
+    # Not in JAX, which would take the NaN for a mistake if it is asked to look for mistakes.
+    return jax.device_put(np.where(blank, np.nan, values).astype(jnp.result_type(values, float)))

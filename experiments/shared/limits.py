@@ -59,8 +59,8 @@ class Limit(NamedTuple):
         method: how the end was found.
         converged: whether the end is stationary.
         runs_off: whether the policy was still moving towards zero probabilities when the solver stopped.
-        unique: 1 if this is proven to be the only minimiser, 0 if it is proven not to be, NaN if nothing
-            is proven.
+        unique: 1 if this is proven to be the only minimiser, 0 if it is not; NaN for all if nothing is
+            proven of any.
         agreed: 1 if all starts ended here, 0 if they did not, NaN if there was one start.
     """
 
@@ -118,6 +118,6 @@ def find_limit(
         known.method,
         converged,
         ~converged & (np.asarray(solution.log_probs).min(axis=-1) < _RUNS_OFF),
-        unknown if known.unique is None else np.asarray(known.unique, float),
+        known.unique.astype(float) if (known.unique | known.has_others).any() else unknown,
         unknown if known.agreed is None else np.asarray(known.agreed, float),
     )

@@ -208,4 +208,4 @@ def test_a_batch_is_each_of_its_entries() -> None:
     for k in range(2):
         one = didsim.solve(didsim.slic(0.5), REFERENCE, didsim.Contrastive(chosen[k], REJECTED))
         np.testing.assert_allclose(both.log_probs[k], one.log_probs, rtol=1e-14)
-        assert bool(both.certificate.unique[k]) == bool(one.certificate.unique)  # type: ignore[index]
+        assert bool(both.certificate.unique[k]) == bool(one.certificate.unique)
