@@ -1,0 +1,146 @@
+"""Losses of each sequence by itself. Most of them need no pairs, only sequences that are good or bad."""
+
+import jax.numpy as jnp
+
+from didsim import _checks
+from didsim.objectives.kernels import Logistic, Sigmoid, Squared
+from didsim.objectives.objective import Objective
+from didsim.objectives.rewards import LogRatio, ScalarLike
+from didsim.objectives.terms import Pair, PairMean, PolicyMean, Single
+
+
+def nca(beta: ScalarLike = 0.01) -> Objective:
+    """Noise-contrastive alignment on pairs: a loss of each reward, not of their difference.
+
+        −log σ(h(y_w)) − ½ log σ(−h(y_w)) − ½ log σ(−h(y_l))
+
+    Source: Chen et al., "Noise contrastive alignment of language models with explicit rewards"
+    (arXiv 2402.05369), the form for binary preferences.
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward, half = LogRatio(_checks.positive("beta", beta)), jnp.asarray(0.5)
+    return Objective(
+        Single(reward, Logistic(), sequence="chosen", push="up"),
+        Single(reward, Logistic(), half, sequence="chosen", push="down"),
+        Single(reward, Logistic(), half, sequence="rejected", push="down"),
+    )
+
+
+def bco(beta: ScalarLike = 0.01) -> Objective:
+    """Binary classifier optimisation: a classifier of chosen and rejected sequences, with a reward shift `δ`.
+
+        −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
+
+    `E_w` and `E_l` are means over chosen and rejected sequences. No gradient passes through `δ`. Here `δ` is
+    computed from the current policy. The authors track it with a moving average, and some trainers leave it
+    out. Source: Jung et al., "Binary classifier optimization for large language model alignment"
+    (arXiv 2404.04656), without its weights for prompts that differ between the two classes.
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    return Objective(
+        Single(reward, Logistic(), sequence="chosen", push="up", baseline=PairMean()),
+        Single(reward, Logistic(), sequence="rejected", push="down", baseline=PairMean()),
+    )
+
+
+def sppo(beta: ScalarLike = 1e-3) -> Objective:
+    """Self-play preference optimisation with hard labels: a squared loss of each log-ratio.
+
+        (t(y_w) − 1/(2 beta))² + (t(y_l) + 1/(2 beta))²
+
+    Preference trainers call this form `sppo_hard`. It is one round of the iteration of Wu et al., "Self-play
+    preference optimization" (arXiv 2405.00675). The paper has estimated win rates where this form has the
+    labels 1 and 0. Its `η = 1/beta` is 1000.
+
+    Args:
+        beta: strength of the regularisation towards the reference, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    goal = Squared(1 / (2 * _checks.positive("beta", beta)))
+    reward = LogRatio(jnp.asarray(1.0))
+    return Objective(
+        Single(reward, goal, sequence="chosen", push="up"),
+        Single(reward, goal, sequence="rejected", push="down"),
+    )
+
+
+def apo_zero(beta: ScalarLike = 0.1) -> Objective:
+    """Anchored preference optimisation, zero: raises chosen likelihoods and lowers rejected ones.
+
+        1 − σ(h(y_w)) + σ(h(y_l))
+
+    Source: D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions"
+    (arXiv 2408.06266).
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    return Objective(
+        Single(reward, Sigmoid(), sequence="chosen", push="up"),
+        Single(reward, Sigmoid(), sequence="rejected", push="down"),
+    )
+
+
+def apo_down(beta: ScalarLike = 0.1) -> Objective:
+    """Anchored preference optimisation, down: lowers chosen likelihoods, and rejected ones further.
+
+        σ(h(y_w)) + 1 − σ(h(y_w) − h(y_l))
+
+    Source: D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions"
+    (arXiv 2408.06266).
+
+    Args:
+        beta: scale of the reward, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    return Objective(Single(reward, Sigmoid(), sequence="chosen", push="down"), Pair(reward, Sigmoid()))
+
+
+def kto(
+    beta: ScalarLike = 0.1,
+    desirable_weight: ScalarLike = 1.0,
+    undesirable_weight: ScalarLike = 1.0,
+) -> Objective:
+    """Kahneman–Tversky optimisation on pairs: chosen sequences are desirable, rejected ones undesirable.
+
+        λ_D · [1 − σ(h(y_w) − z0)] + λ_U · [1 − σ(z0 − h(y_l))],    z0 = beta · KL(π ‖ ref)
+
+    No gradient passes through `z0`. For a population it is exact. For a batch of pairs it is the mean reward
+    of the sequences of the batch, or zero if that mean is negative. The authors take responses to other
+    prompts instead. Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
+
+    Args:
+        beta: scale of the reward, positive.
+        desirable_weight: `λ_D`, positive.
+        undesirable_weight: `λ_U`, positive.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+    reward = LogRatio(_checks.positive("beta", beta))
+    desirable = _checks.positive("desirable_weight", desirable_weight)
+    undesirable = _checks.positive("undesirable_weight", undesirable_weight)
+    return Objective(
+        Single(reward, Sigmoid(), desirable, sequence="chosen", push="up", baseline=PolicyMean()),
+        Single(reward, Sigmoid(), undesirable, sequence="rejected", push="down", baseline=PolicyMean()),
+    )
