@@ -3,31 +3,42 @@
 catalogue     one function for each objective, and `OBJECTIVES`, which holds them by name
 objective     a sum of terms, with its loss on given pairs and over a population of pairs
 terms         losses of a pair, and losses of one of its two sequences
+transport     terms that sort rewards before they compare them
+tokens        terms that depend on the single tokens of a pair
 rewards       implicit rewards of a sequence
-divergences   implicit rewards of f-DPO, from f-divergences
+divergences   implicit rewards that are no logarithms: of f-DPO, χPO and AlphaPO
 kernels       losses of a difference of rewards
 """
 
 from didsim.objectives.catalogue import (
     OBJECTIVES,
+    alphapo,
+    aot,
+    aot_unpaired,
     apo_down,
     apo_zero,
     bco,
+    bdpo,
     cdpo,
+    chi_po,
     cpo,
     discopop,
     dpo,
     dpo_pg,
+    dpo_shift,
     dpop,
     exo,
     exponential,
     fdpo_alpha,
     fdpo_forward_kl,
     fdpo_js,
+    h_dpo,
     ipo,
     kto,
+    ld_dpo,
     length_normalised_dpo,
     nca,
+    npo,
     orpo,
     rdpo,
     reference_free,
@@ -36,8 +47,9 @@ from didsim.objectives.catalogue import (
     simpo,
     slic,
     sppo,
+    wpo,
 )
-from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon
+from didsim.objectives.divergences import Alpha, ChiSquared, ForwardKL, JensenShannon, PowerProb
 from didsim.objectives.kernels import (
     Exponential,
     Hinge,
@@ -51,13 +63,26 @@ from didsim.objectives.kernels import (
     SumOfForms,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
-from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward
+from didsim.objectives.rewards import (
+    Guarded,
+    LengthRegularised,
+    LogOdds,
+    LogProb,
+    LogRatio,
+    MixedWithReference,
+    Reward,
+    Shrunk,
+    WeightedEntropy,
+)
 from didsim.objectives.terms import Baseline, Pair, PairMean, PolicyMean, Single, Term
+from didsim.objectives.tokens import PolicyWeighted, SharedLength, TokenTerm
+from didsim.objectives.transport import SortedMargins, SortedRewards
 
 __all__ = [
     "OBJECTIVES",
     "Alpha",
     "Baseline",
+    "ChiSquared",
     "Exponential",
     "ForwardKL",
     "Guarded",
@@ -72,35 +97,53 @@ __all__ = [
     "LogRatio",
     "LogRatioModulated",
     "Logistic",
+    "MixedWithReference",
     "Objective",
     "Pair",
     "PairMean",
     "PolicyMean",
+    "PolicyWeighted",
+    "PowerProb",
     "ReverseCrossEntropy",
     "Reward",
+    "SharedLength",
+    "Shrunk",
     "Sigmoid",
     "Single",
+    "SortedMargins",
+    "SortedRewards",
     "Squared",
     "SumOfForms",
     "Term",
+    "TokenTerm",
+    "WeightedEntropy",
+    "alphapo",
+    "aot",
+    "aot_unpaired",
     "apo_down",
     "apo_zero",
     "bco",
+    "bdpo",
     "cdpo",
+    "chi_po",
     "cpo",
     "discopop",
     "dpo",
     "dpo_pg",
+    "dpo_shift",
     "dpop",
     "exo",
     "exponential",
     "fdpo_alpha",
     "fdpo_forward_kl",
     "fdpo_js",
+    "h_dpo",
     "ipo",
     "kto",
+    "ld_dpo",
     "length_normalised_dpo",
     "nca",
+    "npo",
     "orpo",
     "rdpo",
     "reference_free",
@@ -109,4 +152,5 @@ __all__ = [
     "simpo",
     "slic",
     "sppo",
+    "wpo",
 ]

@@ -88,6 +88,8 @@ class Objective(eqx.Module):
         rejected_lengths: Int[ArrayLike, "*#pairs"] | None = None,
         *,
         baseline: Real[ArrayLike, ""] | None = None,
+        chosen_tokens: Float[ArrayLike, "*#pairs"] | None = None,
+        rejected_tokens: Float[ArrayLike, "*#pairs"] | None = None,
     ) -> Float[Array, "*pairs"]:
         """The loss of each pair, from the quantities that a training run logs.
 
@@ -100,6 +102,9 @@ class Objective(eqx.Module):
             rejected_lengths: `|y_l|` in tokens; needed if the loss depends on the length.
             baseline: the number that is subtracted from rewards, in losses that have one (KTO's `z0`, BCO's
                 shift). By default it is estimated from all given pairs together, as one batch.
+            chosen_tokens: a number that the loss takes from the single tokens of `y_w`; needed by `ld_dpo`
+                and `wpo`, which say what it is.
+            rejected_tokens: the same of `y_l`.
 
         Returns:
             One loss for each pair.
@@ -126,6 +131,10 @@ class Objective(eqx.Module):
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
+        if any(term.needs_tokens for term in self.terms):
+            tokens = {"chosen_tokens": chosen_tokens, "rejected_tokens": rejected_tokens}
+            needed = _needed(tokens, "it depends on single tokens")
+            arrays |= {name: _checks.finite(name, value, min_ndim=0) for name, value in needed.items()}
         pairs = _checks.broadcast(**{name: array.shape for name, array in arrays.items()})
         chosen, rejected = (
             Sequences(arrays[f"{side}_logps"], arrays.get(f"ref_{side}_logps"), arrays.get(f"{side}_lengths"))
@@ -133,8 +142,12 @@ class Objective(eqx.Module):
         )
         if baseline is not None:
             baseline = _checks.single("baseline", _checks.number("baseline", baseline))
-        loss = sum_of([term.weighted(term.of_pairs(chosen, rejected, baseline)) for term in self.terms])
-        return jnp.broadcast_to(loss, pairs)
+
+        def of_pairs(term: Term) -> Array:
+            tokens = (arrays["chosen_tokens"], arrays["rejected_tokens"]) if term.needs_tokens else ()
+            return term.weighted(term.of_pairs(chosen, rejected, baseline, *tokens))
+
+        return jnp.broadcast_to(sum_of([of_pairs(term) for term in self.terms]), pairs)
 
     def loss(
         self,
@@ -242,7 +255,7 @@ class Objective(eqx.Module):
 
     @property
     def has_baseline(self) -> bool:
-        """Whether a term has a baseline, which depends on the policy."""
+        """Whether a term depends on the policy through numbers that are held fixed, as a baseline."""
         return any(term.has_baseline for term in self.terms)
 
     @property

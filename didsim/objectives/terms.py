@@ -86,7 +86,12 @@ class Term(eqx.Module):
 
     @property
     def has_baseline(self) -> bool:
-        """Whether the term compares a reward with a baseline, which depends on the policy."""
+        """Whether the loss depends on the policy through numbers that are held fixed, as a baseline."""
+        return False
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the loss of a pair depends on its single tokens (`didsim.objectives.tokens`)."""
         return False
 
     @property
@@ -128,14 +133,24 @@ class Pair(Term):
     """`weight · kernel(h(y_w) − h(y_l))`.
 
     Attributes:
-        chosen_reward: the reward of the chosen sequence, if it differs from that of the rejected one.
+        chosen_reward: the reward of the chosen sequence, if it differs from `reward`.
+        rejected_reward: the reward of the rejected sequence, if it differs from `reward`.
     """
 
     chosen_reward: Reward | None = None
+    rejected_reward: Reward | None = None
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(reward.needs_reference for reward in self._rewards)
+
+    @property
+    def needs_lengths(self) -> bool:
+        return any(reward.needs_lengths for reward in self._rewards)
 
     @property
     def is_of_differences(self) -> bool:
-        return self.chosen_reward is None and self.reward.has_inverse
+        return self._has_one_reward and self.reward.has_inverse
 
     @property
     def is_convex_in_logits(self) -> bool:
@@ -143,6 +158,11 @@ class Pair(Term):
 
         With one slope the normaliser cancels, so the difference is linear in the logits. The penalty of a
         `Guarded` reward keeps the loss convex, since minus a log-probability is convex in the logits.
+
+        A rejected reward `g(t)` that rises slower than `beta · t` keeps it convex as well. Such a `g` is the
+        largest of lines `s·t + c` with slopes `s` from 0 to `beta`. So `beta · t_w − g(t_l)` is the smallest
+        of `beta · t_w − s·t_l − c`. Each of these has the normaliser with the factor `−(beta − s)`, and is
+        concave in the logits. (Derived here.)
         """
         return self.reward.has_one_slope and self._is_convex_in_reward
 
@@ -155,20 +175,34 @@ class Pair(Term):
         return self.reward.affine and self._is_convex_in_reward
 
     @property
+    def _has_one_reward(self) -> bool:
+        return self.chosen_reward is None and self.rejected_reward is None
+
+    @property
+    def _rewards(self) -> tuple[Reward, Reward]:
+        """The rewards of the chosen and of the rejected sequence."""
+        chosen = self.reward if self.chosen_reward is None else self.chosen_reward
+        return chosen, self.reward if self.rejected_reward is None else self.rejected_reward
+
+    @property
     def _is_convex_in_reward(self) -> bool:
-        penalised = self.chosen_reward is not None
-        keeps = not penalised or (self.chosen_reward.penalises_falls and self.kernel.falling)  # type: ignore[union-attr]
-        return self.kernel.convex and keeps
+        chosen, rejected = self._rewards
+        bends_down = (self.chosen_reward is None or chosen.penalises_falls) and (
+            self.rejected_reward is None or (rejected.rises_slower and self.reward.is_log_ratio)
+        )
+        return self.kernel.convex and (self._has_one_reward or (bends_down and self.kernel.falling))
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
-        of_chosen = self.reward if self.chosen_reward is None else self.chosen_reward
-        return self.kernel(of_chosen(*chosen) - self.reward(*rejected))
+        of_chosen, of_rejected = self._rewards
+        return self.kernel(of_chosen(*chosen) - of_rejected(*rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:
-        h = self.reward.of_space(*space)
-        if self.chosen_reward is None:
-            return self.kernel.expect(over.problem, h)
-        return self.kernel.expect_across(over.problem, self.chosen_reward.of_space(*space), h)
+        if self._has_one_reward:
+            return self.kernel.expect(over.problem, self.reward.of_space(*space))
+        of_chosen, of_rejected = self._rewards
+        return self.kernel.expect_across(
+            over.problem, of_chosen.of_space(*space), of_rejected.of_space(*space)
+        )
 
 
 class Baseline(eqx.Module):

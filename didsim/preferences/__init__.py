@@ -13,21 +13,35 @@ from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
-from didsim.preferences.online import SAMPLERS, Draw, Online, OnPolicy, RewardDifference, Sampler, Uniform
+from didsim.preferences.online import (
+    SAMPLERS,
+    CappedRewardDifference,
+    Draw,
+    DrawTable,
+    Online,
+    OnPolicy,
+    PolicyAndUniform,
+    RewardDifference,
+    Sampler,
+    Uniform,
+)
 from didsim.preferences.problem import Problem
 from didsim.preferences.rejected import REJECTED, optimal_rejected
 
 __all__ = [
     "REJECTED",
     "SAMPLERS",
+    "CappedRewardDifference",
     "Contrastive",
     "Draw",
+    "DrawTable",
     "Joint",
     "Labelled",
     "Mixture",
     "OnPolicy",
     "Online",
     "Pairs",
+    "PolicyAndUniform",
     "Problem",
     "RewardDifference",
     "Sampler",

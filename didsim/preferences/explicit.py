@@ -11,7 +11,16 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs
-from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, draw_indices, pair_indices
+from didsim.preferences.problem import (
+    Listed,
+    Problem,
+    Summand,
+    Wins,
+    at_indices,
+    check_same_size,
+    draw_indices,
+    pair_indices,
+)
 
 
 class Pairs(Problem):
@@ -124,14 +133,8 @@ class Pairs(Problem):
     def _differences(self, x: Array, y: Array) -> Array:
         """`x_winner − y_loser` of every pair."""
         self.check_size(x.shape[-1])
-        batch = _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
-
-        def of(values: Array, indices: Array) -> Array:
-            values = jnp.broadcast_to(values, (*batch, values.shape[-1]))
-            indices = jnp.broadcast_to(indices, (*batch, indices.shape[-1]))
-            return jnp.take_along_axis(values, indices, axis=-1)
-
-        return of(x, self.winners) - of(y, self.losers)
+        _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
+        return at_indices(x, self.winners) - at_indices(y, self.losers)
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
@@ -154,6 +157,11 @@ class Pairs(Problem):
             signature="(k),(k),(k)->(n,n)",
         )
         return Joint(_log_space.log(count(self.winners, self.losers, weights)))
+
+    def listed(self, size: int) -> Listed:
+        """The pairs of the dataset. O(pairs)."""
+        self.check_size(size)
+        return Listed(self.winners, self.losers, self._pair_weights())
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the winners, as a log-probability."""

@@ -15,12 +15,13 @@ Parameters are arrays, so new values compile nothing. `jax.vmap(didsim.dpo)(beta
 from collections.abc import Callable
 
 from didsim._registry import Registry
-from didsim.objectives.catalogue.chosen_likelihood import dpo_pg, dpop
-from didsim.objectives.catalogue.lengths import length_normalised_dpo, rdpo
+from didsim.objectives.catalogue.chosen_likelihood import bdpo, dpo_pg, dpo_shift, dpop
+from didsim.objectives.catalogue.lengths import ld_dpo, length_normalised_dpo, rdpo, wpo
 from didsim.objectives.catalogue.log_ratios import cdpo, discopop, dpo, exo, exponential, ipo, robust, slic
-from didsim.objectives.catalogue.regularisers import fdpo_alpha, fdpo_forward_kl, fdpo_js
-from didsim.objectives.catalogue.single_sequences import apo_down, apo_zero, bco, kto, nca, sppo
-from didsim.objectives.catalogue.without_reference import cpo, orpo, reference_free, sft, simpo
+from didsim.objectives.catalogue.regularisers import chi_po, fdpo_alpha, fdpo_forward_kl, fdpo_js, h_dpo
+from didsim.objectives.catalogue.single_sequences import apo_down, apo_zero, bco, kto, nca, npo, sppo
+from didsim.objectives.catalogue.transport import aot, aot_unpaired
+from didsim.objectives.catalogue.without_reference import alphapo, cpo, orpo, reference_free, sft, simpo
 from didsim.objectives.objective import Objective
 
 OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
@@ -52,5 +53,15 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
         "exponential": exponential,
         "reference_free": reference_free,
         "dpo_pg": dpo_pg,
+        "alphapo": alphapo,
+        "aot": aot,
+        "aot_unpaired": aot_unpaired,
+        "bdpo": bdpo,
+        "chi_po": chi_po,
+        "dpo_shift": dpo_shift,
+        "h_dpo": h_dpo,
+        "ld_dpo": ld_dpo,
+        "npo": npo,
+        "wpo": wpo,
     },
 )

@@ -37,9 +37,10 @@ def bco(beta: ScalarLike = 0.01) -> Objective:
         −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
 
     `E_w` and `E_l` are means over chosen and rejected sequences. No gradient passes through `δ`. Here `δ` is
-    computed from the current policy. The authors track it with a moving average, and some trainers leave it
-    out. Source: Jung et al., "Binary classifier optimization for large language model alignment"
-    (arXiv 2404.04656), without its weights for prompts that differ between the two classes.
+    computed from the current policy. The authors and TRL track it as a running mean over the batches of a
+    run, and some trainers leave it out. Source: Jung et al., "Binary classifier optimization for large
+    language model alignment" (arXiv 2404.04656), without its weights for prompts that differ between the two
+    classes.
 
     Args:
         beta: scale of the reward, positive.
@@ -129,6 +130,8 @@ def kto(
     of the sequences of the batch, or zero if that mean is negative. The authors take responses to other
     prompts instead. Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
 
+    TRL takes the mean over the `2n` sequences of `n` pairs, which is half of the mean of this loss.
+
     Args:
         beta: scale of the reward, positive.
         desirable_weight: `λ_D`, positive.
@@ -144,3 +147,24 @@ def kto(
         Single(reward, Sigmoid(), desirable, sequence="chosen", push="up", baseline=PolicyMean()),
         Single(reward, Sigmoid(), undesirable, sequence="rejected", push="down", baseline=PolicyMean()),
     )
+
+
+def npo(beta: ScalarLike = 0.1) -> Objective:
+    """Negative preference optimisation: DPO's loss of the rejected sequence alone, for unlearning.
+
+        −(2/beta) · log σ(−h(y_l))
+
+    For `beta → 0` its gradient is that of `log π(y_l)`, which lowers the likelihood of rejected sequences
+    without end. On a population it has no minimiser of full support if `beta ≤ 1`: the loss of every sequence
+    is then strictly concave in its probability, so the loss is least where one sequence has probability 1.
+    (Derived here.) Source: Zhang et al., "Negative preference optimization: from catastrophic
+    collapse to effective unlearning" (arXiv 2404.05868).
+
+    Args:
+        beta: inverse temperature, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    beta = _checks.positive("beta", beta)
+    return Objective(Single(LogRatio(beta), Logistic(), 2 / beta, sequence="rejected", push="down"))
