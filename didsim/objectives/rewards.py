@@ -322,9 +322,18 @@ def log_ratio_of(logps: Array, ref_logps: Array | None) -> Array:
     Raises:
         ValueError: the reference is missing.
     """
+    return logps - given_reference(ref_logps)
+
+
+def given_reference(ref_logps: Array | None) -> Array:
+    """Log-probabilities of the reference.
+
+    Raises:
+        ValueError: they are missing.
+    """
     if ref_logps is None:
         raise ValueError("`ref_logps` must be given: this implicit reward uses the reference; got None")
-    return logps - ref_logps
+    return ref_logps
 
 
 def per_token(logps: Array, lengths: Array | None) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.nn import logsumexp
 from jaxtyping import Array, Float, Int
 
-from didsim.objectives.rewards import LogRatio, Scalar, log_ratio_of
+from didsim.objectives.rewards import LogRatio, Scalar, given_reference, log_ratio_of
 from didsim.objectives.terms import Population, Sequences, Term
 from didsim.preferences.problem import Listed, at_indices
 from didsim.spaces import SequenceSpace
@@ -54,11 +54,12 @@ class TokenTerm(Term):
     def _pairs(self, sequences: Sequences, over: Population) -> tuple[Listed, Sequences, Sequences]:
         """The pairs, with the chosen and the rejected sequence of each."""
         pairs = over.problem.listed(sequences.logps.shape[-1])
-        sides = (
-            Sequences(at_indices(sequences.logps, side), at_indices(sequences.ref_logps, side), None)
+        reference = given_reference(sequences.ref_logps)
+        chosen, rejected = (
+            Sequences(at_indices(sequences.logps, side), at_indices(reference, side), None)
             for side in (pairs.winners, pairs.losers)
         )
-        return pairs, *sides
+        return pairs, chosen, rejected
 
 
 class SharedLength(TokenTerm):
@@ -74,22 +75,22 @@ class SharedLength(TokenTerm):
         chosen: Sequences,
         rejected: Sequences,
         baseline: Array | None,
-        chosen_tokens: Array | None = None,
-        rejected_tokens: Array | None = None,
+        *tokens: Array,
     ) -> Array:
-        """The loss of each pair. The tokens' numbers are the `s` of both sequences."""
+        """The loss of each pair. `tokens` are `s(y_w)` and `s(y_l)`."""
+        of_chosen, of_rejected = tokens
 
         def reward(one: Sequences, shared: Array) -> Array:
             tail = log_ratio_of(one.logps, one.ref_logps) - shared
             return self.reward.beta * (shared + self.alpha * tail)
 
-        return self.kernel(reward(chosen, chosen_tokens) - reward(rejected, rejected_tokens))
+        return self.kernel(reward(chosen, of_chosen) - reward(rejected, of_rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:
         """The expected loss. O(N²) time and memory for a population, O(N + P) for P pairs."""
         tree = self._space(space)
         pairs, chosen, rejected = self._pairs(space, over)
-        ratios = token_log_probs(tree, space.logps) - token_log_probs(tree, space.ref_logps)
+        ratios = token_log_probs(tree, space.logps) - token_log_probs(tree, given_reference(space.ref_logps))
         begun = jnp.cumsum(ratios, axis=-1).reshape(*ratios.shape[:-2], -1)
         lengths = jnp.asarray(tree.lengths)
         shared = jnp.minimum(lengths[pairs.winners], lengths[pairs.losers])
@@ -116,11 +117,11 @@ class PolicyWeighted(TokenTerm):
         chosen: Sequences,
         rejected: Sequences,
         baseline: Array | None,
-        chosen_tokens: Array | None = None,
-        rejected_tokens: Array | None = None,
+        *tokens: Array,
     ) -> Array:
-        """The loss of each pair. The tokens' numbers are the `log w` of both sequences."""
-        log_weight = jax.lax.stop_gradient(jnp.minimum(0, chosen_tokens + rejected_tokens))
+        """The loss of each pair. `tokens` are `log w(y_w)` and `log w(y_l)`."""
+        of_chosen, of_rejected = tokens
+        log_weight = jax.lax.stop_gradient(jnp.minimum(0, of_chosen + of_rejected))
         return jnp.exp(log_weight) * self.kernel(self.reward(*chosen) - self.reward(*rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:

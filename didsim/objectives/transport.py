@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from didsim.objectives.kernels import Kernel
-from didsim.objectives.rewards import LogRatio
+from didsim.objectives.rewards import LogRatio, given_reference
 from didsim.objectives.terms import Population, Sequences, Term
 from didsim.preferences.problem import at_indices
 
@@ -45,14 +45,15 @@ class SortedMargins(Term):
         """The loss of each rank: entry `k` has the `k`-th smallest margins of policy and reference."""
         beta = self.reward.beta
         margins = beta * (chosen.logps - rejected.logps)
-        return _of_ranks(self.kernel, margins, beta * (chosen.ref_logps - rejected.ref_logps))
+        of_reference = given_reference(chosen.ref_logps) - given_reference(rejected.ref_logps)
+        return _of_ranks(self.kernel, margins, beta * of_reference)
 
     def expected(self, space: Sequences, over: Population) -> Array:
         """The integral over `u`. O(N² log N) time, O(N²) memory; for P pairs O(P log P) time."""
         pairs = over.problem.listed(space.logps.shape[-1])
         margins, of_reference = (
             self.reward.beta * (at_indices(logps, pairs.winners) - at_indices(logps, pairs.losers))
-            for logps in (space.logps, space.ref_logps)
+            for logps in (space.logps, given_reference(space.ref_logps))
         )
         weights = pairs.weights.astype(margins.dtype)
         return _of_quantiles(self.kernel, margins, of_reference, weights, weights)
