@@ -167,9 +167,9 @@ class CappedRewardDifference(Sampler):
 
     A pair is drawn in proportion to the smaller of `2 + e^d + e^−d` and `2 + e^cap + e^−cap`, with `d` the
     difference of implicit rewards. This is the sampler DPO-Mix-P* of Shi et al., "The crucial role of
-    samplers in online direct preference optimization" (arXiv 2409.19605). Their cap is the largest difference of the
-    labels' rewards. With a cap the sampler is no mixture of a few pairs of independent sequences. So it costs
-    O(N²) memory.
+    samplers in online direct preference optimization" (arXiv 2409.19605). Their cap is the largest difference
+    of the labels' rewards. With a cap the sampler is no mixture of a few pairs of independent sequences. So
+    it costs O(N²) memory.
 
     Args:
         cap: in nats, zero or more. The default is `max r − min r`, for the reward `r` of the labels. An array

@@ -66,11 +66,11 @@ def test_a_batch_is_sorted_as_its_trainer_sorts_it(name: str, data: st.DataObjec
     expected = by_trainer(name, w, y, rw, ry)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=EPS * 16 * 1400 * BETA)
     # Pairs that list the batch have its mean for their loss.
-    logps = jax.nn.log_softmax(jnp.asarray(np.concatenate([w, y])))
+    policy = jax.nn.log_softmax(jnp.asarray(np.concatenate([w, y])))
     reference = jax.nn.log_softmax(jnp.asarray(np.concatenate([rw, ry])))
     listed = didsim.Pairs(np.arange(5), np.arange(5, 10))
-    mean = by_trainer(name, *(np.asarray(x) for x in (logps[:5], logps[5:], reference[:5], reference[5:])))
-    loss = MAKE[name].loss(logps, reference, listed)
+    mean = by_trainer(name, *(np.asarray(x) for x in (policy[:5], policy[5:], reference[:5], reference[5:])))
+    loss = MAKE[name].loss(policy, reference, listed)
     assert float(loss) == pytest.approx(mean.mean(), rel=1e-12, abs=EPS * 16 * 1400 * BETA)
 
 
