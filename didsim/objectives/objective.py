@@ -15,7 +15,7 @@ from didsim import _checks
 from didsim.information import LogProbsLike
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
-from didsim.objectives.terms import Population, Sequences, Single, Term
+from didsim.objectives.terms import Population, Sequences, Single, Term, WithTokens
 from didsim.preferences.problem import Marginals, Problem
 
 
@@ -91,6 +91,8 @@ class Objective(eqx.Module):
         baseline: Real[ArrayLike, ""] | None = None,
         win_probs: Real[ArrayLike, "*#pairs"] | None = None,
         tied: Bool[ArrayLike, "*#pairs"] | None = None,
+        chosen_tokens: Float[ArrayLike, "*#pairs"] | None = None,
+        rejected_tokens: Float[ArrayLike, "*#pairs"] | None = None,
     ) -> Float[Array, "*pairs"]:
         """The loss of each pair, from the quantities that a training run logs.
 
@@ -107,6 +109,9 @@ class Objective(eqx.Module):
                 its mean over the label, without constants in SPPO. By default the chosen one wins.
             tied: whether a pair ended in a tie; its soft label is then not used. An objective without a loss
                 of ties takes one for half a win of either sequence. By default there are no ties.
+            chosen_tokens: a number that the loss takes from the single tokens of `y_w`; needed by `ld_dpo`
+                and `wpo`, which say what it is.
+            rejected_tokens: the same of `y_l`.
 
         Returns:
             One loss for each pair.
@@ -134,6 +139,10 @@ class Objective(eqx.Module):
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
+        if any(term.needs_tokens for term in self.terms):
+            tokens = {"chosen_tokens": chosen_tokens, "rejected_tokens": rejected_tokens}
+            needed = _needed(tokens, "it depends on single tokens")
+            arrays |= {name: _checks.finite(name, value, min_ndim=0) for name, value in needed.items()}
         outcomes = _outcomes(win_probs, tied)
         pairs = _checks.broadcast(**{name: array.shape for name, array in (arrays | outcomes).items()})
         chosen, rejected = (
@@ -142,16 +151,23 @@ class Objective(eqx.Module):
         )
         if baseline is not None:
             baseline = _checks.single("baseline", _checks.number("baseline", baseline))
-        if "win_probs" in outcomes:
-            label = outcomes["win_probs"]
-            losses = [term.of_labels(chosen, rejected, baseline, label) for term in self.terms]
-        else:
-            losses = [term.of_pairs(chosen, rejected, baseline) for term in self.terms]
-        if "tied" in outcomes:
-            ties = [term.of_ties(chosen, rejected, baseline) for term in self.terms]
-            losses = [jnp.where(outcomes["tied"], tie, loss) for tie, loss in zip(ties, losses, strict=True)]
-        loss = sum_of([term.weighted(loss) for term, loss in zip(self.terms, losses, strict=True)])
-        return jnp.broadcast_to(loss, pairs)
+
+        def of_outcome(term: Term) -> Array:
+            sides: tuple[Any, Any] = chosen, rejected
+            if term.needs_tokens:
+                sides = (
+                    WithTokens(*chosen, arrays["chosen_tokens"]),
+                    WithTokens(*rejected, arrays["rejected_tokens"]),
+                )
+            if "win_probs" in outcomes:
+                loss = term.of_labels(*sides, baseline, outcomes["win_probs"])
+            else:
+                loss = term.of_pairs(*sides, baseline)
+            if "tied" in outcomes:
+                loss = jnp.where(outcomes["tied"], term.of_ties(*sides, baseline), loss)
+            return term.weighted(loss)
+
+        return jnp.broadcast_to(sum_of([of_outcome(term) for term in self.terms]), pairs)
 
     def loss(
         self,
@@ -260,7 +276,7 @@ class Objective(eqx.Module):
 
     @property
     def has_baseline(self) -> bool:
-        """Whether a term has a baseline, which depends on the policy."""
+        """Whether a term depends on the policy through numbers that are held fixed, as a baseline."""
         return any(term.has_baseline for term in self.terms)
 
     @property

@@ -11,7 +11,17 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs
-from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, draw_indices, pair_indices
+from didsim.preferences.problem import (
+    Listed,
+    Problem,
+    Summand,
+    Wins,
+    at_indices,
+    check_same_size,
+    draw_indices,
+    pair_indices,
+)
+from didsim.preferences.table import check_ties
 
 
 class Pairs(Problem):
@@ -191,14 +201,8 @@ class Pairs(Problem):
     def _differences(self, x: Array, y: Array) -> Array:
         """`x_winner − y_loser` of every pair."""
         self.check_size(x.shape[-1])
-        batch = _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
-
-        def of(values: Array, indices: Array) -> Array:
-            values = jnp.broadcast_to(values, (*batch, values.shape[-1]))
-            indices = jnp.broadcast_to(indices, (*batch, indices.shape[-1]))
-            return jnp.take_along_axis(values, indices, axis=-1)
-
-        return of(x, self.winners) - of(y, self.losers)
+        _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
+        return at_indices(x, self.winners) - at_indices(y, self.losers)
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
@@ -228,6 +232,12 @@ class Pairs(Problem):
             one_order = count(self.winners, self.losers, half)
             ties = _log_space.log(one_order + jnp.swapaxes(one_order, -1, -2))
         return Joint(table, ties)
+
+    def listed(self, size: int) -> Listed:
+        """The pairs of the dataset; a soft label or a tie has a pair in either order. O(pairs)."""
+        self.check_size(size)
+        pairs = self.ordered()
+        return Listed(pairs.winners, pairs.losers, pairs._pair_weights())
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the winners, as a log-probability."""
@@ -289,7 +299,7 @@ class Joint(Problem):
         self.log_probs = _checks.distribution("log_probs", flat).reshape(shape)
         self.log_ties = None if log_ties is None else _checks.float_array("log_ties", log_ties)
         if self.log_ties is not None:
-            _check_ties(self.log_probs, self.log_ties)
+            check_ties(self.log_probs, self.log_ties)
 
     @property
     def has_full_support(self) -> bool:
@@ -386,15 +396,3 @@ class Joint(Problem):
         """The sums of the table's columns."""
         self.check_size(size)
         return _log_space.logsumexp(self.log_probs, axis=-2)
-
-
-def _check_ties(log_probs: Array, log_ties: Array) -> None:
-    if log_ties.shape != log_probs.shape:
-        raise ValueError(
-            f"`log_ties` must have the shape of `log_probs`, {log_probs.shape}; got shape {log_ties.shape}"
-        )
-    if _checks.known((log_probs, log_ties)):
-        ties, whole = np.exp(np.asarray(log_ties)), np.exp(np.asarray(log_probs))
-        error = float(np.sqrt(jnp.finfo(log_ties.dtype).eps))
-        if not (np.abs(ties - np.swapaxes(ties, -1, -2)) <= error).all() or not (ties <= whole + error).all():
-            raise ValueError("`log_ties` must be symmetric, and nowhere more than `log_probs`")

@@ -1,7 +1,7 @@
 """Labelled pairs whose sequences are drawn by samplers that depend on the policy in training.
 
 At each training step the pairs come from the current policy. The step treats them as data: no gradient
-passes through the samplers. Every sampler draws from a mixture of `Draw`s. The two sequences of a `Draw` are
+passes through the samplers. Most samplers draw from a mixture of `Draw`s. The two sequences of a `Draw` are
 independent, which makes sums over pairs fast.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.nn import log_softmax, logsumexp
+from jax.nn import log_sigmoid, log_softmax, logsumexp
 from jaxtyping import Array, ArrayLike, Float, Key, Real
 
 from didsim import _checks, _log_space
@@ -42,10 +42,20 @@ class Draw(NamedTuple):
     second: LogProbs
 
 
+class DrawTable(NamedTuple):
+    """Two sequences of any joint distribution. O(N²) memory.
+
+    Attributes:
+        log_weights: log-weight of each pair of sequences, up to a constant.
+    """
+
+    log_weights: Float[Array, "*batch sequences sequences"]
+
+
 class Sampler(eqx.Module):
     """A rule that gives the distribution of the two sequences of a pair for the current policy.
 
-    A subclass defines `__call__`. Its result lists the components of a mixture.
+    A subclass defines `__call__`. Its result lists the components of a mixture, or is a table of all pairs.
     """
 
     @property
@@ -54,8 +64,8 @@ class Sampler(eqx.Module):
         return False
 
     @abstractmethod
-    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        """The components of the mixture that the two sequences are drawn from.
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...] | DrawTable:
+        """The components of the mixture that the two sequences are drawn from, or a table of all pairs.
 
         Args:
             reward: the reward that labels the pairs, `[*batch, sequences]`; None if a table labels them.
@@ -92,6 +102,30 @@ class OnPolicy(Sampler):
         """One draw, from the tempered policy for both samplers."""
         tempered = _log_space.tilted(jnp.zeros_like(log_probs), log_probs, self.exponent)
         return (Draw(jnp.zeros_like(tempered[..., 0]), tempered, tempered),)
+
+
+class PolicyAndUniform(Sampler):
+    """The first sequence from the tempered policy, `∝ π^exponent`, and the second uniform over the space.
+
+    The label does not depend on the order of the two.
+
+    Args:
+        exponent: 1 (the default) gives the policy itself. A value between 0 and 1 flattens it. An array has
+            the batch axes of the problem.
+
+    Raises:
+        ValueError: `exponent` is negative or not finite.
+    """
+
+    exponent: Float[Array, "*batch"]
+
+    def __init__(self, exponent: Real[ArrayLike, "*batch"] = 1.0) -> None:
+        self.exponent = _checks.non_negative("exponent", exponent)
+
+    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        ((_, tempered, _),) = OnPolicy(self.exponent)(reward, log_probs, implicit_reward)
+        ((log_weight, _, uniform),) = Uniform()(reward, log_probs, implicit_reward)
+        return (Draw(log_weight, tempered, uniform),)
 
 
 class RewardDifference(Sampler):
@@ -137,8 +171,49 @@ class RewardDifference(Sampler):
         )
 
 
+class CappedRewardDifference(Sampler):
+    """`RewardDifference` of the implicit reward, with no pair drawn too often.
+
+    A pair is drawn in proportion to the smaller of `2 + e^d + e^−d` and `2 + e^cap + e^−cap`, with `d` the
+    difference of implicit rewards. This is the sampler DPO-Mix-P* of Shi et al., "The crucial role of
+    samplers in online direct preference optimization" (arXiv 2409.19605). Their cap is the largest difference
+    of the labels' rewards. With a cap the sampler is no mixture of a few pairs of independent sequences. So
+    it costs O(N²) memory.
+
+    Args:
+        cap: in nats, zero or more. The default is `max r − min r`, for the reward `r` of the labels. An array
+            has the batch axes of the problem.
+
+    Raises:
+        ValueError: `cap` is negative or not finite.
+    """
+
+    cap: Float[Array, "*batch"] | None
+
+    def __init__(self, cap: Real[ArrayLike, "*batch"] | None = None) -> None:
+        self.cap = None if cap is None else _checks.non_negative("cap", cap)
+
+    @property
+    def needs_reward(self) -> bool:
+        return self.cap is None
+
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> DrawTable:
+        h = implicit_reward
+        cap = jnp.ptp(reward, axis=-1) if self.cap is None else self.cap
+        d = jnp.minimum(jnp.abs(h[..., :, None] - h[..., None, :]), cap[..., None, None])
+        # 2 + e^d + e^−d = (e^(d/2) + e^(−d/2))²
+        return DrawTable(2 * jnp.logaddexp(d / 2, -d / 2))
+
+
 SAMPLERS: Registry[type[Sampler]] = Registry(
-    "sampler", {"uniform": Uniform, "on_policy": OnPolicy, "reward_difference": RewardDifference}
+    "sampler",
+    {
+        "uniform": Uniform,
+        "on_policy": OnPolicy,
+        "policy_and_uniform": PolicyAndUniform,
+        "reward_difference": RewardDifference,
+        "capped_reward_difference": CappedRewardDifference,
+    },
 )
 
 
@@ -244,11 +319,26 @@ class Online(Problem):
             implicit_reward: the objective's implicit reward of every sequence under the policy.
         """
         draws = self.sampler(self._reward, log_probs, implicit_reward)
+        if isinstance(draws, DrawTable):
+            return self._labelled_table(draws)
         problems = [self._labelled(one.first, one.second) for one in draws]
         if len(problems) == 1:
             return problems[0]
         log_weights = jnp.stack(jnp.broadcast_arrays(*(one.log_weight for one in draws)), axis=-1)
         return Mixture(tuple(problems), log_softmax(log_weights, axis=-1))
+
+    def _labelled_table(self, draws: DrawTable) -> Joint:
+        """The table of the chosen and the rejected sequence."""
+        table = draws.log_weights
+        flat = table.reshape(*table.shape[:-2], -1)
+        drawn = log_softmax(flat, axis=-1).reshape(table.shape)
+        either_order = jnp.logaddexp(drawn, jnp.swapaxes(drawn, -1, -2))
+        if isinstance(self.reward, PreferenceTable):
+            ties = self.reward.log_ties
+            tied = None if ties is None else either_order + ties - jnp.log(2.0).astype(ties.dtype)
+            return Joint(either_order + self.reward.log_preferences(), tied)
+        margins = self.reward[..., :, None] - self.reward[..., None, :]
+        return Joint(either_order + log_sigmoid(margins))
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
         """`σ(r(i) − r(j))`, or as the table has it. It does not depend on the sampler."""

@@ -86,6 +86,20 @@ class Wins(NamedTuple):
         return Wins(winners, losers, self.nodes + other.nodes - size)
 
 
+class Listed(NamedTuple):
+    """Pairs one by one, with their probabilities.
+
+    Attributes:
+        winners: indices of the chosen sequences.
+        losers: indices of the rejected ones.
+        weights: the probability of each pair.
+    """
+
+    winners: Int[Array, "*#batch pairs"]
+    losers: Int[Array, "*#batch pairs"]
+    weights: Float[Array, "*#batch pairs"]
+
+
 class Problem(eqx.Module):
     """A source of preference pairs.
 
@@ -213,6 +227,12 @@ class Problem(eqx.Module):
     def joint(self, size: int) -> Any:
         """The same distribution of pairs, as a `Joint` table over `size` sequences. O(N²) memory."""
 
+    def listed(self, size: int) -> Listed:
+        """All pairs of `size` sequences, with their probabilities. O(N²) memory."""
+        table = self.joint(size).log_probs
+        winners, losers = jnp.divmod(jnp.arange(size * size), size)
+        return Listed(winners, losers, jnp.exp(table).reshape(*table.shape[:-2], size * size))
+
     @abstractmethod
     def chosen_marginal(self, size: int) -> LogProbs:
         """Log-probabilities of the chosen sequence of a pair, over `size` sequences."""
@@ -247,6 +267,13 @@ def doubled(first: Array, second: Array, x: Array, y: Array) -> tuple[tuple[Arra
     nothing = jnp.zeros_like(first)
     weights = (jnp.concatenate([first, nothing], axis=-1), jnp.concatenate([nothing, second], axis=-1))
     return weights, jnp.concatenate([x, y], axis=-1)
+
+
+def at_indices(values: Array, indices: Array) -> Array:
+    """The values of each index along the last axis. The batch axes of both broadcast."""
+    batch = jnp.broadcast_shapes(values.shape[:-1], indices.shape[:-1])
+    values, indices = (jnp.broadcast_to(one, (*batch, one.shape[-1])) for one in (values, indices))
+    return jnp.take_along_axis(values, indices, axis=-1)
 
 
 def pair_indices(i: Any, j: Any, size: int) -> tuple[Array, Array]:

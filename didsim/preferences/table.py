@@ -152,6 +152,19 @@ def reward_of_labels(reward: Any) -> Array:
     return array
 
 
+def check_ties(log_probs: Array, log_ties: Array) -> None:
+    """Raise unless `log_ties` can be the part of a table of pairs that comes from ties."""
+    if log_ties.shape != log_probs.shape:
+        raise ValueError(
+            f"`log_ties` must have the shape of `log_probs`, {log_probs.shape}; got shape {log_ties.shape}"
+        )
+    if _checks.known((log_probs, log_ties)):
+        ties, whole = np.exp(np.asarray(log_ties)), np.exp(np.asarray(log_probs))
+        error = float(np.sqrt(jnp.finfo(log_ties.dtype).eps))
+        if not (np.abs(ties - np.swapaxes(ties, -1, -2)) <= error).all() or not (ties <= whole + error).all():
+            raise ValueError("`log_ties` must be symmetric, and nowhere more than `log_probs`")
+
+
 def _probabilities(name: str, value: Any) -> Array:
     array = _checks.finite(name, value, min_ndim=2)
     if array.shape[-1] != array.shape[-2]:

@@ -133,7 +133,7 @@ def _drawn(fixed: bytes, makers: dict[str, Maker], numbers: dict[str, Array], se
         drawn = {
             "reference": reference,
             "target": target,
-            "objective": make(makers["objective"], tables["objective"]),
+            "objective": make(makers["objective"], tables["objective"], space=space),
             "pairs": keys["pairs"],
             "training": keys["training"],
         }
