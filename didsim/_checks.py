@@ -5,8 +5,11 @@ Shapes and dtypes are always checked. Values are checked if they are known at th
 of distributions are not checked there, since this would cost as much as the functions themselves.
 """
 
+import math
 import numbers
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -28,6 +31,44 @@ def instance(name: str, value: Any, kind: type, expected: str) -> None:
     """Raise `ValueError` unless the value is an instance of `kind`."""
     if not isinstance(value, kind):
         raise ValueError(f"`{name}` must be {expected}; got {value!r}")
+
+
+def function(name: str, value: Any, expected: str = "a function") -> None:
+    """Raise `ValueError` unless the value can be called."""
+    if not callable(value):
+        raise ValueError(f"`{name}` must be {expected}; got {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Raise `ValueError` unless the value is True or False."""
+    instance(name, value, bool, "True or False")
+
+
+def one_of(name: str, value: Any, options: Iterable[str]) -> None:
+    """Raise `ValueError` unless the value is one of some words."""
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"`{name}` must be one of {', '.join(options)}; got {value!r}")
+
+
+def words(name: str, value: Any) -> tuple[str, ...]:
+    """The value as a tuple of words. One word alone is not taken for its letters."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"`{name}` must be a list of words; got {value!r}")
+    listed = tuple(value)
+    for word in listed:
+        if not isinstance(word, str):
+            raise ValueError(f"`{name}` must be a list of words; got {word!r} in it")
+    return listed
+
+
+def path(name: str, value: Any) -> Path:
+    """The value as a path."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise ValueError(f"`{name}` must be a path; got {value!r}")
+    if "\0" in (text := os.fspath(value)) or not text:
+        raise ValueError(f"`{name}` must be a path; got {value!r}")
+    return Path(value)
 
 
 def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
@@ -145,8 +186,7 @@ def _number(
     A Python number gives a weakly typed array. In operations it takes the dtype of the other array: that of
     `beside`, if it is given. A number is checked as it is used, rounded to its dtype.
     """
-    value = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
-    array = _array(name, value, "a real number", jnp.number)
+    array = _array(name, python_number(value), "a real number", jnp.number)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
     if array.size == 0:
@@ -186,6 +226,16 @@ def _rounded(given: np.ndarray, dtype: Any) -> np.ndarray:
     return np.where(np.abs(rounded) < jnp.finfo(dtype).tiny, np.zeros((), dtype), rounded)
 
 
+def python_number(value: Any) -> Any:
+    """A real number as a float, which JAX types weakly; any other value as it is."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
 def single(name: str, array: Array) -> Array:
     """The array, which must have no axes."""
     if array.ndim:
@@ -193,11 +243,23 @@ def single(name: str, array: Array) -> Array:
     return array
 
 
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The value as a Python integer of at least `least` and, if given, at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}")
+    if most is not None and value > most:
+        raise ValueError(f"`{name}` must be an integer of at most {most}; got {value!r}")
+    return int(value)
+
+
 def positive_int(name: str, value: Any) -> int:
     """The value as a Python integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}")
-    return int(value)
+    return integer(name, value, 1)
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """The value as a number of sequences, pairs or steps, which are counted in 32 bits."""
+    return integer(name, value, least, 2**31 - 1)
 
 
 def indices(name: str, value: Any, size: int) -> Array:
@@ -237,6 +299,8 @@ def key(name: str, value: Any) -> Array:
     """The value, which must be a typed random key or an array of such keys."""
     if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"`{name}` must be a typed random key, as jax.random.key(0) makes; got {value!r}")
+    if not value.size:
+        raise ValueError(f"`{name}` must be at least one random key; got an array of shape {value.shape}")
     return value
 
 
