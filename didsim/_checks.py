@@ -53,22 +53,21 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> None:
 
 def words(name: str, value: Any) -> tuple[str, ...]:
     """The value as a tuple of words. One word alone is not taken for its letters."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    try:
+        listed = (None,) if isinstance(value, str) else tuple(value)
+    except TypeError:
+        listed = (None,)
+    if not all(isinstance(word, str) for word in listed):
         raise ValueError(f"`{name}` must be a list of words; got {value!r}")
-    listed = tuple(value)
-    for word in listed:
-        if not isinstance(word, str):
-            raise ValueError(f"`{name}` must be a list of words; got {word!r} in it")
     return listed
 
 
 def path(name: str, value: Any) -> Path:
     """The value as a path."""
-    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"`{name}` must be a path; got {value!r}")
-    if "\0" in (text := os.fspath(value)) or not text:
-        raise ValueError(f"`{name}` must be a path; got {value!r}")
-    return Path(value)
+    return Path(text)
 
 
 def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
@@ -186,7 +185,8 @@ def _number(
     A Python number gives a weakly typed array. In operations it takes the dtype of the other array: that of
     `beside`, if it is given. A number is checked as it is used, rounded to its dtype.
     """
-    array = _array(name, python_number(value), "a real number", jnp.number)
+    value = python_number(value)
+    array = _array(name, value, "a real number", jnp.number)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
     if array.size == 0:
@@ -233,7 +233,7 @@ def python_number(value: Any) -> Any:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def single(name: str, array: Array) -> Array:
