@@ -48,7 +48,7 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> None:
     """Raise `ValueError` unless the value is one of some words."""
     options = list(options)
     if not isinstance(value, str) or value not in options:
-        raise ValueError(f"`{name}` must be one of {', '.join(options)}; got {value!r}")
+        raise ValueError(f"`{name}` must be {' or '.join(map(repr, options))}; got {value!r}")
 
 
 def words(name: str, value: Any) -> tuple[str, ...]:
@@ -241,6 +241,14 @@ def single(name: str, array: Array) -> Array:
     if array.ndim:
         raise ValueError(f"`{name}` must be one number; got shape {array.shape}")
     return array
+
+
+def real(name: str, value: Any, check: Callable[[str, Any], Array]) -> float:
+    """The value as one Python number, which `check` (`positive`, `non_negative`, `number`) accepts."""
+    if not known(value):
+        raise ValueError(f"`{name}` must be known at the call; got a traced array")
+    single(name, check(name, value))
+    return float(value)
 
 
 def integer(name: str, value: Any, least: int, most: int | None = None) -> int:

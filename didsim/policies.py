@@ -120,8 +120,8 @@ class Autoregressive(Policy):
         context: int | None = None,
     ) -> None:
         _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
-        if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 0):
-            raise ValueError(f"`context` must be an integer of at least 0, or None; got {context!r}")
+        if context is not None:
+            context = _checks.integer("context", context, 0)
         self.logits = _checks.finite("logits", logits)
         self.space = space
         self.context = context
@@ -151,6 +151,7 @@ class Autoregressive(Policy):
         Raises:
             ValueError: `log_probs` is not normalised, has a zero, or is not over `space`.
         """
+        _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
         return cls(space.next_token_log_probs(log_probs), space)
 
     def log_probs(self) -> LogProbs:

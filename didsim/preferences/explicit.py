@@ -11,7 +11,17 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from didsim import _checks, _log_space
 from didsim._checks import Shape
 from didsim.information import LogProbs
-from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, draw_indices, pair_indices
+from didsim.preferences.problem import (
+    Problem,
+    Summand,
+    Wins,
+    check_kernel,
+    check_same_size,
+    draw_indices,
+    offset_of,
+    pair_indices,
+    values_over,
+)
 
 
 class Pairs(Problem):
@@ -71,6 +81,7 @@ class Pairs(Problem):
 
     def check_size(self, size: int) -> None:
         """Raise `ValueError` unless every index is below `size`."""
+        size = _checks.count("size", size)
         _checks.indices("winners", self.winners, size)
         _checks.indices("losers", self.losers, size)
 
@@ -97,7 +108,7 @@ class Pairs(Problem):
         Raises:
             ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = _checks.count("num_pairs", num_pairs)
         log_weights = _log_space.log(self._pair_weights())
         rows = draw_indices(_checks.one_key("key", key), log_weights, num_pairs)
         return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
@@ -110,6 +121,9 @@ class Pairs(Problem):
         Raises:
             ValueError: an index is not below the number of sequences of `x`.
         """
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         differences = self._differences(x, x)
         if offset is not None:
             differences = differences - offset[..., None]
@@ -119,6 +133,8 @@ class Pairs(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − y_loser)`. O(N + pairs)."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         return jnp.sum(self._pair_weights(x.dtype) * kernel(self._differences(x, y)), axis=-1)
 
     def _differences(self, x: Array, y: Array) -> Array:
@@ -135,11 +151,13 @@ class Pairs(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
+        x = values_over(self, "x", x)
         log_weights = _log_space.log(self._pair_weights(x.dtype))
         return jnp.exp(_log_space.logsumexp(log_weights + self._differences(x, x), axis=-1))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive weight."""
+        self.check_size(size)
         kept = np.ones(self.winners.shape[-1], bool) if self.weights is None else np.asarray(self.weights) > 0
         return Wins(np.asarray(self.winners)[kept], np.asarray(self.losers)[kept], size)
 
@@ -198,10 +216,11 @@ class Joint(Problem):
     log_probs: Float[Array, "*batch sequences sequences"]
 
     def __init__(self, log_probs: Float[ArrayLike, "*batch sequences sequences"]) -> None:
-        shape = jnp.shape(log_probs)
+        table = _checks.float_array("log_probs", log_probs)
+        shape = table.shape
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ValueError(f"`log_probs` must be square in its last two axes; got shape {shape}")
-        flat = jnp.reshape(jnp.asarray(log_probs), (*shape[:-2], -1))
+        flat = jnp.reshape(table, (*shape[:-2], -1))
         self.log_probs = _checks.distribution("log_probs", flat).reshape(shape)
 
     @property
@@ -237,7 +256,7 @@ class Joint(Problem):
         Raises:
             ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = _checks.count("num_pairs", num_pairs)
         size = self.log_probs.shape[-1]
         flat = self.log_probs.reshape(*self.batch_shape, size * size)
         drawn = draw_indices(_checks.one_key("key", key), flat, num_pairs)
@@ -247,6 +266,9 @@ class Joint(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − x_j − offset)`. O(N²) time and memory."""
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         differences = x[..., :, None] - x[..., None, :]
         if offset is not None:
             differences = differences - offset[..., None, None]
@@ -256,16 +278,20 @@ class Joint(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         differences = x[..., :, None] - y[..., None, :]
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
+        x = values_over(self, "x", x)
         differences = x[..., :, None] - x[..., None, :]
         return jnp.exp(_log_space.logsumexp(self.log_probs + differences, axis=(-2, -1)))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive probability."""
+        self.check_size(size)
         winners, losers = np.nonzero(np.isfinite(np.asarray(self.log_probs)))
         return Wins(winners, losers, size)
 

@@ -23,7 +23,7 @@ from didsim.information import LogProbs
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
-from didsim.preferences.problem import Problem, Summand
+from didsim.preferences.problem import Problem, Summand, check_same_size, values_over
 
 
 class Draw(NamedTuple):
@@ -108,8 +108,7 @@ class RewardDifference(Sampler):
     of: str = eqx.field(static=True)
 
     def __init__(self, of: str = "policy") -> None:
-        if of not in ("policy", "reward"):
-            raise ValueError(f"`of` must be 'policy' or 'reward'; got {of!r}")
+        _checks.one_of("of", of, ("policy", "reward"))
         self.of = of
 
     def __call__(self, reward: Array, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
@@ -185,8 +184,7 @@ class Online(Problem):
         return eqx.tree_at(lambda one: (one.reward, one.sampler), self, (spread(self.reward, 1), sampler))
 
     def check_size(self, size: int) -> None:
-        if self.reward.shape[-1] != size:
-            raise ValueError(f"`problem` must be over {size} sequences; got one over {self.reward.shape[-1]}")
+        check_same_size(self.reward.shape[-1], size)
 
     def encoded_reward(self) -> Float[Array, "*batch sequences"]:
         """The reward of the labels. It does not depend on the sampler."""
@@ -203,6 +201,8 @@ class Online(Problem):
             log_probs: log-probabilities of the policy.
             implicit_reward: the objective's implicit reward of every sequence under the policy.
         """
+        log_probs = values_over(self, "log_probs", log_probs)
+        implicit_reward = values_over(self, "implicit_reward", implicit_reward)
         draws = self.sampler(self.reward, log_probs, implicit_reward)
         problems = [Labelled(self.reward, one.first, one.second, self.separable) for one in draws]
         if len(problems) == 1:
