@@ -10,7 +10,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 def known(value: Any) -> bool:
@@ -39,9 +40,10 @@ def function(name: str, value: Any, expected: str = "a function") -> None:
         raise ValueError(f"`{name}` must be {expected}; got {value!r}")
 
 
-def flag(name: str, value: Any) -> None:
-    """Raise `ValueError` unless the value is True or False."""
+def flag(name: str, value: Any) -> bool:
+    """The value, which must be True or False."""
     instance(name, value, bool, "True or False")
+    return bool(value)
 
 
 def one_of(name: str, value: Any, options: Iterable[str]) -> None:
@@ -241,6 +243,11 @@ def single(name: str, array: Array) -> Array:
     if array.ndim:
         raise ValueError(f"`{name}` must be one number; got shape {array.shape}")
     return array
+
+
+def optional(check: Callable[[str, Any], T], name: str, value: Any) -> T | None:
+    """None, or the value as `check` gives it."""
+    return None if value is None else check(name, value)
 
 
 def real(name: str, value: Any, check: Callable[[str, Any], Array]) -> float:

@@ -146,12 +146,13 @@ def _solve(
 ) -> Solution:
     """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
     reference, lengths, batch = _checked(objective, reference, problem, lengths)
-    starts = _checks.positive_int("starts", starts)
+    starts = _checks.count("starts", starts)
+    if policy is not None:
+        _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
     if not _checks.known((objective, reference, problem)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     task = Task.over_runs(objective, reference, problem, lengths, batch, measured)
     if policy is not None:
-        _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
         return solve_on_parameters(task, policy, starts, batch)
     return batched(_free(task, starts), batch)
 

@@ -9,6 +9,7 @@ import math
 import operator
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -18,6 +19,7 @@ import numpy as np
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Bool
 
+from didsim import _checks
 from didsim.objectives.rewards import Scalar
 from didsim.pairwise.forms import Analytic, Form, PiecewiseLinear, Polynomial
 from didsim.preferences.problem import Problem
@@ -176,8 +178,12 @@ class Logistic(SumOfForms):
     convex: ClassVar[bool] = True
     scores_labels: ClassVar[bool] = True
 
-    smoothing: Scalar | None = None
-    margin: Scalar | None = None
+    smoothing: Scalar | None = eqx.field(
+        default=None, converter=partial(_checks.optional, _checks.number, "smoothing")
+    )
+    margin: Scalar | None = eqx.field(
+        default=None, converter=partial(_checks.optional, _checks.number, "margin")
+    )
 
     @property
     def falling(self) -> bool:
@@ -213,7 +219,7 @@ class Squared(SumOfForms):
 
     convex: ClassVar[bool] = True
 
-    centre: Scalar
+    centre: Scalar = eqx.field(converter=partial(_checks.number, "centre"))
 
     @property
     def offset(self) -> Scalar | None:
@@ -260,7 +266,7 @@ class Hinge(SumOfForms):
     convex: ClassVar[bool] = True
     kinked: ClassVar[bool] = True
 
-    delta: Scalar
+    delta: Scalar = eqx.field(converter=partial(_checks.number, "delta"))
 
     @property
     def falling(self) -> bool:
@@ -370,7 +376,7 @@ class ReverseCrossEntropy(SumOfForms):
     This is `σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]`. It is bounded, and zero where `σ(d) = 1 − ε`.
     """
 
-    smoothing: Scalar
+    smoothing: Scalar = eqx.field(converter=lambda value: _checks.within("smoothing", value, 1e-30, 1 - 1e-6))
 
     @property
     def constant(self) -> Scalar | None:
@@ -388,7 +394,7 @@ class LogRatioModulated(Kernel):
     for `|Im d| < π · temperature`. This strip is too narrow for interpolation to save time.
     """
 
-    temperature: Scalar
+    temperature: Scalar = eqx.field(converter=partial(_checks.positive, "temperature"))
 
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:

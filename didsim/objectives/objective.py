@@ -332,8 +332,7 @@ def _needed(values: dict[str, Any], reason: str) -> dict[str, Any]:
 
 def _logps(name: str, value: Any) -> Array:
     # A plain number stays weakly typed.
-    value = float(value) if isinstance(value, numbers.Real) else value
-    array = _checks.finite(name, value, min_ndim=0)
+    array = _checks.finite(name, _checks.python_number(value), min_ndim=0)
     if _checks.known(value) and (largest := np.asarray(value).max()) > 0:
         raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {largest}")
     return array

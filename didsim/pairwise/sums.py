@@ -127,7 +127,8 @@ def tiled_pair_sum(
         x: one or more arrays of scalars.
 
     Raises:
-        ValueError: `kernel` is no function, `x` is missing, an array is not floating-point or is empty, or shapes do not fit.
+        ValueError: `kernel` is no function, `x` is missing, an array is not floating-point or is empty, or
+            shapes do not fit.
 
     >>> ones = jnp.ones(3)
     >>> float(tiled_pair_sum(jnp.square, ones, ones, jnp.array([0.0, 1.0, 3.0])))

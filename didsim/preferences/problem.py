@@ -252,9 +252,9 @@ def draw_indices(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch n
 
 
 def check_same_size(own: int, asked: int) -> None:
-    """Raise `ValueError` unless `asked`, an argument called `size`, is a problem's own number of sequences."""
+    """Raise `ValueError` unless `asked`, an argument called `size`, is a problem's number of sequences."""
     if own != _checks.count("size", asked):
-        raise ValueError(f"`problem` must be over `size` = {asked} sequences; got one over {own}")
+        raise ValueError(f"`problem` must be over {asked} sequences; got one over {own}, its `size`")
 
 
 def check_kernel(kernel: Any) -> None:

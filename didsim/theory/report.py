@@ -142,7 +142,13 @@ def check_all(
     >>> report.rows[0].verdict
     'holds'
     """
-    instances = _checks.positive_int("instances", instances)
+    instances = _checks.count("instances", instances)
+    seed = _checks.integer("seed", seed, 0)
+    _checks.flag("counterexamples", counterexamples)
+    _checks.flag("progress", progress)
+    only = _checks.optional(_checks.words, "only", only)
+    for name in only or ():
+        _checks.one_of("only", name, CHECKS)
     checks = list(CHECKS.values()) if only is None else [CHECKS[name] for name in only]
     checks.sort(key=lambda check: check.section)
     with jax.enable_x64(True):

@@ -33,7 +33,7 @@ class Record:
         self, every: int = 10, metrics: Mapping[str, Measure] | None = None, also: Iterable[str] = ()
     ):
         self.every = _checks.positive_int("every", every)
-        self.also = frozenset(also)
+        self.also = frozenset(_checks.words("also", also))
         others = not_by_default()
         if unknown := sorted(self.also - set(others)):
             raise ValueError(f"`also` must be some of {', '.join(sorted(others))}; got {unknown}")
@@ -44,6 +44,7 @@ class Record:
                     "`also` adds to the default metrics, and must be empty beside `metrics`; got "
                     f"{sorted(self.also)}"
                 )
+            _checks.words("metrics", metrics)
         for name, metric in [*(metrics or {}).items(), *((name, METRICS[name]) for name in self.also)]:
             if name == "step":
                 raise ValueError("`metrics` must not use the name 'step', which is that of their axis")

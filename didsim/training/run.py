@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Int
 
+from didsim import _checks
 from didsim.policies import HasLogProbs, partition
 
 
@@ -36,6 +37,7 @@ class Run(eqx.Module):
             ValueError: `batch_dims` does not name every batch axis, or a metric has more than one number for
                 each record.
         """
+        batch_dims = _checks.words("batch_dims", batch_dims)
         variables = {}
         attributes = dict(self.attributes)
         for name, values in self.metrics.items():

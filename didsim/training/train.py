@@ -116,7 +116,9 @@ def train(
     ((31,), True)
     """
     record = Record() if record is None else record
-    _check_kinds(policy, problem, objective, optimizer, steps, record, batch_size, key, on_divergence)
+    _check_kinds(
+        policy, problem, objective, optimizer, steps, record, batch_size, key, progress, on_divergence
+    )
     if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
         raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
@@ -160,6 +162,7 @@ def _check_kinds(
     record: Record,
     batch_size: int | None,
     key: Any,
+    progress: bool | str,
     on_divergence: str,
 ) -> None:
     """Raise `ValueError` for an argument of the wrong kind."""
@@ -170,13 +173,13 @@ def _check_kinds(
         raise ValueError(
             f"`policy` must be a module with log_probs() and floating-point arrays to train; got {policy!r}"
         )
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
-        raise ValueError(f"`steps` must be an integer of at least 0; got {steps!r}")
-    if on_divergence not in ("raise", "record"):
-        raise ValueError(f"`on_divergence` must be 'raise' or 'record'; got {on_divergence!r}")
+    _checks.count("steps", steps, 0)
+    _checks.one_of("on_divergence", on_divergence, ("raise", "record"))
+    if not isinstance(progress, bool | str):
+        raise ValueError(f"`progress` must be True, False or a label; got {progress!r}")
     _checks.instance("record", record, Record, "a Record")
     if batch_size is not None:
-        _checks.positive_int("batch_size", batch_size)
+        _checks.count("batch_size", batch_size)
         if key is None:
             raise ValueError("`key` must be given with `batch_size`; got None")
 
