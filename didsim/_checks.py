@@ -235,7 +235,7 @@ def python_number(value: Any) -> Any:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def single(name: str, array: Array) -> Array:
@@ -260,7 +260,7 @@ def real(name: str, value: Any, check: Callable[[str, Any], Array]) -> float:
 
 def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """The value as a Python integer of at least `least` and, if given, at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}")
     if most is not None and value > most:
         raise ValueError(f"`{name}` must be an integer of at most {most}; got {value!r}")

@@ -26,8 +26,8 @@ def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: flo
         tolerance: how far off a number may be, zero or more.
 
     Raises:
-        ValueError: `tolerance` is negative or not finite, `because` or `hint` is no text, or `expected` is not
-            of these kinds or has a NaN.
+        ValueError: `tolerance` is negative or not finite, `because` or `hint` is no text, or `expected` is
+            not of these kinds or has a NaN.
 
     >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
     Right: Half of two is one.

@@ -1,6 +1,5 @@
 """Sums over all pairs of sequences: the functions that users call."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -159,7 +158,7 @@ def _tiled_pair_sums(kernel: Callable[..., Array], *arrays: Array) -> Array:
 
 def _check_tolerance(tolerance: Any, dtype: jnp.dtype) -> None:
     least = 16 * float(jnp.finfo(dtype).eps)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real) or not least <= tolerance < 1:
+    if not least <= _checks.real("tolerance", tolerance, _checks.number) < 1:
         raise ValueError(
             f"`tolerance` must be at least {least:.1e}, the smallest that {dtype} can meet, and below 1; "
             f"got {tolerance!r}"

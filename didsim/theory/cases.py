@@ -124,7 +124,8 @@ def make_cases(family: str, seed: int, size: int, instances: int) -> Case:
     Raises:
         ValueError: there is no such family, `seed` is negative, or `size` or `instances` is below 1.
     """
-    _checks.one_of("family", family, CASE_FAMILIES)
+    if not isinstance(family, str) or family not in CASE_FAMILIES:
+        raise ValueError(f"`family`: unknown family {family!r}; there are {', '.join(CASE_FAMILIES)}")
     seed = _checks.integer("seed", seed, 0)
     size, instances = _checks.count("size", size), _checks.count("instances", instances)
     number = list(CASE_FAMILIES).index(family)

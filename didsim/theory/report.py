@@ -146,9 +146,9 @@ def check_all(
     seed = _checks.integer("seed", seed, 0)
     _checks.flag("counterexamples", counterexamples)
     _checks.flag("progress", progress)
-    only = _checks.optional(_checks.words, "only", only)
-    for name in only or ():
-        _checks.one_of("only", name, CHECKS)
+    for name in () if only is None else _checks.words("only", only):
+        if name not in CHECKS:
+            raise ValueError(f"`only` has an unknown check {name!r}; there are {', '.join(sorted(CHECKS))}")
     checks = list(CHECKS.values()) if only is None else [CHECKS[name] for name in only]
     checks.sort(key=lambda check: check.section)
     with jax.enable_x64(True):

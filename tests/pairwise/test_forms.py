@@ -14,9 +14,9 @@ def test_an_analytic_kernel_needs_a_function_and_a_strip() -> None:
     for strip in (0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="`strip` must be positive and finite; got"):
             build(jnp.exp, strip)
-    for strip in ("wide", None, 1j, True):
+    for wrong in ("wide", None, 1j, True):
         with pytest.raises(ValueError, match="`strip` must be a real number; got"):
-            build(jnp.exp, strip)
+            build(jnp.exp, wrong)
     with pytest.raises(ValueError, match="`function` must be a function of a difference; got 3"):
         build(3, 1.0)
 
