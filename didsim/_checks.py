@@ -95,6 +95,14 @@ def float_array(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..
     return array
 
 
+def numbers_given(name: str, value: Any) -> np.ndarray:
+    """The value as a NumPy array of real numbers, of any shape; NaN and infinity are numbers here."""
+    array = _array(name, value, "an array of real numbers", jnp.number)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"`{name}` must be an array of real numbers; got dtype {array.dtype}")
+    return np.asarray(value)
+
+
 def finite(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
     """The value as a floating-point array without NaN or infinity."""
     array = float_array(name, value, min_ndim=min_ndim)
