@@ -56,10 +56,11 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> None:
 def words(name: str, value: Any) -> tuple[str, ...]:
     """The value as a tuple of words. One word alone is not taken for its letters."""
     try:
-        listed = (None,) if isinstance(value, str) else tuple(value)
+        listed = tuple(value)
     except TypeError:
         listed = (None,)
-    if not all(isinstance(word, str) for word in listed):
+    is_list = not isinstance(value, str | bytes | Mapping | Array)
+    if not is_list or not all(isinstance(word, str) for word in listed):
         raise ValueError(f"`{name}` must be a list of words; got {value!r}")
     return listed
 
@@ -206,11 +207,12 @@ def _number(
         return eqx.error_if(array, ~good(array, jnp), f"`{name}` must be {expected}")
     # In NumPy, since JAX would trace even a constant under `jit`.
     given = np.asarray(value)
-    if not np.all(good(given, np)):
+    # In double precision, as bounds would be rounded to the dtype of an array of float16.
+    if not np.all(good(given.astype(float), np)):
         raise ValueError(f"`{name}` must be {expected}; got {given}")
     dtype = array.dtype if beside is None else jnp.result_type(array, beside)
     rounded = _rounded(given, dtype)
-    if not np.all(good(rounded, np)):
+    if not np.all(good(rounded.astype(float), np)):
         raise ValueError(f"`{name}` must be {expected} in {dtype}; got {given}, which rounds to {rounded}")
     return array
 

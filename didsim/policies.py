@@ -50,7 +50,12 @@ class Policy(eqx.Module):
 
 
 def partition(policy: HasLogProbs) -> tuple[PyTree, PyTree]:
-    """Split a policy into its trained arrays and the rest."""
+    """Split a policy into its trained arrays and the rest.
+
+    Raises:
+        ValueError: `policy` is no module with `log_probs()`.
+    """
+    _checks.instance("policy", policy, HasLogProbs, "a module with log_probs()")
     if isinstance(policy, Policy):
         return eqx.partition(policy, policy.trainable())
     return eqx.partition(policy, eqx.is_inexact_array)

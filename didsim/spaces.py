@@ -186,7 +186,7 @@ class SequenceSpace:
         """
         try:
             position = np.asarray(index)
-        except ValueError:
+        except (TypeError, ValueError):
             raise ValueError(f"`index` must be an integer; got {index!r}") from None
         if not np.issubdtype(position.dtype, np.integer):
             raise ValueError(f"`index` must be an integer; got {index!r}")
@@ -222,7 +222,7 @@ class SequenceSpace:
     def _padded(self, name: str, tokens: Any) -> np.ndarray:
         try:
             rows = np.asarray(tokens)
-        except ValueError:
+        except (TypeError, ValueError):
             raise ValueError(f"`{name}` must be rows of equal length; got {tokens!r}") from None
         rows = rows if rows.size else rows.astype(int)
         if not np.issubdtype(rows.dtype, np.integer) or rows.ndim == 0:

@@ -14,7 +14,7 @@ from didsim.fixed_points.task import Task, batched, gradient_rule
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.policies import Policy
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Problem, check_over
 
 
 def fixed_point(
@@ -165,7 +165,7 @@ def _checked(
     size = reference.shape[-1]
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-    problem.check_size(size)
+    check_over(problem, "reference", reference)
     _checks.parameters("objective", objective, reference.dtype)
     batch = _checks.broadcast(
         reference=reference.shape[:-1], problem=problem.batch_shape, objective=objective.batch_shape

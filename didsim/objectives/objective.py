@@ -15,7 +15,7 @@ from didsim import _checks
 from didsim.information import LogProbsLike
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term
-from didsim.preferences.problem import Marginals, Problem
+from didsim.preferences.problem import Marginals, Problem, check_over
 
 
 class Objective(eqx.Module):
@@ -181,7 +181,7 @@ class Objective(eqx.Module):
         batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
         batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
-        problem.check_size(policy_logps.shape[-1])
+        check_over(problem, "policy_logps", policy_logps)
         self._check_single()
         lengths = check_lengths(lengths, policy_logps.shape[-1])
         _checks.parameters("self", self, policy_logps.dtype)

@@ -3,12 +3,13 @@
 A kernel is the function `k` in `Σ_ij A_i B_j k(x_i − x_j − offset)`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from didsim import _checks
@@ -170,7 +171,7 @@ Form = Analytic | Polynomial | PiecewiseLinear
 
 def _finite_numbers(name: str, values: Any) -> tuple[float, ...]:
     expected = f"`{name}` must be a sequence of at least one finite number; got {values!r}"
-    if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+    if isinstance(values, bytes) or not isinstance(values, Sequence | np.ndarray | Array):
         raise ValueError(expected)
     try:
         found = tuple(_checks.real(name, value, _checks.number) for value in values)

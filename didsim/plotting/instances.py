@@ -1,6 +1,6 @@
 """Many random instances: as dots, as shares, and as intervals around their median."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,8 @@ def plot_intervals(
     check_labelled("values", values)
     check_dim("row", row, values)
     check_dim("over", over, values)
-    if marks is not None and (isinstance(marks, str) or len(marks) != values.sizes[row]):
+    are_marks = isinstance(marks, Sequence) and all(isinstance(one, Mapping) for one in marks)
+    if marks is not None and not (are_marks and len(marks) == values.sizes[row]):
         raise ValueError(f"`marks` must be options for each of {values.sizes[row]} rows; got {marks!r}")
     if floor is not None:
         floor = _checks.real("floor", floor, _checks.number)

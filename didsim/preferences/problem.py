@@ -261,15 +261,18 @@ def check_kernel(kernel: Any) -> None:
     _checks.function("kernel", kernel, "a function of a difference, or a form of didsim.pairwise")
 
 
-def values_over(problem: Problem, name: str, values: Any) -> Float[Array, "*#batch sequences"]:
-    """An argument as one finite number for every sequence of a problem."""
-    array = _checks.finite(name, values)
+def check_over(problem: Problem, name: str, array: Array) -> None:
+    """Raise `ValueError` unless an argument has as many sequences as the problem is over."""
     try:
         problem.check_size(array.shape[-1])
     except ValueError as error:
-        raise ValueError(
-            f"`{name}` must have one number for each sequence; got shape {array.shape}: {error}"
-        ) from None
+        raise ValueError(f"{error}. `{name}` has shape {array.shape}") from None
+
+
+def values_over(problem: Problem, name: str, values: Any) -> Float[Array, "*#batch sequences"]:
+    """An argument as one finite number for every sequence of a problem."""
+    array = _checks.finite(name, values)
+    check_over(problem, name, array)
     _checks.broadcast(**{"problem": problem.batch_shape, name: array.shape[:-1]})
     return array
 

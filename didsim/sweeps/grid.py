@@ -158,14 +158,15 @@ class Sweep:
         return cell_name([(axis.dim, axis.labels) for axis in self.axes], index)
 
     def _check_index(self, index: Any) -> None:
-        if not isinstance(index, Sequence) or len(index) != len(self.shape):
+        if not isinstance(index, list | tuple) or len(index) != len(self.shape):
             raise ValueError(f"`index` must have a place on each of {len(self.shape)} axes; got {index!r}")
         for place, length in zip(index, self.shape, strict=True):
             _checks.integer("index", place, 0, length - 1)
 
     def cells_of(self, block: Block) -> Iterator[tuple[int, ...]]:
         """The indices of a block's cells, in order."""
-        if not isinstance(block, tuple) or not all(isinstance(side, slice) for side in block):
+        is_block = isinstance(block, tuple) and all(isinstance(side, slice) for side in block)
+        if not is_block or len(block) != len(self.shape):
             raise ValueError(f"`block` must be a slice of each axis, as `blocks` gives; got {block!r}")
         return itertools.product(*(range(side.start, side.stop) for side in block))
 
@@ -227,7 +228,7 @@ class Sweep:
 
     def blocks(self, shape: Sequence[int]) -> list[Block]:
         """All blocks of a shape, in the order of the grid."""
-        if not isinstance(shape, Sequence) or len(shape) != len(self.shape):
+        if not isinstance(shape, list | tuple) or len(shape) != len(self.shape):
             raise ValueError(f"`shape` must have a length on each of {len(self.shape)} axes; got {shape!r}")
         shape = [_checks.positive_int("shape", side) for side in shape]
         sides = [

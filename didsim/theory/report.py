@@ -143,7 +143,7 @@ def check_all(
     'holds'
     """
     instances = _checks.count("instances", instances)
-    seed = _checks.integer("seed", seed, 0)
+    seed = _checks.integer("seed", seed, 0, 2**31 - 1)
     _checks.flag("counterexamples", counterexamples)
     _checks.flag("progress", progress)
     for name in () if only is None else _checks.words("only", only):

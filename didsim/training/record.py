@@ -44,7 +44,7 @@ class Record:
                     "`also` adds to the default metrics, and must be empty beside `metrics`; got "
                     f"{sorted(self.also)}"
                 )
-            _checks.words("metrics", metrics)
+            _checks.words("metrics", tuple(metrics))
         for name, metric in [*(metrics or {}).items(), *((name, METRICS[name]) for name in self.also)]:
             if name == "step":
                 raise ValueError("`metrics` must not use the name 'step', which is that of their axis")

@@ -23,7 +23,7 @@ from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.rewards import Reward
 from didsim.policies import HasLogProbs, partition
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Problem, check_over
 from didsim.training.loop import Result, run_all
 from didsim.training.progress import progress_bar
 from didsim.training.record import Record, metric_attributes
@@ -124,7 +124,7 @@ def train(
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
     reference = _checks.distribution("reference", reference, full_support=True)
     _checks.same_sequences(policy=start, reference=reference)
-    problem.check_size(start.shape[-1])
+    check_over(problem, "reference", reference)
     _checks.parameters("objective", objective, start.dtype)
     if target is None:
         target = _encoded_target(objective, reference, problem)

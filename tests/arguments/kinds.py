@@ -62,12 +62,13 @@ def path(value: Any) -> Argument:
 
 
 def words(value: Any) -> Argument:
-    """A list of any words; an empty one and a table's keys, too."""
+    """A list of any words; an empty one, too."""
     return Argument(value, lambda other: _are_words(other))
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, list | tuple | dict | np.ndarray) and all(isinstance(x, str) for x in value)
+    is_list = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim)
+    return bool(is_list) and all(isinstance(one, str) for one in value)
 
 
 def integer(value: int, least: int = 1, most: float = 2**31 - 1) -> Argument:

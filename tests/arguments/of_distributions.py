@@ -8,6 +8,7 @@ import didsim
 from didsim import families, information, margins, policies, spaces
 from tests.arguments.calls import call
 from tests.arguments.kinds import (
+    Argument,
     anything,
     distribution,
     flag,
@@ -39,7 +40,12 @@ CALLS = {
     "information.did_entropy": call(information.did_entropy, policy=FIRST, reference=SECOND),
     "information.bayes_update": call(information.bayes_update, reference=FIRST, log_q=VALUES),
     "information.geodesic": call(information.geodesic, reference=FIRST, log_q=VALUES, s=number(0.5)),
-    "margins.log_margin": call(margins.log_margin, p=distribution(P), i=indices(0, 3), j=indices(1, 3)),
+    "margins.log_margin": call(
+        margins.log_margin,
+        p=Argument(P, lambda value: ALONE.allows(value) and value.shape[-1] > 1),
+        i=indices(0, 3),
+        j=indices(1, 3),
+    ),
     "margins.check_order": call(
         margins.check_order,
         target=FIRST,
@@ -74,7 +80,17 @@ CALLS = {
     ),
     "spaces.SequenceSpace.index": call(SPACE.index, tokens=indices((0,), 3)),
     "spaces.SequenceSpace.decode": call(SPACE.decode, index=indices(0, 3)),
-    "spaces.SequenceSpace.prefix_index": call(SPACE.prefix_index, tokens=only(())),
+    "spaces.SequenceSpace.prefix_index": call(
+        SPACE.prefix_index,
+        tokens=Argument(
+            (),
+            lambda value: (
+                isinstance(value, list | tuple | np.ndarray)
+                and np.size(value) == 0
+                and np.asarray(value).dtype.kind == "f"
+            ),
+        ),
+    ),
     "spaces.SequenceSpace.log_probs": call(SPACE.log_probs, next_token_log_probs=only(P[None])),
     "spaces.SequenceSpace.next_token_log_probs": call(SPACE.next_token_log_probs, log_probs=FIRST),
     "policies.EnergyBased": call(policies.EnergyBased, logits=values(P, None)),

@@ -10,7 +10,7 @@ import didsim
 from didsim import objectives
 from didsim.objectives import OBJECTIVES
 from tests.arguments.calls import Call, call
-from tests.arguments.kinds import Argument, distribution, flag, number, only, values
+from tests.arguments.kinds import Argument, distribution, flag, number, only
 from tests.arguments.of_distributions import P, Q
 
 # Parameters that may be zero, or lie within bounds; any other is positive.

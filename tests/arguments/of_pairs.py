@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-import didsim
 from didsim import pairwise, preferences
 from didsim.preferences import REJECTED
 from tests.arguments.calls import Call, call
@@ -48,13 +46,15 @@ _ONLINE = preferences.Online(X, preferences.OnPolicy())
 def _methods(name: str, problem: Any) -> dict[str, Call]:
     size = Argument(3, lambda value: name == "Pairs" and type(value) is int and 3 <= value < 2**31)
     most = 2**31 - 1 if name == "Pairs" else 3
+    of_more = Argument(X, lambda value: values(X, None).allows(value) and value.shape[-1] >= 3)
+    over = of_more if name == "Pairs" else VALUES
     pair = {"i": indices(0, most), "j": indices(1, most)}
     methods = {
         "preference": call(problem.preference, **pair),
         "sample": call(problem.sample, key=KEY, num_pairs=integer(2)),
-        "expect": call(problem.expect, kernel=KERNEL, x=VALUES, offset=number(0.5).or_none()),
-        "expect_across": call(problem.expect_across, kernel=KERNEL, x=VALUES, y=VALUES),
-        "expect_exp": call(problem.expect_exp, x=VALUES),
+        "expect": call(problem.expect, kernel=KERNEL, x=over, offset=number(0.5).or_none()),
+        "expect_across": call(problem.expect_across, kernel=KERNEL, x=over, y=over),
+        "expect_exp": call(problem.expect_exp, x=over),
     }
     for method in ("check_size", "wins", "joint", "chosen_marginal", "rejected_marginal"):
         methods[method] = call(getattr(problem, method), size=size)
@@ -102,7 +102,7 @@ CALLS = {
         pairwise.PiecewiseLinear,
         knots=only((0.0, 1.0)),
         **{
-            name: Argument((1.0, 2.0), lambda v: _are_numbers(v, 2) or v == ())
+            name: Argument((1.0, 2.0), lambda v: _are_numbers(v, 2) or (isinstance(v, tuple) and not v))
             for name in ("below", "left", "above", "right", "at")
         },
     ),
@@ -130,7 +130,10 @@ CALLS = {
         preferences.Pairs,
         winners=only(np.array([0, 1, 2])),
         losers=only(np.array([1, 2, 0])),
-        weights=only(np.array([1.0, 2.0, 3.0])).or_none(),
+        weights=Argument(
+            np.array([1.0, 2.0, 3.0]),
+            lambda v: values(X).allows(v) and v.shape == (3,) and (v >= 0).all() and v.any(),
+        ).or_none(),
     ),
     "preferences.Joint": call(preferences.Joint, log_probs=only(PROBLEMS["Joint"].log_probs)),
     "preferences.Mixture": call(

@@ -7,7 +7,7 @@ import xarray as xr
 
 from didsim import plotting
 from tests.arguments.calls import call
-from tests.arguments.kinds import Argument, host_number, instance, integer, only, text, words
+from tests.arguments.kinds import Argument, host_number, instance, integer, only, text
 from tests.arguments.of_distributions import P, Q
 
 _, _AXES = plotting.new_figure(height=2)

@@ -1,7 +1,6 @@
 """Valid calls of solvers, training, sweeps and the theory's report."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,9 +14,9 @@ from tests.arguments.kinds import (
     Argument,
     distribution,
     flag,
-    host_number,
     instance,
     integer,
+    number,
     only,
     path,
     text,
@@ -80,12 +79,12 @@ CALLS = {
     "training.Record": call(
         training.Record,
         every=integer(1, 1, 10**400),
-        metrics=Argument({}, lambda value: value is None or value == {}),
-        also=Argument(
-            (), lambda value: isinstance(value, list | tuple | dict | np.ndarray) and not len(value)
-        ),
+        metrics=Argument({}, lambda value: value is None or (isinstance(value, dict) and not value)),
+        also=Argument((), lambda value: isinstance(value, list | tuple) and not value),
     ),
-    "training.Run.to_dataset": call(_RUN.to_dataset, batch_dims=only(())),
+    "training.Run.to_dataset": call(
+        _RUN.to_dataset, batch_dims=Argument((), lambda value: isinstance(value, list | tuple) and not value)
+    ),
     "training.Metric": call(
         training.Metric,
         measure=Argument(_peak, callable),
@@ -112,10 +111,17 @@ CALLS = {
         seed=integer(0, 0),
         dtype=only("float64"),
     ),
+    "sweeps.Range": call(
+        sweeps.Range,
+        start=number(0.0, single=True),
+        count=integer(3, 1, 10**400),
+        stop=number(1.0, single=True).or_none(),
+        scale=only("linear"),
+    ),
     "sweeps.Sweep": call(
         sweeps.Sweep,
         study=instance(sweeps.Study(), dict),
-        axes=Argument({"seed": [0]}, lambda value: value == {}),
+        axes=Argument({"seed": [0]}, lambda value: isinstance(value, dict) and not value),
         allow_many=flag(),
     ),
     "sweeps.Sweep.from_toml": call(
@@ -165,4 +171,4 @@ CALLS = {
 
 
 def _is_empty(value: Any) -> bool:
-    return isinstance(value, list | tuple | dict | np.ndarray) and not len(value)
+    return isinstance(value, list | tuple) and not value

@@ -65,6 +65,7 @@ RESULTS = {
 # that arguments are not checked, or the class is a part that solvers and training call.
 INNER = {
     "objectives.Objective.direction",
+    "plotting.Look.marker",
     "objectives.Objective.population_loss",
     "objectives.KeepsChosen.direction",
     "pairwise.potentials",
