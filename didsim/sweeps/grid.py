@@ -71,6 +71,7 @@ class Sweep:
     ):
         if not isinstance(study, Study | Mapping):
             raise ValueError(f"`study` must be a Study, or tables as of TOML; got {study!r}")
+        _checks.instance("axes", axes, Mapping, "a table of axes by key")
         _checks.flag("allow_many", allow_many)
         self.tables = as_toml(msgspec.structs.asdict(study) if isinstance(study, Study) else study, "study")
         given = {key: listed(key, one) for key, one in flat_axes(axes).items()}
@@ -109,6 +110,7 @@ class Sweep:
             OSError: the file cannot be read.
         """
         path, settings = _checks.path("path", path), _checks.words("settings", settings)
+        _checks.flag("allow_many", allow_many)
         try:
             tables = msgspec.toml.decode(path.read_bytes())
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

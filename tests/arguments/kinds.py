@@ -71,6 +71,13 @@ def _are_words(value: Any) -> bool:
     return bool(is_list) and all(isinstance(one, str) for one in value)
 
 
+def is_empty(value: Any) -> bool:
+    """Whether it is a list of nothing, of any kind."""
+    if isinstance(value, np.ndarray):
+        return value.size == 0
+    return isinstance(value, list | tuple) and not value
+
+
 def integer(value: int, least: int = 1, most: float = 2**31 - 1) -> Argument:
     return Argument(value, lambda other: type(other) is int and least <= other <= most)
 
@@ -78,7 +85,7 @@ def integer(value: int, least: int = 1, most: float = 2**31 - 1) -> Argument:
 def number(
     value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False, single: bool = False
 ) -> Argument:
-    """A real number from `low` to `high` (`above`: not `low` itself); unless `single`, or an array of them."""
+    """A real number from `low` to `high` (`above`: not `low` itself); unless `single`, or such an array."""
 
     def allows(other: Any) -> bool:
         if isinstance(other, numbers.Real) and not isinstance(other, bool):

@@ -15,6 +15,7 @@ from tests.arguments.kinds import (
     host_number,
     indices,
     integer,
+    is_empty,
     number,
     only,
     text,
@@ -40,12 +41,7 @@ CALLS = {
     "information.did_entropy": call(information.did_entropy, policy=FIRST, reference=SECOND),
     "information.bayes_update": call(information.bayes_update, reference=FIRST, log_q=VALUES),
     "information.geodesic": call(information.geodesic, reference=FIRST, log_q=VALUES, s=number(0.5)),
-    "margins.log_margin": call(
-        margins.log_margin,
-        p=Argument(P, lambda value: ALONE.allows(value) and value.shape[-1] > 1),
-        i=indices(0, 3),
-        j=indices(1, 3),
-    ),
+    "margins.log_margin": call(margins.log_margin, p=ALONE, i=indices(0, 3), j=indices(1, 3)),
     "margins.check_order": call(
         margins.check_order,
         target=FIRST,
@@ -80,17 +76,7 @@ CALLS = {
     ),
     "spaces.SequenceSpace.index": call(SPACE.index, tokens=indices((0,), 3)),
     "spaces.SequenceSpace.decode": call(SPACE.decode, index=indices(0, 3)),
-    "spaces.SequenceSpace.prefix_index": call(
-        SPACE.prefix_index,
-        tokens=Argument(
-            (),
-            lambda value: (
-                isinstance(value, list | tuple | np.ndarray)
-                and np.size(value) == 0
-                and np.asarray(value).dtype.kind == "f"
-            ),
-        ),
-    ),
+    "spaces.SequenceSpace.prefix_index": call(SPACE.prefix_index, tokens=Argument((), is_empty)),
     "spaces.SequenceSpace.log_probs": call(SPACE.log_probs, next_token_log_probs=only(P[None])),
     "spaces.SequenceSpace.next_token_log_probs": call(SPACE.next_token_log_probs, log_probs=FIRST),
     "policies.EnergyBased": call(policies.EnergyBased, logits=values(P, None)),

@@ -100,7 +100,7 @@ CALLS = {
     ),
     "pairwise.PiecewiseLinear": call(
         pairwise.PiecewiseLinear,
-        knots=only((0.0, 1.0)),
+        knots=Argument((0.0, 1.0), lambda v: _are_numbers(v)),
         **{
             name: Argument((1.0, 2.0), lambda v: _are_numbers(v, 2) or (isinstance(v, tuple) and not v))
             for name in ("below", "left", "above", "right", "at")

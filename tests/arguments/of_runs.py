@@ -16,6 +16,7 @@ from tests.arguments.kinds import (
     flag,
     instance,
     integer,
+    is_empty,
     number,
     only,
     path,
@@ -46,6 +47,10 @@ _RUN = training.Run(
 _SWEEP = sweeps.Sweep(sweeps.Study(steps=0), {"seed": [0, 1]})
 _COUNTEREXAMPLE = theory.Counterexample("a", "b", "c", "d", "nats", lambda size: iter(()), lambda one: 0.0)
 _NAMED = instance("dpo", str, dict)
+
+
+def _is_empty_table(value: Any) -> bool:
+    return isinstance(value, dict) and not value
 
 
 def _study(**fields: Any) -> Any:
@@ -79,12 +84,10 @@ CALLS = {
     "training.Record": call(
         training.Record,
         every=integer(1, 1, 10**400),
-        metrics=Argument({}, lambda value: value is None or (isinstance(value, dict) and not value)),
-        also=Argument((), lambda value: isinstance(value, list | tuple) and not value),
+        metrics=Argument({}, _is_empty_table).or_none(),
+        also=Argument((), is_empty),
     ),
-    "training.Run.to_dataset": call(
-        _RUN.to_dataset, batch_dims=Argument((), lambda value: isinstance(value, list | tuple) and not value)
-    ),
+    "training.Run.to_dataset": call(_RUN.to_dataset, batch_dims=Argument((), is_empty)),
     "training.Metric": call(
         training.Metric,
         measure=Argument(_peak, callable),
@@ -96,7 +99,7 @@ CALLS = {
     ),
     "sweeps.Study": call(
         _study,
-        space=only(sweeps.study.Space()),
+        space=Argument(sweeps.study.Space(), _is_empty_table),
         policy=_NAMED,
         reference=_NAMED,
         target=_NAMED,
@@ -105,7 +108,7 @@ CALLS = {
         optimizer=_NAMED,
         schedule=_NAMED,
         steps=integer(5, 0, 10**400),
-        record=only(sweeps.study.Recorded()),
+        record=Argument(sweeps.study.Recorded(), _is_empty_table),
         batch_size=integer(5, 1, 10**400).or_none(),
         limit=flag(),
         seed=integer(0, 0),
@@ -121,7 +124,7 @@ CALLS = {
     "sweeps.Sweep": call(
         sweeps.Sweep,
         study=instance(sweeps.Study(), dict),
-        axes=Argument({"seed": [0]}, lambda value: isinstance(value, dict) and not value),
+        axes=instance({"seed": [0]}, dict),
         allow_many=flag(),
     ),
     "sweeps.Sweep.from_toml": call(
@@ -149,7 +152,7 @@ CALLS = {
         theory.check_all,
         instances=integer(1),
         seed=integer(0, 0, 10**400),
-        only=Argument(["inverse"], lambda value: value is None or _is_empty(value)),
+        only=Argument(["inverse"], lambda value: value is None or is_empty(value)),
         counterexamples=flag(),
         progress=flag(),
     ),
@@ -168,7 +171,3 @@ CALLS = {
         for name in ("exact", "claim")
     },
 }
-
-
-def _is_empty(value: Any) -> bool:
-    return isinstance(value, list | tuple) and not value

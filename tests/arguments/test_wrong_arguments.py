@@ -70,6 +70,7 @@ INNER = {
     "objectives.KeepsChosen.direction",
     "pairwise.potentials",
     "preferences.Problem.at",
+    "preferences.Problem.wins",
     "training.Record.resolve",
 }
 INNER_CLASSES = (
@@ -107,7 +108,12 @@ def needed() -> Iterator[str]:
     """The names of all functions, constructors and methods with arguments."""
     for full, one in exported():
         if isinstance(one, type):
-            if full not in RESULTS and _takes(one) and not inspect.isabstract(one):
+            if (
+                full not in RESULTS
+                and _takes(one)
+                and not inspect.isabstract(one)
+                and not getattr(one, "_is_protocol", False)
+            ):
                 yield full
             for name, method in vars(one).items():
                 if name.startswith("_") or not isinstance(method, types.FunctionType | classmethod):
@@ -120,9 +126,8 @@ def needed() -> Iterator[str]:
                     is_inner or is_abstract or of_online
                 ):
                     yield f"{full}.{name}"
-        elif isinstance(one, types.FunctionType) or (callable(one) and not isinstance(one, Registry)):
-            if _takes(one):
-                yield full
+        elif callable(one) and not isinstance(one, Registry) and _takes(one):
+            yield full
 
 
 def _takes(one: Any) -> bool:
