@@ -104,6 +104,17 @@ def numbers_given(name: str, value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
+def numeric_fields(name: str, module: Any) -> None:
+    """Raise `ValueError` unless all fields of a module, but for static ones, hold arrays or numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(module):
+        if isinstance(leaf, bool) or not isinstance(leaf, Array | np.ndarray | np.generic | numbers.Real):
+            field = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"`{name}` must hold arrays and numbers in its fields; got {leaf!r} in {field}. A field of "
+                "another kind is declared as eqx.field(static=True)"
+            )
+
+
 def finite(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
     """The value as a floating-point array without NaN or infinity."""
     array = float_array(name, value, min_ndim=min_ndim)

@@ -51,6 +51,7 @@ class Objective(eqx.Module):
             raise ValueError("`terms` must be at least one Term; got none")
         for term in terms:
             _checks.instance("terms", term, Term, "terms, as Pair or Single")
+            _checks.numeric_fields("terms", term)
         self.terms = terms
 
     def __add__(self, other: "Objective") -> "Objective":

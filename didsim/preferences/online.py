@@ -148,7 +148,8 @@ class Online(Problem):
         sampler: the rule that draws the two sequences.
 
     Raises:
-        ValueError: `reward` is not finite, or `sampler` is not a `Sampler`.
+        ValueError: `reward` is not finite, `sampler` is not a `Sampler`, or a field of it that is not static
+            holds no array or number.
 
     >>> p = jnp.log(jnp.array([0.9, 0.1]))
     >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
@@ -166,6 +167,7 @@ class Online(Problem):
         self.reward = _checks.finite("reward", reward)
         self.sampler = sampler
         _checks.instance("sampler", sampler, Sampler, "a Sampler, as OnPolicy()")
+        _checks.numeric_fields("sampler", sampler)
         self.separable = self.uniform().separable
 
     def uniform(self) -> Labelled:

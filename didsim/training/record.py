@@ -1,10 +1,15 @@
 """When and what to record along a training run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from jaxtyping import PyTree
 
 from didsim import _checks
 from didsim.training.metrics import METRICS, Measure, Metric, metric_of
+
+Evaluate = Callable[[PyTree, PyTree], PyTree]
+"""A function of an optimiser's state and of trained parameters that gives the parameters to evaluate."""
 
 
 class Record:
@@ -19,18 +24,28 @@ class Record:
             "peak": lambda s: s.log_probs.max()})` records one of your own with all of `METRICS`.
         also: names in `METRICS` to record beside the default ones: of the two exceptions, and of metrics that
             you added. Must be empty if `metrics` is given.
+        evaluate: function of an optimiser's state and of the trained parameters that gives the parameters to
+            record. By default these are the trained ones. Some optimisers train at one point and are
+            evaluated at another: for `optax.contrib.schedule_free` this is the averaged policy, with
+            `evaluate=optax.contrib.schedule_free_eval_params`. All metrics are then those of the averaged
+            policy, and `Run.evaluated` holds it. A record costs one gradient more.
 
     Raises:
         ValueError: `also` has a name that is not in `METRICS` or is recorded anyway, or comes with `metrics`;
-            `every` is below 1; a metric is not a function, or is named "step".
+            `every` is below 1; a metric is not a function, or is named "step"; `evaluate` is no function.
     """
 
     every: int
     metrics: Mapping[str, Measure] | None
     also: frozenset[str]
+    evaluate: Evaluate | None
 
     def __init__(
-        self, every: int = 10, metrics: Mapping[str, Measure] | None = None, also: Iterable[str] = ()
+        self,
+        every: int = 10,
+        metrics: Mapping[str, Measure] | None = None,
+        also: Iterable[str] = (),
+        evaluate: Evaluate | None = None,
     ):
         self.every = _checks.positive_int("every", every)
         self.also = frozenset(_checks.words("also", also))
@@ -53,6 +68,9 @@ class Record:
                     f"`metrics` must map names to functions of a Snapshot; got {metric!r} for {name!r}"
                 )
         self.metrics = metrics
+        if evaluate is not None:
+            _checks.function("evaluate", evaluate, "a function of an optimiser's state and of parameters")
+        self.evaluate = evaluate
 
     def resolve(self, *, has_target: bool, has_support: bool) -> dict[str, Metric]:
         """The metrics of a run.

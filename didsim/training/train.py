@@ -148,7 +148,7 @@ def train(
     )
     recorded = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
     with progress_bar(progress, steps) as meter:
-        common = Common(fixed, lengths, metrics, meter, together=on_divergence == "raise")
+        common = Common(fixed, lengths, metrics, meter, on_divergence == "raise", record.evaluate)
         result = _run(given, common, recorded, trained, mesh)
     return _finished(result, common, recorded, batch)
 
@@ -167,6 +167,7 @@ def _check_kinds(
 ) -> None:
     """Raise `ValueError` for an argument of the wrong kind."""
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+    _checks.numeric_fields("problem", problem)
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _check_optimizer(optimizer)
     if not hasattr(policy, "log_probs") or not jax.tree.leaves(partition(policy)[0]):
@@ -203,7 +204,15 @@ def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
                     f"`optimizer` must be a Partial whose arguments are numbers or arrays; got {leaf!r}. Set "
                     "a flag or a schedule inside a function of your own, as in Partial(lambda rate: …, 0.1)"
                 )
-        made = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)()
+        try:
+            made = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)()
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"`optimizer` must make an optimiser of its arguments: {error}") from error
+    if isinstance(made, optax.MultiSteps):
+        raise ValueError(
+            "`optimizer` must be an optimiser; got optax.MultiSteps, whose method gradient_transformation() "
+            "gives one"
+        )
     _checks.instance(
         "optimizer", made, optax.GradientTransformation, "an optax optimiser, or a Partial that makes one"
     )
@@ -291,6 +300,11 @@ def _minibatches(batch_size: int | None, key: Array | None, batch: Shape) -> Min
 def _run(given: Given, common: Common, recorded: list[int], trained: PyTree, mesh: Mesh | None) -> Result:
     """Call the compiled program, and wait for it."""
     state = initial_states(trained, given.optimizer)
+    if any(isinstance(one, optax.LookaheadState) for one in _nodes(state)):
+        raise ValueError(
+            "`optimizer` must train one copy of the parameters; optax.lookahead has two, a fast and a slow "
+            "one. optax.contrib.schedule_free averages parameters instead, and Record(evaluate=…) takes them"
+        )
     if mesh is not None:
         sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
         given, trained, state = jax.tree.map(
@@ -302,6 +316,15 @@ def _run(given: Given, common: Common, recorded: list[int], trained: PyTree, mes
     if mesh is not None and jax.process_count() > 1:
         result = process_allgather(result, tiled=True)
     return jax.block_until_ready(result)
+
+
+def _nodes(tree: PyTree) -> list[Any]:
+    """All states of optimisers inside of a state."""
+
+    def is_node(one: Any) -> bool:
+        return isinstance(one, optax.LookaheadState)
+
+    return jax.tree.leaves(tree, is_leaf=is_node)
 
 
 def _finished(result: Result, common: Common, recorded: list[int], batch: Shape) -> Run:
@@ -318,6 +341,10 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
         steps=np.asarray(recorded[:kept], dtype=int),
         metrics={name: batched(jnp.moveaxis(metrics[name][:kept], 0, 1), batch) for name in common.metrics},
         diverged_at=np.where(failed, counted, -1).reshape(batch),
+        state=batched(result.state, batch),
+        evaluated=None
+        if result.evaluated is None
+        else eqx.combine(batched(result.evaluated, batch), common.fixed),
         attributes=tuple(
             (name, tuple(metric_attributes(name, one).items())) for name, one in common.metrics.items()
         ),

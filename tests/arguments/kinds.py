@@ -4,7 +4,6 @@ What is valid is decided here, in NumPy, apart from the library's own checks.
 """
 
 import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +87,7 @@ def number(
     """A real number from `low` to `high` (`above`: not `low` itself); unless `single`, or such an array."""
 
     def allows(other: Any) -> bool:
-        if isinstance(other, numbers.Real) and not isinstance(other, bool):
+        if isinstance(other, int | float) and not isinstance(other, bool):
             array = np.asarray(float(other) if abs(other) < 10**300 else math.inf)
         elif isinstance(other, np.ndarray) and other.dtype.kind in "iuf" and other.size:
             array = other

@@ -14,6 +14,7 @@ from tests.arguments.kinds import (
     Argument,
     distribution,
     flag,
+    function,
     instance,
     integer,
     is_empty,
@@ -42,6 +43,8 @@ _RUN = training.Run(
     steps=np.array([0]),
     metrics={"loss": jax.numpy.zeros(1)},
     diverged_at=np.array(-1),
+    state=(),
+    evaluated=None,
     attributes=(("loss", ()),),
 )
 _SWEEP = sweeps.Sweep(sweeps.Study(steps=0), {"seed": [0, 1]})
@@ -86,6 +89,7 @@ CALLS = {
         every=integer(1, 1, 10**400),
         metrics=Argument({}, _is_empty_table).or_none(),
         also=Argument((), is_empty),
+        evaluate=function(optax.contrib.schedule_free_eval_params).or_none(),
     ),
     "training.Run.to_dataset": call(_RUN.to_dataset, batch_dims=Argument((), is_empty)),
     "training.Metric": call(
