@@ -52,7 +52,7 @@ def _methods(name: str, problem: Any) -> dict[str, Call]:
     methods = {
         "preference": call(problem.preference, **pair),
         "sample": call(problem.sample, key=KEY, num_pairs=integer(2)),
-        "expect": call(problem.expect, kernel=KERNEL, x=over, offset=number(0.5).or_none()),
+        "expect": call(problem.expect, kernel=KERNEL, x=over, offset=number(jnp.array(0.5)).or_none()),
         "expect_across": call(problem.expect_across, kernel=KERNEL, x=over, y=over),
         "expect_exp": call(problem.expect_exp, x=over),
     }
