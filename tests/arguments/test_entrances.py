@@ -115,6 +115,7 @@ def test_integers_beyond_any_float_are_refused_as_infinite(huge: int) -> None:
 
 def test_batch_axes_that_do_not_fit_are_named_as_they_were_given() -> None:
     batch, other = np.broadcast_to(P, (5, 3)), np.full(7, 0.5)
+    spread = didsim.Contrastive(batch, batch)
     for name, call in {
         "beta": lambda: didsim.optimal_rejected(batch, batch, other),
         "position": lambda: didsim.REJECTED["geodesic"](batch, batch, position=other),
@@ -122,8 +123,10 @@ def test_batch_axes_that_do_not_fit_are_named_as_they_were_given() -> None:
         "noise": lambda: didsim.REJECTED["perturbed"](jax.random.key(0), batch, batch, 0.5, other),
         "s": lambda: didsim.information.geodesic(batch, batch, other),
         "weight": lambda: didsim.mixture(batch, batch, other),
-        "offset": lambda: didsim.Contrastive(batch, batch).expect(jnp.square, jnp.zeros(3), other),
-        "x": lambda: didsim.Contrastive(batch, batch).expect(jnp.square, jnp.zeros((7, 3))),
+        "offset": lambda: didsim.Contrastive(batch, batch).expect(
+            jnp.square, jnp.zeros(3), jnp.asarray(other)
+        ),
+        "x": lambda: spread.expect(jnp.square, jnp.zeros((7, 3))),
     }.items():
         with pytest.raises(ValueError, match=f"`{name}`.* must broadcast together"):
             call()
