@@ -73,6 +73,9 @@ def train(
         objective: the objective to minimise. A batch of objectives has batch axes on its parameters.
         optimizer: any optax optimiser, line searches included, or a `jax.tree_util.Partial` of a function
             that makes one. The arguments of the `Partial` are numbers or arrays, with or without batch axes.
+            `optax.contrib.sam` gets the gradient at its worse point over the same pairs. Of
+            `optax.MultiSteps` give its `gradient_transformation()`. `optax.lookahead` is refused, as it
+            trains two copies of the parameters. Of averaging optimisers see `Record(evaluate=…)`.
         steps: number of steps; 0 records only the start.
         record: when and what to record; see `Record`, which also has the defaults.
         batch_size: number of pairs that each step draws for its gradient. By default the gradient is exact,
@@ -102,7 +105,9 @@ def train(
 
     Raises:
         ValueError: a distribution is not normalised or has a zero, shapes do not fit, `steps < 0`, `key`
-            is missing, or the runs cannot be spread over the mesh.
+            is missing, the runs cannot be spread over the mesh, or an argument is of another kind. So is an
+            optimiser that cannot train the parameters of a policy, or a field of the problem that is not
+            static and holds no array or number.
         DivergenceError: with `on_divergence="raise"`, a gradient or the loss of a run became NaN or infinite.
             The loss over all pairs is checked at records, the loss of a minibatch at every step. The error
             holds all records until then.
