@@ -10,7 +10,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 Shape = tuple[int, ...]
-T = TypeVar("T")
 
 
 def known(value: Any) -> bool:
@@ -266,9 +265,9 @@ def single(name: str, array: Array) -> Array:
     return array
 
 
-def optional(check: Callable[[str, Any], T], name: str, value: Any) -> T | None:
-    """None, or the value as `check` gives it."""
-    return None if value is None else check(name, value)
+def optional_number(name: str, value: Any) -> Array | None:
+    """None, or the value as a finite number or an array of such numbers."""
+    return None if value is None else number(name, value)
 
 
 def real(name: str, value: Any, check: Callable[[str, Any], Array]) -> float:

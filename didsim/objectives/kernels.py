@@ -4,12 +4,9 @@ The difference is the reward of the chosen sequence minus the reward of the reje
 sequence minus a baseline (`didsim.objectives.terms`).
 """
 
-import functools
-import math
-import operator
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import ClassVar
 
 import equinox as eqx
@@ -133,7 +130,7 @@ class SumOfForms(Kernel):
 
     def _sum(self, of: Callable[[Form], Array]) -> Array:
         parts = [of(form) if weight is None else weight * of(form) for weight, form in self.forms()]
-        return functools.reduce(operator.add, parts if self.constant is None else [self.constant, *parts])
+        return reduce(jnp.add, parts if self.constant is None else [self.constant, *parts])
 
 
 @jax.custom_jvp
@@ -160,9 +157,9 @@ def _negative_entropy(d: Array) -> Array:
     return -sigmoid(d) * _softplus(-d) - sigmoid(-d) * _softplus(d)
 
 
-SURPRISE = Analytic(_surprise, strip=math.pi, odd_slope=-1.0)
-_DOUBT = Analytic(_doubt, strip=math.pi)
-_NEGATIVE_ENTROPY = Analytic(_negative_entropy, strip=math.pi, odd_slope=0.0)
+SURPRISE = Analytic(_surprise, strip=np.pi, odd_slope=-1.0)
+_DOUBT = Analytic(_doubt, strip=np.pi)
+_NEGATIVE_ENTROPY = Analytic(_negative_entropy, strip=np.pi, odd_slope=0.0)
 _SQUARE = Polynomial((0.0, 0.0, 1.0))
 _IDENTITY = Polynomial((0.0, 1.0))
 _MINUS = Polynomial((0.0, -1.0))
@@ -179,11 +176,9 @@ class Logistic(SumOfForms):
     scores_labels: ClassVar[bool] = True
 
     smoothing: Scalar | None = eqx.field(
-        default=None, converter=partial(_checks.optional, _checks.number, "smoothing")
+        default=None, converter=partial(_checks.optional_number, "smoothing")
     )
-    margin: Scalar | None = eqx.field(
-        default=None, converter=partial(_checks.optional, _checks.number, "margin")
-    )
+    margin: Scalar | None = eqx.field(default=None, converter=partial(_checks.optional_number, "margin"))
 
     @property
     def falling(self) -> bool:
@@ -249,9 +244,8 @@ class Squared(SumOfForms):
         draws = problem.independent_draws()
         if draws is None:
             return None
-        return self.centre[..., None] * jnp.vectorize(_best_for_unit_centre, signature="(n),(n),(n)->(n)")(
-            *draws
-        )
+        best = jnp.vectorize(_best_for_unit_centre, signature="(n),(n),(n)->(n)")
+        return self.centre[..., None] * best(*draws)
 
 
 def _best_for_unit_centre(first: Array, second: Array, net_wins: Array) -> Array:

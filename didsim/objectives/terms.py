@@ -73,9 +73,7 @@ class Term(eqx.Module):
 
     reward: Reward
     kernel: Kernel
-    weight: Scalar | None = eqx.field(
-        default=None, converter=partial(_checks.optional, _checks.number, "weight")
-    )
+    weight: Scalar | None = eqx.field(default=None, converter=partial(_checks.optional_number, "weight"))
 
     @property
     def needs_reference(self) -> bool:
