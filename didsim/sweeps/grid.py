@@ -219,7 +219,7 @@ class Sweep:
     def block_shape(self, cells: int) -> tuple[int, ...]:
         """The largest box of at most `cells` cells: as much of the last axes as share one program."""
         shape = [1] * len(self.axes)
-        room = _checks.positive_int("cells", cells)
+        room = max(1, _checks.integer("cells", cells, 0))
         for k in reversed(range(len(self.axes))):
             length = self.shape[k]
             if self._is_one_program(k) and room > 1:

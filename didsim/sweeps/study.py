@@ -37,7 +37,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             try:
                 msgspec.convert(as_toml(value, field.name), field.type)
             except msgspec.ValidationError as error:
-                raise ValueError(f"`{field.name}`: {error}; got {value!r}") from None
+                raise ValueError(f"`{field.name}`: {error}") from None
 
 
 class Space(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -137,7 +137,7 @@ CALLS = {
     "sweeps.Sweep.cell": call(_SWEEP.cell, index=only((0,))),
     "sweeps.Sweep.describe": call(_SWEEP.describe, index=only((0,))),
     "sweeps.Sweep.cells_of": call(_SWEEP.cells_of, block=only((slice(0, 1),))),
-    "sweeps.Sweep.block_shape": call(_SWEEP.block_shape, cells=integer(2, 1, 10**400)),
+    "sweeps.Sweep.block_shape": call(_SWEEP.block_shape, cells=integer(2, 0, 10**400)),
     "sweeps.Sweep.blocks": call(_SWEEP.blocks, shape=only((1,))),
     "sweeps.Sweep.cells_within": call(_SWEEP.cells_within, memory=integer(2**20, 1, 10**400)),
     "sweeps.run_sweep": call(
