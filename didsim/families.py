@@ -28,7 +28,7 @@ def normal_logits(key: Key[Array, "*batch"], size: int, scale: Real[ArrayLike, "
     Raises:
         ValueError: `size` is below 1, or `scale` is negative or not finite.
     """
-    size = _checks.positive_int("size", size)
+    size = _checks.count("size", size)
     scale = _checks.single("scale", _checks.non_negative("scale", scale))
     return _per_key(key, lambda one: log_softmax(scale * jax.random.normal(one, (size,))))
 
@@ -45,7 +45,7 @@ def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Real[ArrayLik
     Raises:
         ValueError: `size` is below 1, or `concentration` is not positive and finite.
     """
-    size = _checks.positive_int("size", size)
+    size = _checks.count("size", size)
     concentration = _checks.single("concentration", _checks.positive("concentration", concentration))
     return _per_key(key, lambda one: log_softmax(jax.random.loggamma(one, concentration, (size,))))
 
@@ -61,7 +61,7 @@ def zipf(size: int, exponent: Real[ArrayLike, ""], key: Key[Array, "*batch"] | N
     >>> jnp.exp(zipf(3, 1.0)).tolist()
     [0.5455, 0.2727, 0.1818]
     """
-    size = _checks.positive_int("size", size)
+    size = _checks.count("size", size)
     exponent = _checks.single("exponent", _checks.number("exponent", exponent))
     ranked = log_softmax(-exponent * jnp.log(jnp.arange(1, size + 1)))
     if key is None:

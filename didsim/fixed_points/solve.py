@@ -15,7 +15,7 @@ from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.reference import visible_reference
 from didsim.policies import Policy
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Problem, check_over
 
 
 def fixed_point(
@@ -147,12 +147,13 @@ def _solve(
 ) -> Solution:
     """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
     reference, lengths, batch = _checked(objective, reference, problem, lengths)
-    starts = _checks.positive_int("starts", starts)
+    starts = _checks.count("starts", starts)
+    if policy is not None:
+        _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
     if not _checks.known((objective, reference, problem)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     task = Task.over_runs(objective, reference, problem, lengths, batch, measured)
     if policy is not None:
-        _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
         return solve_on_parameters(task, policy, starts, batch)
     return finished(_free(task, starts), batch)
 
@@ -163,9 +164,10 @@ def _checked(
     """The reference, the lengths and the batch axes of all arguments."""
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-    size = _checks.distribution("reference", reference).shape[-1]
-    problem.check_size(size)
-    reference = visible_reference(reference, problem, objective.terms)
+    array = _checks.distribution("reference", reference)
+    check_over(problem, "reference", array)
+    reference = visible_reference(array, problem, objective.terms)
+    size = array.shape[-1]
     _checks.parameters("objective", objective, reference.dtype)
     batch = _checks.broadcast(
         reference=reference.shape[:-1], problem=problem.batch_shape, objective=objective.batch_shape

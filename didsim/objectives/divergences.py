@@ -2,13 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import log1mexp, log_softmax, logsumexp, softplus
 from jaxtyping import Array
 
+from didsim import _checks
 from didsim.information import LogProbs
 from didsim.objectives.rewards import Reward, Scalar, log_ratio_of, per_token
 
@@ -26,7 +29,7 @@ class DivergenceSlope(Reward):
     needs_reference: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         return self.beta * self.slope(log_ratio_of(logps, ref_logps))
@@ -127,7 +130,7 @@ class Alpha(DivergenceSlope):
     of DPO. `alpha = 1` is the reward of the forward KL divergence, up to a constant.
     """
 
-    alpha: Scalar
+    alpha: Scalar = eqx.field(converter=partial(_checks.positive, "alpha"))
 
     def slope(self, t: Array) -> Array:
         return -jnp.expm1(-self.alpha * t) / self.alpha

@@ -16,7 +16,7 @@ from didsim.information import LogProbsLike
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term, WithTokens
-from didsim.preferences.problem import Marginals, Problem
+from didsim.preferences.problem import Marginals, Problem, check_over
 
 
 class Objective(eqx.Module):
@@ -52,6 +52,7 @@ class Objective(eqx.Module):
             raise ValueError("`terms` must be at least one Term; got none")
         for term in terms:
             _checks.instance("terms", term, Term, "terms, as Pair or Single")
+            _checks.numeric_fields("terms", term)
         self.terms = terms
 
     def __add__(self, other: "Objective") -> "Objective":
@@ -212,7 +213,7 @@ class Objective(eqx.Module):
         """
         policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
         _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-        problem.check_size(policy_logps.shape[-1])
+        check_over(problem, "policy_logps", policy_logps)
         reference = visible_reference(reference, problem, self.terms)
         batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
@@ -378,8 +379,7 @@ def _outcomes(win_probs: Any, tied: Any) -> dict[str, Array]:
 
 def _logps(name: str, value: Any) -> Array:
     # A plain number stays weakly typed.
-    value = float(value) if isinstance(value, numbers.Real) else value
-    array = _checks.finite(name, value, min_ndim=0)
+    array = _checks.finite(name, _checks.python_number(value), min_ndim=0)
     if _checks.known(value) and (largest := np.asarray(value).max()) > 0:
         raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {largest}")
     return array

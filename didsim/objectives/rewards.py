@@ -1,6 +1,7 @@
 """Implicit rewards: the reward that an objective assigns to a sequence, given its log-probability."""
 
 from abc import abstractmethod
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn import log1mexp, log_softmax, logsumexp, relu, softplus
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from didsim import _log_space
+from didsim import _checks, _log_space
 from didsim.information import LogProbs
 
 Scalar = Float[Array, "*#batch"]
@@ -100,8 +101,8 @@ class LogRatio(Reward):
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    per_token: bool = eqx.field(default=False, static=True)
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    per_token: bool = eqx.field(default=False, static=True, converter=partial(_checks.flag, "per_token"))
 
     @property
     def needs_lengths(self) -> bool:
@@ -139,8 +140,8 @@ class LogProb(Reward):
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    per_token: bool = eqx.field(static=True)
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    per_token: bool = eqx.field(static=True, converter=partial(_checks.flag, "per_token"))
 
     @property
     def needs_lengths(self) -> bool:
@@ -170,8 +171,8 @@ class LengthRegularised(Reward):
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    alpha: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    alpha: Scalar = eqx.field(converter=partial(_checks.number, "alpha"))
 
     @property
     def needs_lengths(self) -> bool:
@@ -202,8 +203,8 @@ class Guarded(Reward):
     penalises_falls: ClassVar[bool] = True
     kinked: ClassVar[bool] = True
 
-    beta: Scalar
-    weight: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    weight: Scalar = eqx.field(converter=partial(_checks.non_negative, "weight"))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         t = log_ratio_of(logps, ref_logps)

@@ -12,7 +12,7 @@ loss is differentiated.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from didsim import _checks
 from didsim.information import expectation
 from didsim.objectives.baselines import Baseline
 from didsim.objectives.kernels import Kernel, Squared
@@ -94,7 +95,7 @@ class Term(eqx.Module):
 
     reward: Reward
     kernel: Kernel
-    weight: Scalar | None = None
+    weight: Scalar | None = eqx.field(default=None, converter=partial(_checks.optional_number, "weight"))
 
     @property
     def needs_reference(self) -> bool:
@@ -173,6 +174,11 @@ class Term(eqx.Module):
         return loss if self.weight is None else self.weight * loss
 
 
+def _check_parts(term: Term) -> None:
+    _checks.instance("reward", term.reward, Reward, "a Reward, as LogRatio(beta)")
+    _checks.instance("kernel", term.kernel, Kernel, "a Kernel, as Logistic()")
+
+
 class Pair(Term):
     """`weight · kernel(h(y_w) − h(y_l))`.
 
@@ -191,6 +197,12 @@ class Pair(Term):
     @property
     def needs_lengths(self) -> bool:
         return any(reward.needs_lengths for reward in self._rewards)
+
+    def __post_init__(self) -> None:
+        _check_parts(self)
+        for name in ("chosen_reward", "rejected_reward"):
+            if (reward := getattr(self, name)) is not None:
+                _checks.instance(name, reward, Reward, "a Reward, or None")
 
     @property
     def is_of_differences(self) -> bool:
@@ -276,10 +288,11 @@ class Single(Term):
     baseline: Baseline | None = eqx.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.sequence not in ("chosen", "rejected"):
-            raise ValueError(f"`sequence` must be 'chosen' or 'rejected'; got {self.sequence!r}")
-        if self.push not in ("up", "down"):
-            raise ValueError(f"`push` must be 'up' or 'down'; got {self.push!r}")
+        _check_parts(self)
+        if self.baseline is not None:
+            _checks.instance("baseline", self.baseline, Baseline, "a Baseline, or None")
+        _checks.one_of("sequence", self.sequence, ("chosen", "rejected"))
+        _checks.one_of("push", self.push, ("up", "down"))
 
     @property
     def has_baseline(self) -> bool:

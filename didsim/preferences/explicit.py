@@ -17,9 +17,12 @@ from didsim.preferences.problem import (
     Summand,
     Wins,
     at_indices,
+    check_kernel,
     check_same_size,
     draw_indices,
+    offset_of,
     pair_indices,
+    values_over,
 )
 from didsim.preferences.table import check_ties
 
@@ -122,6 +125,7 @@ class Pairs(Problem):
 
     def check_size(self, size: int) -> None:
         """Raise `ValueError` unless every index is below `size`."""
+        size = _checks.count("size", size)
         _checks.indices("winners", self.winners, size)
         _checks.indices("losers", self.losers, size)
 
@@ -151,7 +155,7 @@ class Pairs(Problem):
         Raises:
             ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = _checks.count("num_pairs", num_pairs)
         log_weights = _log_space.log(self._pair_weights())
         rows = draw_indices(_checks.one_key("key", key), log_weights, num_pairs)
 
@@ -169,6 +173,9 @@ class Pairs(Problem):
         Raises:
             ValueError: an index is not below the number of sequences of `x`.
         """
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         pairs = self.ordered()
         differences = pairs._differences(x, x)
         if offset is not None:
@@ -179,6 +186,8 @@ class Pairs(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − y_loser)`. O(N + pairs)."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         pairs = self.ordered()
         return jnp.sum(pairs._pair_weights(x.dtype) * kernel(pairs._differences(x, y)), axis=-1)
 
@@ -206,12 +215,14 @@ class Pairs(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
+        x = values_over(self, "x", x)
         pairs = self.ordered()
         log_weights = _log_space.log(pairs._pair_weights(x.dtype))
         return jnp.exp(_log_space.logsumexp(log_weights + pairs._differences(x, x), axis=-1))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive weight; both ways for a tie, and for a label between 0 and 1."""
+        self.check_size(size)
         pairs = self.ordered()
         kept = np.asarray(pairs._pair_weights()) > 0
         return Wins(np.asarray(pairs.winners)[kept], np.asarray(pairs.losers)[kept], size)
@@ -292,10 +303,11 @@ class Joint(Problem):
         log_probs: Float[ArrayLike, "*batch sequences sequences"],
         log_ties: Float[ArrayLike, "*batch sequences sequences"] | None = None,
     ) -> None:
-        shape = jnp.shape(log_probs)
+        table = _checks.float_array("log_probs", log_probs)
+        shape = table.shape
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ValueError(f"`log_probs` must be square in its last two axes; got shape {shape}")
-        flat = jnp.reshape(jnp.asarray(log_probs), (*shape[:-2], -1))
+        flat = jnp.reshape(table, (*shape[:-2], -1))
         self.log_probs = _checks.distribution("log_probs", flat).reshape(shape)
         self.log_ties = None if log_ties is None else _checks.float_array("log_ties", log_ties)
         if self.log_ties is not None:
@@ -335,7 +347,7 @@ class Joint(Problem):
         Raises:
             ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = _checks.count("num_pairs", num_pairs)
         size = self.log_probs.shape[-1]
         flat = self.log_probs.reshape(*self.batch_shape, size * size)
         key = _checks.one_key("key", key)
@@ -351,6 +363,9 @@ class Joint(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − x_j − offset)`. O(N²) time and memory."""
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         differences = x[..., :, None] - x[..., None, :]
         if offset is not None:
             differences = differences - offset[..., None, None]
@@ -360,6 +375,8 @@ class Joint(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         differences = x[..., :, None] - y[..., None, :]
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
@@ -374,11 +391,13 @@ class Joint(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
+        x = values_over(self, "x", x)
         differences = x[..., :, None] - x[..., None, :]
         return jnp.exp(_log_space.logsumexp(self.log_probs + differences, axis=(-2, -1)))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive probability."""
+        self.check_size(size)
         winners, losers = np.nonzero(np.isfinite(np.asarray(self.log_probs)))
         return Wins(winners, losers, size)
 

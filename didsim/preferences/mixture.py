@@ -33,6 +33,8 @@ class Mixture(Problem):
     def __init__(
         self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]
     ) -> None:
+        if not isinstance(problems, list | tuple) or not problems:
+            raise ValueError(f"`problems` must be a tuple of at least one problem; got {problems!r}")
         self.problems = tuple(problems)
         for problem in self.problems:
             _checks.instance("problems", problem, Problem, "a tuple of problems")
@@ -84,7 +86,7 @@ class Mixture(Problem):
         Raises:
             ValueError: `key` is not a random key, or `num_pairs` is below 1.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = _checks.count("num_pairs", num_pairs)
         which_key, *keys = jax.random.split(_checks.one_key("key", key), len(self.problems) + 1)
         batch = self.batch_shape
         log_weights = jnp.broadcast_to(self.log_weights, (*batch, len(self.problems)))

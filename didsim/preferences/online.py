@@ -24,7 +24,7 @@ from didsim.preferences.by_table import LabelledByTable
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
-from didsim.preferences.problem import Problem, Summand, check_same_size
+from didsim.preferences.problem import Problem, Summand, check_same_size, values_over
 from didsim.preferences.table import PreferenceTable, reward_of_labels
 
 
@@ -149,8 +149,7 @@ class RewardDifference(Sampler):
     of: str = eqx.field(static=True)
 
     def __init__(self, of: str = "policy") -> None:
-        if of not in ("policy", "reward"):
-            raise ValueError(f"`of` must be 'policy' or 'reward'; got {of!r}")
+        _checks.one_of("of", of, ("policy", "reward"))
         self.of = of
 
     @property
@@ -237,7 +236,8 @@ class Online(Problem):
 
     Raises:
         ValueError: `reward` is not finite, or is a bare table of preferences, `sampler` is not a `Sampler`,
-            or it uses the reward of labels that have none.
+            it uses the reward of labels that have none, or a field of it that is not static holds no array
+            or number.
 
     >>> p = jnp.log(jnp.array([0.9, 0.1]))
     >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
@@ -257,6 +257,7 @@ class Online(Problem):
         self.reward = reward if isinstance(reward, PreferenceTable) else reward_of_labels(reward)
         self.sampler = sampler
         _checks.instance("sampler", sampler, Sampler, "a Sampler, as OnPolicy()")
+        _checks.numeric_fields("sampler", sampler)
         if sampler.needs_reward and self._reward is None:
             raise ValueError(f"`sampler` must not use the reward of labels from a table; got {sampler!r}")
         uniform = self.uniform()
@@ -318,6 +319,8 @@ class Online(Problem):
             log_probs: log-probabilities of the policy.
             implicit_reward: the objective's implicit reward of every sequence under the policy.
         """
+        log_probs = values_over(self, "log_probs", log_probs)
+        implicit_reward = values_over(self, "implicit_reward", implicit_reward)
         draws = self.sampler(self._reward, log_probs, implicit_reward)
         if isinstance(draws, DrawTable):
             return self._labelled_table(draws)

@@ -297,5 +297,36 @@ def draw_indices(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch n
 
 
 def check_same_size(own: int, asked: int) -> None:
-    if own != asked:
-        raise ValueError(f"`problem` must be over {asked} sequences; got one over {own}")
+    """Raise `ValueError` unless `asked`, an argument called `size`, is a problem's number of sequences."""
+    if own != _checks.count("size", asked):
+        raise ValueError(f"`problem` must be over {asked} sequences; got one over {own}, its `size`")
+
+
+def check_kernel(kernel: Any) -> None:
+    _checks.function("kernel", kernel, "a function of a difference, or a form of didsim.pairwise")
+
+
+def check_over(problem: Problem, name: str, array: Array) -> None:
+    """Raise `ValueError` unless an argument has as many sequences as the problem is over."""
+    try:
+        problem.check_size(array.shape[-1])
+    except ValueError as error:
+        raise ValueError(f"{error}. `{name}` has shape {array.shape}") from None
+
+
+def values_over(problem: Problem, name: str, values: Any) -> Float[Array, "*#batch sequences"]:
+    """An argument as one finite number for every sequence of a problem."""
+    array = _checks.finite(name, values)
+    check_over(problem, name, array)
+    _checks.broadcast(**{"problem": problem.batch_shape, name: array.shape[:-1]})
+    return array
+
+
+def offset_of(problem: Problem, x: Array, offset: Any) -> Array | None:
+    """An offset as numbers that broadcast with the batch axes of `x` and of a problem; None stays None."""
+    if offset is None:
+        return None
+    # A solver's own offset is traced, and is not checked again in every step.
+    array = _checks.number("offset", offset, beside=x) if _checks.known(offset) else offset
+    _checks.broadcast(problem=problem.batch_shape, x=x.shape[:-1], offset=array.shape)
+    return array

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
+from didsim import _checks
 from didsim.spaces import SequenceSpace
 from didsim.sweeps.axes import (
     Axis,
@@ -70,6 +71,8 @@ class Sweep:
     ):
         if not isinstance(study, Study | Mapping):
             raise ValueError(f"`study` must be a Study, or tables as of TOML; got {study!r}")
+        _checks.instance("axes", axes, Mapping, "a table of axes by key")
+        _checks.flag("allow_many", allow_many)
         self.tables = as_toml(msgspec.structs.asdict(study) if isinstance(study, Study) else study, "study")
         given = {key: listed(key, one) for key, one in flat_axes(axes).items()}
         self.shape = tuple(one.count if isinstance(one, Range) else len(one) for one in given.values())
@@ -106,8 +109,10 @@ class Sweep:
                 beside an axis.
             OSError: the file cannot be read.
         """
+        path, settings = _checks.path("path", path), _checks.words("settings", settings)
+        _checks.flag("allow_many", allow_many)
         try:
-            tables = msgspec.toml.decode(Path(path).read_bytes())
+            tables = msgspec.toml.decode(path.read_bytes())
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a TOML file: {error}") from None
         axes = flat_axes(tables.pop("sweep", {}))
@@ -137,15 +142,34 @@ class Sweep:
         return tuple(axis.dim for axis in self.axes)
 
     def cell(self, index: Sequence[int]) -> dict[str, Any]:
-        """The complete study of one cell."""
+        """The complete study of one cell.
+
+        Raises:
+            ValueError: `index` is not the place of a cell.
+        """
+        self._check_index(index)
         return complete(self._tables_of(index))
 
     def describe(self, index: Sequence[int]) -> str:
-        """A cell by its place in the grid."""
+        """A cell by its place in the grid.
+
+        Raises:
+            ValueError: `index` is not the place of a cell.
+        """
+        self._check_index(index)
         return cell_name([(axis.dim, axis.labels) for axis in self.axes], index)
+
+    def _check_index(self, index: Any) -> None:
+        if not isinstance(index, list | tuple) or len(index) != len(self.shape):
+            raise ValueError(f"`index` must have a place on each of {len(self.shape)} axes; got {index!r}")
+        for place, length in zip(index, self.shape, strict=True):
+            _checks.integer("index", place, 0, length - 1)
 
     def cells_of(self, block: Block) -> Iterator[tuple[int, ...]]:
         """The indices of a block's cells, in order."""
+        is_block = isinstance(block, tuple) and all(isinstance(side, slice) for side in block)
+        if not is_block or len(block) != len(self.shape):
+            raise ValueError(f"`block` must be a slice of each axis, as `blocks` gives; got {block!r}")
         return itertools.product(*(range(side.start, side.stop) for side in block))
 
     def config(self) -> dict[str, Any]:
@@ -195,7 +219,7 @@ class Sweep:
     def block_shape(self, cells: int) -> tuple[int, ...]:
         """The largest box of at most `cells` cells: as much of the last axes as share one program."""
         shape = [1] * len(self.axes)
-        room = max(1, cells)
+        room = max(1, _checks.integer("cells", cells, 0))
         for k in reversed(range(len(self.axes))):
             length = self.shape[k]
             if self._is_one_program(k) and room > 1:
@@ -206,6 +230,9 @@ class Sweep:
 
     def blocks(self, shape: Sequence[int]) -> list[Block]:
         """All blocks of a shape, in the order of the grid."""
+        if not isinstance(shape, list | tuple) or len(shape) != len(self.shape):
+            raise ValueError(f"`shape` must have a length on each of {len(self.shape)} axes; got {shape!r}")
+        shape = [_checks.positive_int("shape", side) for side in shape]
         sides = [
             [slice(start, min(start + side, length)) for start in range(0, length, side)]
             for length, side in zip(self.shape, shape, strict=True)
@@ -218,6 +245,7 @@ class Sweep:
 
     def cells_within(self, memory: int) -> int:
         """How many cells a block has, at most, within a budget of bytes."""
+        memory = _checks.positive_int("memory", memory)
         return max(1, min(_BLOCK, memory // self.cell_bytes()))
 
     def _tables_of(self, index: Sequence[int]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
+from didsim import _checks
 from didsim._files import written_whole
 from didsim.sweeps.axes import cell_name, parsed, word
 from didsim.sweeps.store import Status, failures_of, stored_attributes
@@ -23,7 +24,8 @@ def open_results(path: str | Path) -> xr.Dataset:
     Raises:
         StoreError: there are no results of a study at that path.
     """
-    stored_attributes(Path(path))
+    path = _checks.path("path", path)
+    stored_attributes(path)
     dataset = xr.open_zarr(path, chunks=None, consolidated=True, mask_and_scale=False)
     # Few libraries read words of variable length; NetCDF has words of a fixed length.
     words = {name: one for name, one in dataset.coords.items() if one.dtype.kind == "T"}
@@ -59,7 +61,7 @@ def export(path: str | Path, out: str | Path) -> None:
         ValueError: the suffix is another one, or Parquet is asked for and pyarrow is not installed.
         OSError: the file cannot be written.
     """
-    out = Path(out)
+    path, out = _checks.path("path", path), _checks.path("out", out)
     if out.suffix not in (".nc", ".csv", ".parquet"):
         raise ValueError(f"`out` must end in .nc, .csv or .parquet; got {str(out)!r}")
     dataset = open_results(path).load()

@@ -73,12 +73,17 @@ def run_sweep(
         The numbers of cells by status.
 
     Raises:
+        ValueError: an argument is of the wrong kind.
         StoreError: the store is of another study or of other versions, or another process writes to it.
         OSError: it cannot be written to.
         RuntimeError: a worker of the executor died; the message names a cell. What was done is kept.
     """
     _checks.instance("sweep", sweep, Sweep, "a Sweep")
-    path = Path(store)
+    path = _checks.path("store", store)
+    if executor is not None and not hasattr(executor, "submit"):
+        raise ValueError(f"`executor` must be an object with `submit`, or None; got {executor!r}")
+    _checks.flag("progress", progress)
+    _checks.flag("any_version", any_version)
     memory = _checks.positive_int("memory", memory)
     in_flight = _checks.positive_int("in_flight", in_flight)
     opened = open_store(sweep, path, sweep.cells_within(memory), any_version=any_version)

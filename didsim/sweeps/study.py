@@ -15,7 +15,7 @@ import msgspec
 from didsim import _checks
 from didsim.objectives.objective import Objective
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.axes import RESERVED
+from didsim.sweeps.axes import RESERVED, as_toml
 from didsim.sweeps.makers import ROLES
 from didsim.sweeps.optimizers import check_optimizer, schedule_defaults
 from didsim.sweeps.settings import Maker, make, settings_of
@@ -30,7 +30,14 @@ Named = dict[str, Any] | str
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    def __post_init__(self) -> None:
+        # A table that Python code makes is checked as one that a file holds.
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            try:
+                msgspec.convert(as_toml(value, field.name), field.type)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"`{field.name}`: {error}") from None
 
 
 class Space(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

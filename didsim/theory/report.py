@@ -142,7 +142,13 @@ def check_all(
     >>> report.rows[0].verdict
     'holds'
     """
-    instances = _checks.positive_int("instances", instances)
+    instances = _checks.count("instances", instances)
+    seed = _checks.integer("seed", seed, 0, 2**31 - 1)
+    _checks.flag("counterexamples", counterexamples)
+    _checks.flag("progress", progress)
+    for name in () if only is None else _checks.words("only", only):
+        if name not in CHECKS:
+            raise ValueError(f"`only` has an unknown check {name!r}; there are {', '.join(sorted(CHECKS))}")
     checks = list(CHECKS.values()) if only is None else [CHECKS[name] for name in only]
     checks.sort(key=lambda check: check.section)
     with jax.enable_x64(True):

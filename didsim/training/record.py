@@ -1,10 +1,15 @@
 """When and what to record along a training run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from jaxtyping import PyTree
 
 from didsim import _checks
 from didsim.training.metrics import METRICS, Measure, Metric, metric_of
+
+Evaluate = Callable[[PyTree, PyTree], PyTree]
+"""A function of an optimiser's state and of trained parameters that gives the parameters to evaluate."""
 
 
 class Record:
@@ -21,21 +26,28 @@ class Record:
             metrics that you added), or functions by name, as in `Record(also={"peak": lambda s:
             s.log_probs.max()})`. A function takes the place of a default metric of the same name. Must be
             empty if `metrics` is given.
+        evaluate: function of an optimiser's state and of the trained parameters that gives the parameters to
+            record. By default these are the trained ones. Some optimisers train at one point and are
+            evaluated at another: for `optax.contrib.schedule_free` this is the averaged policy, with
+            `evaluate=optax.contrib.schedule_free_eval_params`. All metrics are then those of the averaged
+            policy, and `Run.evaluated` holds it. A record costs one gradient more.
 
     Raises:
         ValueError: `also` has a name that is not in `METRICS` or is recorded anyway, or comes with `metrics`;
-            `every` is below 1; a metric is not a function, or is named "step".
+            `every` is below 1; a metric is not a function, or is named "step"; `evaluate` is no function.
     """
 
     every: int
     metrics: Mapping[str, Measure] | None
     also: Mapping[str, Measure]
+    evaluate: Evaluate | None
 
     def __init__(
         self,
         every: int = 10,
         metrics: Mapping[str, Measure] | None = None,
         also: Iterable[str] | Mapping[str, Measure] = (),
+        evaluate: Evaluate | None = None,
     ):
         self.every = _checks.positive_int("every", every)
         self.also = _functions("also", also if isinstance(also, Mapping) else _named(also))
@@ -45,6 +57,9 @@ class Record:
                 "`also` adds to the default metrics, and must be empty beside `metrics`; got "
                 f"{sorted(self.also)}"
             )
+        if evaluate is not None:
+            _checks.function("evaluate", evaluate, "a function of an optimiser's state and of parameters")
+        self.evaluate = evaluate
 
     def resolve(self, *, has_target: bool, has_support: bool, covers_all: bool = True) -> dict[str, Metric]:
         """The metrics of a run.
@@ -87,11 +102,7 @@ class Record:
 def _named(names: Iterable[str]) -> dict[str, Measure]:
     """Metrics of `METRICS` that are not recorded by default, by name."""
     others = not_by_default()
-    if not isinstance(names, Iterable) or isinstance(names, str):
-        raise ValueError(
-            f"`also` must be names of metrics, or functions of a Snapshot by name; got {names!r}"
-        )
-    wanted = list(names)
+    wanted = _checks.words("also", names)
     if unknown := [name for name in wanted if name not in others]:
         raise ValueError(f"`also` must be some of {', '.join(sorted(others))}; got {unknown}")
     return {name: METRICS[name] for name in METRICS if name in wanted}
