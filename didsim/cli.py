@@ -16,6 +16,7 @@ from rich.console import Console
 
 import didsim
 from didsim._imports import import_files
+from didsim._text import literal, visible
 
 _WIDTH = 110  # of tables in a file or a pipe
 _INTERRUPTED = 130
@@ -173,8 +174,10 @@ def show(store: StorePath) -> None:
         dataset = open_results(store)
     console = _console()
     console.print(summary.table())
-    console.print("Axes: " + ", ".join(f"{dim} ({size})" for dim, size in dataset.sizes.items()))
-    console.print("Metrics: " + ", ".join(name for name in map(str, dataset) if "step" in dataset[name].dims))
+    axes = ", ".join(f"{dim} ({size})" for dim, size in dataset.sizes.items())
+    metrics = ", ".join(name for name in map(str, dataset) if "step" in dataset[name].dims)
+    console.print(literal(f"Axes: {axes}"))
+    console.print(literal(f"Metrics: {metrics}"))
     _list(console, "Failed", summary.failures)
     _list(console, "Diverged", {cell: f"after {step} steps" for cell, step in summary.diverged.items()})
 
@@ -220,6 +223,23 @@ def export(
     typer.echo(f"Written to {out}")
 
 
+@app.command()
+def verify(store: StorePath) -> None:
+    """Read every file of a study's results and check that it is whole. The exit status is 1 if one is not."""
+    from didsim.sweeps.folder import verify as verify_files
+
+    with _told():
+        found = verify_files(store)
+    for name, what in found.damaged.items():
+        typer.echo(visible(f"{store / name}: {what}"))
+    if found.damaged:
+        typer.echo(
+            f"{len(found.damaged):,} of {found.files:,} files are damaged; didsim run makes them again"
+        )
+        raise typer.Exit(1)
+    typer.echo(f"{found.files:,} files are whole")
+
+
 @contextmanager
 def _told() -> Iterator[ExitStack]:
     """Print an error of the user's in one line, without a traceback."""
@@ -227,7 +247,7 @@ def _told() -> Iterator[ExitStack]:
         with ExitStack() as stack:
             yield stack
     except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {visible(error)}", err=True)
         raise typer.Exit(2) from None
 
 
@@ -241,6 +261,6 @@ def _list(console: Console, title: str, lines: Mapping[str, str]) -> None:
         return
     console.print(f"{title}:")
     for cell, text in list(lines.items())[:_MANY_FAILURES]:
-        console.print(f"  {cell}: {text}", highlight=False)
+        console.print(literal(f"  {cell}: {text}".replace("\n", "\n    ")))
     if len(lines) > _MANY_FAILURES:
         console.print(f"  … and {len(lines) - _MANY_FAILURES:,} more")

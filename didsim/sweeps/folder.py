@@ -55,8 +55,8 @@ class DamagedError(StoreError):
         name, what = next(iter(self.found.items()))
         more = f" ({len(found) - 1:,} more files are damaged)" if len(found) > 1 else ""
         super().__init__(
-            f"{path / name} is damaged: {what}{more}. `didsim verify` lists all that is damaged. `didsim run` "
-            "computes it again"
+            f"{path / name} is damaged: {what}{more}. `didsim verify` lists all such files, and `didsim run` "
+            "computes them again"
         )
 
 
