@@ -92,7 +92,7 @@ def check(
     console.print(report.table())
     if report.counterexamples:
         console.print(report.counterexample_table())
-    console.print(f"Written to {out}")
+    console.print(literal(f"Written to {out}"))
     if not report.passed:
         raise typer.Exit(1)
 
@@ -146,19 +146,19 @@ def run(
             )
         except KeyboardInterrupt:
             # A thread still computes a block. Only the end of the process stops it, which no store minds.
-            typer.echo(f"{store}: stopped; the same command computes the rest", err=True)
+            typer.echo(visible(f"{store}: stopped; the same command computes the rest"), err=True)
             os._exit(_INTERRUPTED)
     counts = f"{outcome.done:,} cells done, {outcome.diverged:,} diverged, {outcome.failed:,} failed"
-    typer.echo(f"{store}: {counts}")
+    typer.echo(visible(f"{store}: {counts}"))
     if outcome.failed:
-        typer.echo(f"why: didsim show {shlex.quote(str(store))}")
+        typer.echo(visible(f"why: didsim show {shlex.quote(str(store))}"))
     if outcome.pending:
         arguments = [str(study), "--store", str(store)]
         arguments += [word for setting in settings or () for word in ("--set", setting)]
         arguments += [word for path in imports or () for word in ("--import", str(path))]
         arguments += [] if dask is None else ["--dask", dask]
         arguments += [flag for flag, on in (("--yes", yes), ("--any-version", any_version)) if on]
-        typer.echo(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}")
+        typer.echo(visible(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}"))
         raise typer.Exit(_INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(1)
@@ -208,7 +208,7 @@ def plot(
         figure = plotting.plot_study(dataset, y, x=x, hue=hue, col=col, over=over)
         with plotting.style():
             figure.savefig(out)
-    typer.echo(f"Written to {out}")
+    typer.echo(visible(f"Written to {out}"))
 
 
 @app.command()
@@ -220,7 +220,7 @@ def export(
 
     with _told():
         export_results(store, out)
-    typer.echo(f"Written to {out}")
+    typer.echo(visible(f"Written to {out}"))
 
 
 @app.command()
@@ -233,9 +233,7 @@ def verify(store: StorePath) -> None:
     for name, what in found.damaged.items():
         typer.echo(visible(f"{store / name}: {what}"))
     if found.damaged:
-        typer.echo(
-            f"{len(found.damaged):,} of {found.files:,} files are damaged; didsim run makes them again"
-        )
+        typer.echo(f"damaged: {len(found.damaged):,} of {found.files:,} files; didsim run makes them again")
         raise typer.Exit(1)
     typer.echo(f"{found.files:,} files are whole")
 

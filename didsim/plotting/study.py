@@ -36,7 +36,7 @@ def plot_study(
         raise ValueError(f"`y` must be one of {', '.join(map(str, dataset.data_vars))}; got {y!r}")
     values = dataset[y]
     truths = {dim: one for dim, one in values.coords.items() if one.dtype.kind == "b"}
-    values = values.assign_coords({dim: one.astype(str) for dim, one in truths.items()})
+    values = values.assign_coords({dim: one.astype(str).str.lower() for dim, one in truths.items()})
     for name, dim in (("x", x), ("hue", hue), ("col", col)):
         if dim is not None and dim not in values.dims:
             raise ValueError(f"`{name}` must be one of {', '.join(map(str, values.dims))}; got {dim!r}")

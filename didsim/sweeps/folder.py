@@ -185,21 +185,21 @@ def verify(path: Path) -> Verified:
     files = files_of(path)
     chunks = [name for name in files if is_chunk(name) and name not in damaged]
     damaged |= lost | {name: _CHANGED for name in chunks if not _is_whole((path / name).read_bytes())}
-    if FAILURES in files:
-        try:
-            unsealed(path, FAILURES)
-        except DamagedError as error:
-            damaged |= error.found
+    try:
+        unsealed(path, FAILURES)
+    except DamagedError as error:
+        damaged |= error.found
     return Verified(len({*files, *damaged} - {LOCK}), damaged)
 
 
 def seal_fixed_files(path: Path) -> None:
-    """Write the checksums of all files of a new store.
+    """Write the checksums of all files of a new store, in which no cell has failed yet.
 
     Raises:
         OSError: they cannot be written.
     """
     seal(path / CHECKSUMS, digests_of(path, sorted(files_of(path))))
+    seal(path / FAILURES, {})
 
 
 def digests_of(path: Path, files: Iterable[str]) -> dict[str, str]:
@@ -238,6 +238,15 @@ def unsealed(path: Path, name: str) -> dict[str, str]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     raise DamagedError(path, {name: _CHANGED})
+
+
+def failures_of(path: Path) -> dict[str, str]:
+    """Why cells failed at their last attempt, by their names. Some may have been computed since.
+
+    Raises:
+        DamagedError: the file that says so is damaged.
+    """
+    return unsealed(path, FAILURES)
 
 
 def _damage_of_fixed(path: Path) -> dict[str, str]:

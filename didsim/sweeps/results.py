@@ -10,7 +10,7 @@ from rich.table import Table
 
 from didsim._files import written_whole
 from didsim.sweeps.axes import cell_name, parsed, word
-from didsim.sweeps.folder import FAILURES, ZARR_FORMAT, CheckedFolder, DamagedError, contents_of, unsealed
+from didsim.sweeps.folder import ZARR_FORMAT, CheckedFolder, DamagedError, contents_of, failures_of
 from didsim.sweeps.layout import Status
 
 
@@ -54,10 +54,15 @@ def select_values(dataset: xr.Dataset, settings: Iterable[str]) -> xr.Dataset:
         if dim not in dataset.dims:
             known = ", ".join(map(str, dataset.dims))
             raise ValueError(f"--select has an unknown dimension {dim!r}; there are {known}")
+        labels = dataset[dim].values
+        words = list(map(word, labels))
         try:
-            dataset = dataset.sel({dim: word(value) if dataset[dim].dtype.kind == "U" else value})
-        except KeyError:
-            known = ", ".join(map(str, dataset[dim].values))
+            if labels.dtype.kind in "Ub":
+                dataset = dataset.isel({dim: words.index(word(value))})
+            else:
+                dataset = dataset.sel({dim: value})
+        except (KeyError, ValueError):
+            known = ", ".join(words)
             raise ValueError(f"--select has no {dim} {word(value)!r}; there are {known}") from None
     return dataset
 
@@ -121,7 +126,7 @@ def summarise(path: str | Path) -> Summary:
     counts = {one: int((status == one).sum()) for one in Status}
     axes = [(str(dim), dataset[dim].values) for dim in dataset["status"].dims]
     failed = [cell_name(axes, index) for index in np.argwhere(status == Status.FAILED).tolist()]
-    reasons = unsealed(Path(path), FAILURES) if failed else {}
+    reasons = failures_of(Path(path)) if failed else {}
     diverged = {
         cell_name(axes, index): int(diverged_at[tuple(index)])
         for index in np.argwhere(status == Status.DIVERGED).tolist()

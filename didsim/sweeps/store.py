@@ -23,6 +23,7 @@ from didsim.sweeps.folder import (
     StoreError,
     contents_of,
     digests_of,
+    failures_of,
     is_chunk,
     open_arrays,
     seal,
@@ -77,26 +78,26 @@ class Store:
             OSError: the disk is full, or cannot be written to.
         """
         cells = len(list(self._sweep.cells_of(block)))
-        numbers = list(range(cells)) if numbers is None else list(numbers)
+        rows = np.arange(cells) if numbers is None else np.asarray(numbers)
         steps = np.searchsorted(self._sweep.steps, results.get("steps", []))
-        status = np.full(len(numbers), Status.DONE)
+        status = np.full(len(rows), Status.DONE)
         if results:
             status[results["diverged_at"] >= 0] = Status.DIVERGED
-        status[[number in failures for number in numbers]] = Status.FAILED
+        status[np.isin(rows, list(failures))] = Status.FAILED
         if failures:
             self._note_failures(block, failures)
         written = []
         for name, array in self._arrays.items():
             if name != "status":
                 values = self._stored(array, block, cells)
-                values[numbers] = array.fill_value
+                values[rows] = array.fill_value
                 if name in results:
                     given = results[name]
-                    values[np.ix_(numbers, steps) if given.ndim == 2 else numbers] = given
+                    values[(rows[:, None], steps) if given.ndim == 2 else rows] = given
                 written.append(self._put(array, block, values))
         self._sync(written)
         values = self._stored(self._arrays["status"], block, cells)
-        values[numbers] = status
+        values[rows] = status
         self._sync([self._put(self._arrays["status"], block, values)])
 
     def tidy(self) -> None:
@@ -114,6 +115,8 @@ class Store:
         states = {status_chunk(name, axes) for name in damaged if is_chunk(name)}
         for name in [*sorted(states), *damaged]:
             (self.path / name).unlink(missing_ok=True)
+        if FAILURES in damaged:
+            seal(self.path / FAILURES, {})
 
     def _note_failures(self, block: Block, failures: Mapping[int, str]) -> None:
         indices = list(self._sweep.cells_of(block))
@@ -198,15 +201,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def failures_of(path: Path) -> dict[str, str]:
-    """Why cells failed at their last attempt, by their names. Some may have been computed since.
-
-    Raises:
-        DamagedError: the file that says so is damaged.
-    """
-    return unsealed(path, FAILURES) if (path / FAILURES).exists() else {}
 
 
 def plain(value: Any) -> Any:

@@ -68,7 +68,7 @@ def test_a_dimension_takes_no_name_of_a_variable(last: str) -> None:
     [
         ("seed", [3, 1], [3, 1]),
         ("objective.beta", [1, 2.5], [1.0, 2.5]),
-        ("limit", [True, False], ["true", "false"]),
+        ("limit", [True, False], [True, False]),
         ("dtype", ["float32", "float64"], ["float32", "float64"]),
         ("batch_size", [None, 16], ["None", "16"]),
         ("problem.rejected", ["optimal", {"name": "tempered", "exponent": 2}], ["optimal", "tempered"]),

@@ -15,8 +15,10 @@ import zarr
 
 import didsim
 from didsim.sweeps import store as stores
+from didsim.sweeps.folder import StoreError, seal_fixed_files
+from didsim.sweeps.layout import Status
 from didsim.sweeps.results import summarise
-from didsim.sweeps.store import Status, StoreError, difference, locked, open_store
+from didsim.sweeps.store import difference, locked, open_store
 
 TABLES: dict[str, Any] = {"space": {"vocab_size": 2, "max_length": 1}, "steps": 4, "record": {"every": 2}}
 
@@ -157,7 +159,9 @@ def test_another_format_and_other_things_are_no_stores(tmp_path: Path) -> None:
     path = tmp_path / "r.zarr"
     open_store(sweep_of(), path, 4)
     zarr.open_group(path, mode="r+").attrs["format"] = 99
-    with pytest.raises(StoreError, match="a store of format 99; this version of didsim reads only format 1"):
+    (path / "checksums.json").unlink()
+    seal_fixed_files(path)
+    with pytest.raises(StoreError, match="a store of format 99; this version of didsim reads only format 2"):
         open_store(sweep_of(), path, 4)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("text")
