@@ -30,7 +30,7 @@ def results_of(cells: int, random: np.random.Generator) -> dict[str, np.ndarray]
 
 
 def fill(path: Path) -> None:
-    """A store in which a block is pending, and each other one has a cell that diverged and one that failed."""
+    """A store in which one block is pending, and in each other a cell diverged and one failed."""
     sweep, random = sweep_of(), np.random.default_rng(0)
     store = open_store(sweep, path, 3)
     for block in sweep.blocks(store.block_shape)[1:]:

@@ -1,6 +1,5 @@
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 from typer.testing import CliRunner
 
 from didsim import Sweep, open_results, run_sweep
@@ -34,24 +32,25 @@ def copy(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "copy.zarr"))
 
 
-def flips(path: Path, random: np.random.Generator) -> list[tuple[Path, int]]:
+def flips(path: Path, count: int, random: np.random.Generator) -> list[tuple[Path, int]]:
     """Random bits: half of them anywhere, half in a file that is chosen first, so that small ones are hit."""
     files = files_in(path)
     sizes = [8 * file.stat().st_size for file in files]
     ends = np.cumsum(sizes)
     found = []
-    for bit in random.integers(ends[-1], size=250):
+    for bit in random.integers(ends[-1], size=count // 2):
         k = int(np.searchsorted(ends, bit, side="right"))
         found.append((files[k], int(bit - ends[k] + sizes[k])))
-    for k in random.integers(len(files), size=250):
+    for k in random.integers(len(files), size=count // 2):
         found.append((files[k], int(random.integers(sizes[k]))))
     return found
 
 
-def test_no_flipped_bit_of_500_passes_for_a_result(copy: Path) -> None:
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_no_flipped_bit_passes_for_a_result(count: int, copy: Path) -> None:
     before = read(copy)
     damaged = set()
-    for file, bit in flips(copy, np.random.default_rng(0)):
+    for file, bit in flips(copy, count, np.random.default_rng(0)):
         content = file.read_bytes()
         file.write_bytes(flip(bit)(content))
         with pytest.raises(StoreError) as caught:
@@ -59,7 +58,7 @@ def test_no_flipped_bit_of_500_passes_for_a_result(copy: Path) -> None:
         assert f"{file} is damaged" in str(caught.value)
         file.write_bytes(content)
         damaged.add(file)
-    assert damaged == set(files_in(copy)), "each file was hit"
+    assert count < 500 or damaged == set(files_in(copy)), "each file was hit"
     assert is_same(read(copy), before)
 
 
@@ -116,7 +115,7 @@ def test_each_command_names_the_damaged_file(copy: Path, tmp_path: Path) -> None
 def test_verify_lists_every_damaged_file(copy: Path) -> None:
     result = RUNNER.invoke(app, ["verify", str(copy)])
     assert (result.exit_code, result.output) == (0, f"{len(files_in(copy))} files are whole\n")
-    broken = ["beta/c", "loss/c/0/1/1/0", "seed/c/0", "loss/zarr.json", "failures.json"][1:]
+    broken = ["loss/c/0/1/1/0", "seed/c/0", "loss/zarr.json", "failures.json"]
     for name in broken:
         (copy / name).write_bytes(flip(77)((copy / name).read_bytes()))
     # Where the fixed files are damaged, chunks that are gone are not looked for.
@@ -225,11 +224,3 @@ def test_a_store_of_an_earlier_format_is_refused(computed: Path, tmp_path: Path)
             StoreError, match=r"old\.zarr is a store of format 1; this version.* only format 2"
         ):
             use(path)
-
-
-def test_a_damaged_store_is_read_without_warnings(computed: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert zarr.open_group(computed, mode="r", zarr_format=3)["loss"].metadata.codecs[-1].to_dict() == {
-            "name": "crc32c"
-        }
