@@ -106,16 +106,19 @@ def contents_of(path: Path) -> Contents:
     found_format = attributes.get("format")
     if found_format != FORMAT:
         raise StoreError(
-            f"{path} is a store of format {found_format}; this version of didsim reads only format {FORMAT}"
+            f"{path} is a store of format {found_format}; this version of didsim reads only format {FORMAT}. "
+            "Compute it again in another folder, or use the version that made it"
         )
     if CHECKSUMS not in files:
         raise DamagedError(path, {CHECKSUMS: _GONE})
     try:
         for key in ("config", "versions", "block_shape"):
             attributes[key] = msgspec.json.decode(attributes[key])
-        return Contents(attributes, _lost_chunks(metadata, files))
+        lost = _lost_chunks(metadata, files)
     except (KeyError, TypeError, msgspec.DecodeError):
         raise StoreError(f"{path} is no store of didsim, though it says so") from None
+    # A block that was written while files were listed is not lost.
+    return Contents(attributes, {name: what for name, what in lost.items() if not (path / name).exists()})
 
 
 def open_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:

@@ -52,11 +52,7 @@ def make_empty(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
     }
     coords["step"] = ("step", np.asarray(sweep.steps), {"long_name": "Step"})
     encoding = {name: {"_FillValue": None, "compressors": compressors} for name in coords}
-    # Zarr leaves out chunks of nothing but fill values, which then looked like lost ones.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        xr.Dataset(coords=coords).to_zarr(
-            path, zarr_format=ZARR_FORMAT, consolidated=False, encoding=encoding
-        )
+    xr.Dataset(coords=coords).to_zarr(path, zarr_format=ZARR_FORMAT, consolidated=False, encoding=encoding)
     group = zarr.open_group(path, mode="r+", zarr_format=ZARR_FORMAT, use_consolidated=False)
     for name, variable in variables(sweep).items():
         steps = (len(sweep.steps),) if variable.has_steps else ()

@@ -236,13 +236,13 @@ def _create(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
 
 
 def _mend(sweep: Sweep, path: Path, block_shape: tuple[int, ...], error: DamagedError) -> None:
-    """Make damaged fixed files again: the sweep tells what was in them.
+    """Make damaged fixed files again, as the sweep tells what was in them.
 
     A file is taken only if it is proven to be what was there: by its checksum, or, if the checksums are what
     is damaged, as all other fixed files are those of the sweep.
 
     Raises:
-        DamagedError: it is not.
+        StoreError: it is not.
     """
     with tempfile.TemporaryDirectory(DRAFTS, f".{path.name}-", path.parent) as temporary:
         draft = Path(temporary) / path.name
@@ -254,9 +254,10 @@ def _mend(sweep: Sweep, path: Path, block_shape: tuple[int, ...], error: Damaged
             expected = unsealed(path, CHECKSUMS)
             proven = all(made.get(name) == expected[name] for name in error.found)
         if not proven:
+            name, what = next(iter(error.found.items()))
             raise StoreError(
-                f"{error}. But that is another study, or it was made by other versions or with other blocks "
-                "(`memory`, `--memory`): it does not give this file back"
+                f"{path / name} is damaged: {what}; and this study does not give this file back, as the "
+                "store is of another study, other versions, or blocks of another size (`memory`, `--memory`)"
             )
         for name in error.found:
             (path / name).parent.mkdir(parents=True, exist_ok=True)

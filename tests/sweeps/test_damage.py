@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from didsim import Sweep, open_results, run_sweep
 from didsim.cli import app
-from didsim.sweeps import running
+from didsim.sweeps import folder, running
 from didsim.sweeps.folder import StoreError, verify
 from didsim.sweeps.results import export
 from didsim.sweeps.store import open_store
@@ -126,6 +126,19 @@ def test_verify_lists_every_damaged_file(copy: Path) -> None:
     assert sorted(lines) == sorted(f"{copy / name}: its checksum is wrong" for name in broken)
     assert last.startswith(f"damaged: 4 of {len(files_in(copy))} files")
     assert RUNNER.invoke(app, ["verify", str(copy.parent)]).exit_code == 2
+
+
+def test_a_block_that_is_written_while_files_are_listed_is_not_lost(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = folder.files_of(copy)
+    late = "loss/c/1/1/0/0"
+    assert late in files
+    monkeypatch.setattr(folder, "files_of", lambda path: [name for name in files if name != late])
+    read(copy)
+    (copy / late).unlink()
+    with pytest.raises(StoreError, match=f"{late} is damaged: it is gone"):
+        read(copy)
 
 
 # What is damaged is computed again.
