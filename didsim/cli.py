@@ -16,6 +16,7 @@ from rich.console import Console
 
 import didsim
 from didsim._imports import import_files
+from didsim._text import literal, visible
 
 _WIDTH = 110  # of tables in a file or a pipe
 _INTERRUPTED = 130
@@ -91,7 +92,7 @@ def check(
     console.print(report.table())
     if report.counterexamples:
         console.print(report.counterexample_table())
-    console.print(f"Written to {out}")
+    console.print(literal(f"Written to {out}"))
     if not report.passed:
         raise typer.Exit(1)
 
@@ -145,19 +146,19 @@ def run(
             )
         except KeyboardInterrupt:
             # A thread still computes a block. Only the end of the process stops it, which no store minds.
-            typer.echo(f"{store}: stopped; the same command computes the rest", err=True)
+            typer.echo(visible(f"{store}: stopped; the same command computes the rest"), err=True)
             os._exit(_INTERRUPTED)
     counts = f"{outcome.done:,} cells done, {outcome.diverged:,} diverged, {outcome.failed:,} failed"
-    typer.echo(f"{store}: {counts}")
+    typer.echo(visible(f"{store}: {counts}"))
     if outcome.failed:
-        typer.echo(f"why: didsim show {shlex.quote(str(store))}")
+        typer.echo(visible(f"why: didsim show {shlex.quote(str(store))}"))
     if outcome.pending:
         arguments = [str(study), "--store", str(store)]
         arguments += [word for setting in settings or () for word in ("--set", setting)]
         arguments += [word for path in imports or () for word in ("--import", str(path))]
         arguments += [] if dask is None else ["--dask", dask]
         arguments += [flag for flag, on in (("--yes", yes), ("--any-version", any_version)) if on]
-        typer.echo(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}")
+        typer.echo(visible(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}"))
         raise typer.Exit(_INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(1)
@@ -173,8 +174,10 @@ def show(store: StorePath) -> None:
         dataset = open_results(store)
     console = _console()
     console.print(summary.table())
-    console.print("Axes: " + ", ".join(f"{dim} ({size})" for dim, size in dataset.sizes.items()))
-    console.print("Metrics: " + ", ".join(name for name in map(str, dataset) if "step" in dataset[name].dims))
+    axes = ", ".join(f"{dim} ({size})" for dim, size in dataset.sizes.items())
+    metrics = ", ".join(name for name in map(str, dataset) if "step" in dataset[name].dims)
+    console.print(literal(f"Axes: {axes}"))
+    console.print(literal(f"Metrics: {metrics}"))
     _list(console, "Failed", summary.failures)
     _list(console, "Diverged", {cell: f"after {step} steps" for cell, step in summary.diverged.items()})
 
@@ -205,7 +208,7 @@ def plot(
         figure = plotting.plot_study(dataset, y, x=x, hue=hue, col=col, over=over)
         with plotting.style():
             figure.savefig(out)
-    typer.echo(f"Written to {out}")
+    typer.echo(visible(f"Written to {out}"))
 
 
 @app.command()
@@ -217,7 +220,22 @@ def export(
 
     with _told():
         export_results(store, out)
-    typer.echo(f"Written to {out}")
+    typer.echo(visible(f"Written to {out}"))
+
+
+@app.command()
+def verify(store: StorePath) -> None:
+    """Read every file of a study's results and check that it is whole. The exit status is 1 if one is not."""
+    from didsim.sweeps.folder import verify as verify_files
+
+    with _told():
+        found = verify_files(store)
+    for name, what in found.damaged.items():
+        typer.echo(visible(f"{store / name}: {what}"))
+    if found.damaged:
+        typer.echo(f"damaged: {len(found.damaged):,} of {found.files:,} files; didsim run makes them again")
+        raise typer.Exit(1)
+    typer.echo(f"{found.files:,} files are whole")
 
 
 @contextmanager
@@ -227,7 +245,7 @@ def _told() -> Iterator[ExitStack]:
         with ExitStack() as stack:
             yield stack
     except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {visible(error)}", err=True)
         raise typer.Exit(2) from None
 
 
@@ -241,6 +259,6 @@ def _list(console: Console, title: str, lines: Mapping[str, str]) -> None:
         return
     console.print(f"{title}:")
     for cell, text in list(lines.items())[:_MANY_FAILURES]:
-        console.print(f"  {cell}: {text}", highlight=False)
+        console.print(literal(f"  {cell}: {text}".replace("\n", "\n    ")))
     if len(lines) > _MANY_FAILURES:
         console.print(f"  … and {len(lines) - _MANY_FAILURES:,} more")

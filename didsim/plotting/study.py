@@ -42,6 +42,8 @@ def plot_study(
     for name, dim in (("hue", hue), ("col", col), ("over", over)):
         if dim is not None:
             check_dim(name, dim, values)
+    truths = {dim: one for dim, one in values.coords.items() if one.dtype.kind == "b"}
+    values = values.assign_coords({dim: one.astype(str).str.lower() for dim, one in truths.items()})
     if over is None and "seed" in values.dims and "seed" not in (x, hue, col):
         over = "seed"
     places = [dim for dim in (x, hue, col, over) if dim is not None]

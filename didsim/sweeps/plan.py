@@ -4,6 +4,8 @@ import math
 
 from rich.table import Table
 
+from didsim._text import literal
+from didsim.sweeps.axes import word
 from didsim.sweeps.grid import Sweep
 
 
@@ -13,9 +15,9 @@ def plan(sweep: Sweep, memory: int) -> Table:
     blocks = sweep.blocks(shape)
     table = Table("", "")
     for axis in sweep.axes:
-        first, last = axis.labels[0], axis.labels[-1]
-        values = ", ".join(map(str, axis.labels)) if len(axis.labels) <= 6 else f"{first} … {last}"
-        table.add_row(axis.key, f"{len(axis.values)}: {values}")
+        labels = [word(label) for label in axis.labels]
+        values = ", ".join(labels) if len(labels) <= 6 else f"{labels[0]} … {labels[-1]}"
+        table.add_row(literal(axis.key), literal(f"{len(axis.values)}: {values}"))
     numbers = sweep.size * len(sweep.steps) * len(sweep.metrics)
     rows = {
         "cells": f"{sweep.size:,}",

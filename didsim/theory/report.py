@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from didsim import _checks
+from didsim._text import literal
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Found
@@ -87,7 +88,7 @@ class Report(msgspec.Struct, frozen=True):
         table.add_column("worst deviation\n(tolerance)", justify="right")
         table.add_column("verdict")
         for row in self.rows:
-            statement = f"{row.statement}\n[dim]{row.name}, {row.source}[/]"
+            statement = literal(row.statement).append(literal(f"\n{row.name}, {row.source}", "dim"))
             if row.shares is None:
                 style = "green" if row.verdict == "holds" else "bold red"
                 deviation = f"{row.worst:.1e}\n({row.tolerance:.0e})"
@@ -107,7 +108,7 @@ class Report(msgspec.Struct, frozen=True):
         for one in self.counterexamples:
             instance = "; ".join(f"{name} = {text}" for name, text in one.instance.items())
             by = "[bold red]none found[/]" if one.deviation is None else f"{one.deviation:.3g} {one.unit}"
-            table.add_row(one.dropped, one.breaks, str(one.size), instance, by)
+            table.add_row(literal(one.dropped), literal(one.breaks), str(one.size), literal(instance), by)
         return table
 
 

@@ -65,7 +65,7 @@ def shown_bar(
         options: of `rich.progress.Progress`.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
