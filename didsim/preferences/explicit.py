@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs
 from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, draw_indices, pair_indices
 
@@ -95,9 +96,9 @@ class Pairs(Problem):
         """Pairs drawn from the dataset with replacement, with probabilities proportional to their weights.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         log_weights = _log_space.log(self._pair_weights())
         rows = draw_indices(_checks.one_key("key", key), log_weights, num_pairs)
         return Pairs(jnp.take_along_axis(self.winners, rows, -1), jnp.take_along_axis(self.losers, rows, -1))
@@ -235,9 +236,9 @@ class Joint(Problem):
         """`num_pairs` independent pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         size = self.log_probs.shape[-1]
         flat = self.log_probs.reshape(*self.batch_shape, size * size)
         drawn = draw_indices(_checks.one_key("key", key), flat, num_pairs)

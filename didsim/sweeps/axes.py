@@ -18,12 +18,29 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Without `stop` they are `count` integers from `start` on. With `stop` they are `count` numbers from
     `start` to `stop`, both included; with `scale = "log"` their logarithms are evenly spaced.
+
+    Raises:
+        ValueError: `count` is no integer of at least 1, `scale` is neither "linear" nor "log", or a bound is
+            no finite number.
     """
 
     start: float
     count: Annotated[int, msgspec.Meta(ge=1)]
     stop: float | None = None
     scale: Literal["linear", "log"] = "linear"
+
+    def __post_init__(self) -> None:
+        # The same check as of a table in a file.
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            value = value.item() if isinstance(value, np.generic) else value
+            try:
+                value = msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"`{field.name}`: {error}; got {value!r}") from None
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"`{field.name}` must be finite; got {value}")
+            msgspec.structs.force_setattr(self, field.name, value)
 
     def values(self) -> list[Any]:
         """The values.
@@ -33,7 +50,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 not positive.
         """
         if self.stop is None:
-            if not math.isfinite(self.start) or self.start != int(self.start) or self.scale == "log":
+            if self.start != int(self.start) or self.scale == "log":
                 raise ValueError("a range of numbers other than integers needs `stop`")
             return list(range(int(self.start), int(self.start) + self.count))
         if self.scale == "linear":

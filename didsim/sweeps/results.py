@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
-from didsim._files import written_whole
+from didsim._files import local_path, written_whole
 from didsim.sweeps.axes import cell_name, parsed, word
 from didsim.sweeps.store import Status, failures_of, stored_attributes
 
@@ -22,8 +22,10 @@ def open_results(path: str | Path) -> xr.Dataset:
 
     Raises:
         StoreError: there are no results of a study at that path.
+        ValueError: it is no path on this machine.
     """
-    stored_attributes(Path(path))
+    path = local_path("store", path)
+    stored_attributes(path)
     dataset = xr.open_zarr(path, chunks=None, consolidated=True, mask_and_scale=False)
     # Few libraries read words of variable length; NetCDF has words of a fixed length.
     words = {name: one for name, one in dataset.coords.items() if one.dtype.kind == "T"}
@@ -59,7 +61,7 @@ def export(path: str | Path, out: str | Path) -> None:
         ValueError: the suffix is another one, or Parquet is asked for and pyarrow is not installed.
         OSError: the file cannot be written.
     """
-    out = Path(out)
+    out = local_path("out", out)
     if out.suffix not in (".nc", ".csv", ".parquet"):
         raise ValueError(f"`out` must end in .nc, .csv or .parquet; got {str(out)!r}")
     dataset = open_results(path).load()
@@ -113,4 +115,4 @@ def summarise(path: str | Path) -> Summary:
         cell_name(axes, index): int(diverged_at[tuple(index)])
         for index in np.argwhere(status == Status.DIVERGED).tolist()
     }
-    return Summary(counts, {name: reasons[name] for name in failed}, diverged)
+    return Summary(counts, {name: reasons.get(name, "the reason is lost") for name in failed}, diverged)

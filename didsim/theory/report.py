@@ -9,13 +9,15 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
-from didsim import _checks
+from didsim._memory import fitting_int
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Found
 from didsim.training.progress import tracked
 
 SIZES = (1, 2, 3, 8)
+
+_BYTES = 512  # of an instance: its policies, and what a check makes of them
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -136,24 +138,29 @@ def check_all(
         A `Report`. Compiling takes about 40 s for all checks, and 10,000 instances a few seconds more.
 
     Raises:
-        ValueError: `instances` is below 1, or a name is unknown.
+        ValueError: `instances` is below 1 or more than memory can hold, `seed` is negative or has more than
+            31 bits, or a name is unknown.
 
     >>> report = check_all(instances=100, only=["inverse"], counterexamples=False)
     >>> report.rows[0].verdict
     'holds'
     """
-    instances = _checks.positive_int("instances", instances)
+    instances = fitting_int("instances", instances, _BYTES)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ValueError(f"`seed` must be an integer from 0 to {2**31 - 1}; got {seed!r}")
     checks = list(CHECKS.values()) if only is None else [CHECKS[name] for name in only]
     checks.sort(key=lambda check: check.section)
     with jax.enable_x64(True):
         cases = draw_cases(instances, seed)
         rows = [
-            measure(check, instances, cases) for check in tracked(checks, "Checking statements", progress)
+            measure(check, instances, cases)
+            for check in tracked(checks, len(checks), "Checking statements", progress)
         ]
         found = []
         if counterexamples:
             chosen = COUNTEREXAMPLES if only is None else [one for one in COUNTEREXAMPLES if one.of in only]
-            found = [one.find() for one in tracked(chosen, "Dropping assumptions", progress)]
+            each = tracked(chosen, len(chosen), "Dropping assumptions", progress)
+            found = [one.find() for one in each]
     return Report(seed, instances, rows, found)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from didsim import _checks
 from didsim.training.metrics import METRICS, Measure, Metric, metric_of
 
@@ -52,6 +54,14 @@ class Record:
                     f"`metrics` must map names to functions of a Snapshot; got {metric!r} for {name!r}"
                 )
         self.metrics = metrics
+
+    def count(self, steps: int) -> int:
+        """The number of records in so many steps."""
+        return -(-steps // self.every) + 1
+
+    def counts(self, steps: int) -> np.ndarray:
+        """The numbers of steps after which something is recorded, in a run of so many steps."""
+        return np.append(np.arange(0, steps, min(self.every, max(steps, 1))), steps)
 
     def resolve(self, *, has_target: bool, has_support: bool) -> dict[str, Metric]:
         """The metrics of a run.
