@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.forms import Form
 from didsim.pairwise.sums import tiled_pair_sum, unchecked_pair_sum
@@ -84,9 +85,9 @@ class Contrastive(Problem):
         """`num_pairs` independent pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.count("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         first, second = jax.random.split(_checks.one_key("key", key))
         return Pairs(
             draw_indices(first, jnp.broadcast_to(self.chosen, self._shape), num_pairs),

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs
 from didsim.preferences.problem import (
     Listed,
@@ -153,9 +154,9 @@ class Pairs(Problem):
         They keep their soft labels and ties.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.count("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         log_weights = _log_space.log(self._pair_weights())
         rows = draw_indices(_checks.one_key("key", key), log_weights, num_pairs)
 
@@ -345,9 +346,9 @@ class Joint(Problem):
         """`num_pairs` independent pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.count("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         size = self.log_probs.shape[-1]
         flat = self.log_probs.reshape(*self.batch_shape, size * size)
         key = _checks.one_key("key", key)

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.exact import map_rows
 from didsim.pairwise.forms import Analytic, Form
@@ -142,9 +143,9 @@ class Labelled(Problem):
         """`num_pairs` independent labelled pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.count("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         key_first, key_second, key_label = jax.random.split(_checks.one_key("key", key), 3)
         shape = (*self.batch_shape, self.reward.shape[-1])
         y1 = draw_indices(key_first, jnp.broadcast_to(self.first, shape), num_pairs)

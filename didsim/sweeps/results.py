@@ -8,8 +8,7 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
-from didsim import _checks
-from didsim._files import written_whole
+from didsim._files import local_path, written_whole
 from didsim.sweeps.axes import cell_name, parsed, word
 from didsim.sweeps.folder import ZARR_FORMAT, CheckedFolder, DamagedError, contents_of, failures_of
 from didsim.sweeps.layout import Status
@@ -28,8 +27,9 @@ def open_results(path: str | Path) -> xr.Dataset:
     Raises:
         StoreError: there are no results of a study at that path, or a file is damaged, here or when values
             are read. The message names the file.
+        ValueError: it is no path on this machine.
     """
-    path = _checks.path("path", path)
+    path = local_path("path", path)
     if lost := contents_of(path).lost:
         raise DamagedError(path, lost)
     dataset = xr.open_zarr(
@@ -78,7 +78,7 @@ def export(path: str | Path, out: str | Path) -> None:
         ValueError: the suffix is another one, or Parquet is asked for and pyarrow is not installed.
         OSError: the file cannot be written.
     """
-    path, out = _checks.path("path", path), _checks.path("out", out)
+    path, out = local_path("path", path), local_path("out", out)
     if out.suffix not in (".nc", ".csv", ".parquet"):
         raise ValueError(f"`out` must end in .nc, .csv or .parquet; got {str(out)!r}")
     dataset = open_results(path).load()

@@ -1,9 +1,11 @@
 """From a grid to a full store: blocks go out to an executor, and are written as they come back."""
 
 import math
+import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
@@ -14,6 +16,8 @@ import numpy as np
 from rich.console import Console
 
 from didsim import _checks
+from didsim._files import local_path
+from didsim._memory import size_text
 from didsim.sweeps.cells import compute
 from didsim.sweeps.grid import Block, Sweep
 from didsim.sweeps.layout import Status
@@ -70,7 +74,8 @@ def run_sweep(
         executor: where blocks are computed: any object with `submit`, by default a thread of this process. A
             process computes one block at a time, however many threads it has. What you added to a registry
             must be added in the executor's processes, too: a study is sent to them as names and numbers.
-        memory: bytes that a block may take. It sets the size of the blocks of a new store.
+        memory: bytes that a block may take. It sets the size of the blocks of a new store. A warning says so
+            if a single cell takes more.
         in_flight: the largest number of blocks that an executor has at once.
         progress: whether to show the number of cells that are done: as a bar on a terminal, elsewhere as a
             line every minute.
@@ -80,20 +85,25 @@ def run_sweep(
         The numbers of cells by status.
 
     Raises:
-        ValueError: an argument is of the wrong kind.
+        ValueError: an argument is of the wrong kind, or a cell takes more memory than `memory`, and more than
+            this machine has.
         StoreError: the store is of another study or of other versions, another process writes to it, or a
             damaged file cannot be made again.
         OSError: it cannot be written to.
         RuntimeError: a worker of the executor died; the message names a cell. What was done is kept.
     """
     _checks.instance("sweep", sweep, Sweep, "a Sweep")
-    path = _checks.path("store", store)
+    path = local_path("store", store)
     if executor is not None and not hasattr(executor, "submit"):
         raise ValueError(f"`executor` must be an object with `submit`, or None; got {executor!r}")
     _checks.flag("progress", progress)
     _checks.flag("any_version", any_version)
     memory = _checks.positive_int("memory", memory)
     in_flight = _checks.positive_int("in_flight", in_flight)
+    sweep.check_fits(memory)
+    if sweep.cell_bytes() > memory:
+        needed, given = size_text(sweep.cell_bytes()), size_text(memory)
+        warnings.warn(f"a cell takes about {needed}, more than the {given} of `memory`", stacklevel=2)
     opened = open_store(sweep, path, sweep.cells_within(memory), any_version=any_version)
     with locked(path), _stopping() as stop, ExitStack() as stack:
         opened.tidy()
@@ -227,6 +237,9 @@ def _stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        # Not through Python's buffered stream, which the signal may have interrupted.
+        text = "Stopping: waiting for the blocks that are being computed; Ctrl-C again stops now"
+        os.write(2, f"\n{text}\n".encode())
 
     before = signal.signal(signal.SIGINT, ask)
     try:

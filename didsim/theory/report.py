@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from didsim import _checks
+from didsim._memory import fitting_int
 from didsim._text import literal
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
@@ -17,6 +18,8 @@ from didsim.theory.counterexamples import COUNTEREXAMPLES, Found
 from didsim.training.progress import tracked
 
 SIZES = (1, 2, 3, 8)
+
+_BYTES = 512  # of an instance: its policies, and what a check makes of them
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -137,13 +140,14 @@ def check_all(
         A `Report`. Compiling takes about 40 s for all checks, and 10,000 instances a few seconds more.
 
     Raises:
-        ValueError: `instances` is below 1, or a name is unknown.
+        ValueError: `instances` is below 1 or more than memory can hold, `seed` is negative or has more than
+            31 bits, or a name is unknown.
 
     >>> report = check_all(instances=100, only=["inverse"], counterexamples=False)
     >>> report.rows[0].verdict
     'holds'
     """
-    instances = _checks.count("instances", instances)
+    instances = fitting_int("instances", instances, _BYTES)
     seed = _checks.integer("seed", seed, 0, 2**31 - 1)
     _checks.flag("counterexamples", counterexamples)
     _checks.flag("progress", progress)
@@ -155,12 +159,14 @@ def check_all(
     with jax.enable_x64(True):
         cases = draw_cases(instances, seed)
         rows = [
-            measure(check, instances, cases) for check in tracked(checks, "Checking statements", progress)
+            measure(check, instances, cases)
+            for check in tracked(checks, len(checks), "Checking statements", progress)
         ]
         found = []
         if counterexamples:
             chosen = COUNTEREXAMPLES if only is None else [one for one in COUNTEREXAMPLES if one.of in only]
-            found = [one.find() for one in tracked(chosen, "Dropping assumptions", progress)]
+            each = tracked(chosen, len(chosen), "Dropping assumptions", progress)
+            found = [one.find() for one in each]
     return Report(seed, instances, rows, found)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
 from didsim import _checks
@@ -60,6 +61,14 @@ class Record:
         if evaluate is not None:
             _checks.function("evaluate", evaluate, "a function of an optimiser's state and of parameters")
         self.evaluate = evaluate
+
+    def count(self, steps: int) -> int:
+        """The number of records in so many steps."""
+        return -(-steps // self.every) + 1
+
+    def counts(self, steps: int) -> np.ndarray:
+        """The numbers of steps after which something is recorded, in a run of so many steps."""
+        return np.append(np.arange(0, steps, min(self.every, max(steps, 1))), steps)
 
     def resolve(self, *, has_target: bool, has_support: bool, covers_all: bool = True) -> dict[str, Metric]:
         """The metrics of a run.

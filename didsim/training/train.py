@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 from didsim import _checks
 from didsim._batches import as_runs, batched
 from didsim._checks import Shape
+from didsim._memory import PAIR, check_fits, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.reference import visible_reference
@@ -106,10 +107,11 @@ def train(
         after a record uses the gradient of the record. Parameters and optimiser states are updated in place.
 
     Raises:
-        ValueError: a distribution is not normalised or has a zero that counts, shapes do not fit,
-            `steps < 0`, `key` is missing, the runs cannot be spread over the mesh, or an argument is of
-            another kind. So is an optimiser that cannot train the parameters of a policy, or a field of the
-            problem that is not static and holds no array or number.
+        ValueError: a distribution is not normalised or has a zero that counts, shapes do not fit, `steps` is
+            negative or 2^31 or more, the records or a minibatch are more than memory can hold, `key` is
+            missing, the runs cannot be spread over the mesh, or an argument is of another kind. So is an
+            optimiser that cannot train the parameters of a policy, or a field of the problem that is not
+            static and holds no array or number.
         DivergenceError: with `on_divergence="raise"`, a gradient or the loss of a run became NaN or infinite.
             The loss over all pairs is checked at records, the loss of a minibatch at every step. The error
             holds all records until then.
@@ -157,7 +159,9 @@ def train(
         optimizer=runs(optimizer, 0) if isinstance(optimizer, Partial) else optimizer,
         minibatches=_minibatches(batch_size, key, batch),
     )
-    recorded = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
+    numbers = record.count(steps) * len(metrics) * math.prod(batch)
+    check_fits(f"`record.every` = {record.every:,}: {record.count(steps):,} records", 4 * numbers)
+    recorded = record.counts(steps)
     with progress_bar(progress, steps) as meter:
         common = Common(fixed, lengths, metrics, meter, on_divergence == "raise", record.evaluate)
         result = _run(given, common, recorded, trained, mesh)
@@ -191,7 +195,7 @@ def _check_kinds(
         raise ValueError(f"`progress` must be True, False or a label; got {progress!r}")
     _checks.instance("record", record, Record, "a Record")
     if batch_size is not None:
-        _checks.count("batch_size", batch_size)
+        fitting_int("batch_size", batch_size, PAIR)
         if key is None:
             raise ValueError("`key` must be given with `batch_size`; got None")
 
@@ -308,7 +312,7 @@ def _minibatches(batch_size: int | None, key: Array | None, batch: Shape) -> Min
     return Minibatches(keys, int(batch_size))
 
 
-def _run(given: Given, common: Common, recorded: list[int], trained: PyTree, mesh: Mesh | None) -> Result:
+def _run(given: Given, common: Common, recorded: np.ndarray, trained: PyTree, mesh: Mesh | None) -> Result:
     """Call the compiled program, and wait for it."""
     state = initial_states(trained, given.optimizer)
     if any(isinstance(one, optax.LookaheadState) for one in _nodes(state)):
@@ -338,7 +342,7 @@ def _nodes(tree: PyTree) -> list[Any]:
     return jax.tree.leaves(tree, is_leaf=is_node)
 
 
-def _finished(result: Result, common: Common, recorded: list[int], batch: Shape) -> Run:
+def _finished(result: Result, common: Common, recorded: np.ndarray, batch: Shape) -> Run:
     """The `Run` that `train` returns. If all stop when one diverges, the error holds it instead."""
     counted, failed, broken = (np.asarray(x) for x in (result.counted, result.failed, result.broken))
     metrics, kept = result.metrics, len(recorded)
@@ -349,7 +353,7 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
             metrics = {name: _without(values, broken) for name, values in metrics.items()}
     run = Run(
         policy=eqx.combine(batched(result.trained, batch), common.fixed),
-        steps=np.asarray(recorded[:kept], dtype=int),
+        steps=recorded[:kept],
         metrics={name: batched(jnp.moveaxis(metrics[name][:kept], 0, 1), batch) for name in common.metrics},
         diverged_at=np.where(failed, counted, -1).reshape(batch),
         state=batched(result.state, batch),
