@@ -316,6 +316,11 @@ def count(name: str, value: Any, least: int = 1) -> int:
     return integer(name, value, least, 2**31 - 1)
 
 
+def booleans(name: str, value: Any) -> Array:
+    """The value as an array of True and False."""
+    return _array(name, value, "True or False for each pair", np.bool_)
+
+
 def indices(name: str, value: Any, size: int) -> Array:
     """The value as an array of integers from 0 to `size − 1`."""
     array = _array(name, value, "integers that index sequences", jnp.integer)

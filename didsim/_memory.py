@@ -16,7 +16,7 @@ def machine_memory() -> int:
 
 def size_text(number: int) -> str:
     """A number of bytes in MiB, or in GiB if that is shorter."""
-    return f"{number / 2**20:,.1f} MiB" if number < 10 * 2**30 else f"{number / 2**30:,.0f} GiB"
+    return f"{number / 2**20:,.1f} MiB" if number < 10 * 2**30 else f"{number // 2**30:,} GiB"
 
 
 def check_fits(what: str, number: int, limit: int | None = None) -> None:

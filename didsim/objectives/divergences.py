@@ -154,7 +154,7 @@ class ChiSquared(Reward):
     needs_reference: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         t = log_ratio_of(logps, ref_logps)
@@ -190,8 +190,8 @@ class PowerProb(Reward):
 
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    alpha: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    alpha: Scalar = eqx.field(converter=partial(_checks.positive, "alpha"))
 
     @property
     def needs_lengths(self) -> bool:

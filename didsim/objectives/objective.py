@@ -371,9 +371,7 @@ def _outcomes(win_probs: Any, tied: Any) -> dict[str, Array]:
     if win_probs is not None:
         given["win_probs"] = _checks.within("win_probs", win_probs, 0, 1)
     if tied is not None:
-        given["tied"] = jnp.asarray(tied)
-        if given["tied"].dtype != bool:
-            raise ValueError(f"`tied` must be True or False for each pair; got dtype {given['tied'].dtype}")
+        given["tied"] = _checks.booleans("tied", tied)
     return given
 
 

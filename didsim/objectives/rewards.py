@@ -236,8 +236,8 @@ class WeightedEntropy(Reward):
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    alpha: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    alpha: Scalar = eqx.field(converter=partial(_checks.positive, "alpha"))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         # The log-ratio first: its digits are lost if two large products are subtracted.
@@ -256,8 +256,8 @@ class Shrunk(Reward):
     affine: ClassVar[bool] = True
     rises_slower: ClassVar[bool] = True
 
-    beta: Scalar
-    share: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    share: Scalar = eqx.field(converter=partial(_checks.within, "share", low=0, high=1))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         return self.share * (self.beta * log_ratio_of(logps, ref_logps))
@@ -273,8 +273,8 @@ class MixedWithReference(Reward):
     needs_reference: ClassVar[bool] = True
     rises_slower: ClassVar[bool] = True
 
-    beta: Scalar
-    share: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    share: Scalar = eqx.field(converter=partial(_checks.within, "share", low=0, high=1))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         t = log_ratio_of(logps, ref_logps)

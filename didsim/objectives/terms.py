@@ -174,7 +174,8 @@ class Term(eqx.Module):
         return loss if self.weight is None else self.weight * loss
 
 
-def _check_parts(term: Term) -> None:
+def check_parts(term: Term) -> None:
+    """Raise `ValueError` unless the parts of a term are a reward and a kernel."""
     _checks.instance("reward", term.reward, Reward, "a Reward, as LogRatio(beta)")
     _checks.instance("kernel", term.kernel, Kernel, "a Kernel, as Logistic()")
 
@@ -199,7 +200,7 @@ class Pair(Term):
         return any(reward.needs_lengths for reward in self._rewards)
 
     def __post_init__(self) -> None:
-        _check_parts(self)
+        check_parts(self)
         for name in ("chosen_reward", "rejected_reward"):
             if (reward := getattr(self, name)) is not None:
                 _checks.instance(name, reward, Reward, "a Reward, or None")
@@ -288,7 +289,7 @@ class Single(Term):
     baseline: Baseline | None = eqx.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_parts(self)
+        check_parts(self)
         if self.baseline is not None:
             _checks.instance("baseline", self.baseline, Baseline, "a Baseline, or None")
         _checks.one_of("sequence", self.sequence, ("chosen", "rejected"))

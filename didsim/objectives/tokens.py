@@ -6,6 +6,7 @@ counts as one token.
 """
 
 import functools
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -14,8 +15,9 @@ import numpy as np
 from jax.nn import logsumexp
 from jaxtyping import Array, Float, Int
 
+from didsim import _checks
 from didsim.objectives.rewards import LogRatio, Scalar, given_reference, log_ratio_of
-from didsim.objectives.terms import Population, Sequences, Term, WithTokens
+from didsim.objectives.terms import Population, Sequences, Term, WithTokens, check_parts
 from didsim.preferences.problem import Listed, at_indices
 from didsim.spaces import SequenceSpace
 
@@ -29,6 +31,12 @@ class TokenTerm(Term):
 
     reward: LogRatio
     space: SequenceSpace | None = eqx.field(static=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_parts(self)
+        _checks.instance("reward", self.reward, LogRatio, "a LogRatio")
+        if self.space is not None:
+            _checks.instance("space", self.space, SequenceSpace, "a SequenceSpace, or None")
 
     @property
     def needs_tokens(self) -> bool:
@@ -68,7 +76,7 @@ class SharedLength(TokenTerm):
     `t` is the log-ratio of a sequence. `s` is that of its first `min(|y_w|, |y_l|)` tokens.
     """
 
-    alpha: Scalar = eqx.field(kw_only=True)
+    alpha: Scalar = eqx.field(kw_only=True, converter=partial(_checks.within, "alpha", low=0, high=1))
 
     def of_pairs(self, chosen: WithTokens, rejected: WithTokens, baseline: Array | None) -> Array:
         """The loss of each pair. `tokens` are `s(y_w)` and `s(y_l)`."""

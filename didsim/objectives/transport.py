@@ -13,14 +13,18 @@ step that lowers one of them lowers the term. (Derived here.) Derivatives are th
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from didsim import _checks
 from didsim.objectives.kernels import Kernel
 from didsim.objectives.rewards import LogRatio, given_reference
-from didsim.objectives.terms import Population, Sequences, Term
+from didsim.objectives.terms import Population, Sequences, Term, check_parts
 from didsim.preferences.problem import at_indices
 
 
 class SortedTerm(Term):
     """A loss of the ranks of a batch, not of single pairs."""
+
+    def __post_init__(self) -> None:
+        check_parts(self)
 
     def of_labels(
         self, chosen: Sequences, rejected: Sequences, baseline: Array | None, win_probs: Array
@@ -57,6 +61,10 @@ class SortedMargins(SortedTerm):
     """
 
     reward: LogRatio
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.instance("reward", self.reward, LogRatio, "a LogRatio")
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
         """The loss of each rank: entry `k` has the `k`-th smallest margins of policy and reference."""

@@ -85,12 +85,10 @@ class Pairs(Problem):
         self.win_probs = None if win_probs is None else self._of_pairs("win_probs", win_probs)
         if self.win_probs is not None:
             _checks.within("win_probs", self.win_probs, 0, 1)
-        self.tied = None if tied is None else jnp.asarray(tied)
-        if self.tied is not None and (self.tied.dtype != bool or self.tied.shape != self.winners.shape):
-            raise ValueError(f"`tied` must be one boolean per pair, {self.winners.shape}; got {tied!r}")
+        self.tied = None if tied is None else self._of_pairs("tied", tied, _checks.booleans)
 
-    def _of_pairs(self, name: str, value: Any) -> Array:
-        array = _checks.finite(name, value)
+    def _of_pairs(self, name: str, value: Any, check: Callable[..., Array] = _checks.finite) -> Array:
+        array = check(name, value)
         if array.shape != self.winners.shape:
             raise ValueError(
                 f"`{name}` must have one entry for each pair, shape {self.winners.shape}; "
@@ -198,6 +196,8 @@ class Pairs(Problem):
         """The weighted sum of `kernel(x_i − x_j)` over the pairs that are tied. O(N + pairs)."""
         if self.tied is None:
             return super().expect_ties(kernel, x)
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
         weights = jnp.where(self.tied, self._pair_weights(x.dtype), 0)
         return jnp.sum(weights * kernel(self._differences(x, x)), axis=-1)
 
@@ -387,6 +387,8 @@ class Joint(Problem):
         """`Σ_ij ties(i, j) kernel(x_i − x_j)`. O(N²) time and memory."""
         if self.log_ties is None:
             return super().expect_ties(kernel, x)
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
         differences = x[..., :, None] - x[..., None, :]
         return jnp.sum(jnp.exp(self.log_ties) * kernel(differences), axis=(-2, -1))
 

@@ -175,7 +175,8 @@ class Problem(eqx.Module):
 
         All other methods count a tie as half a win for either sequence.
         """
-        return jnp.zeros((), x.dtype)
+        check_kernel(kernel)
+        return jnp.zeros((), values_over(self, "x", x).dtype)
 
     def label_doubt(self) -> Float[Array, "..."]:
         """The mean of `p (1 − p)` over pairs, with `p` the soft label of a pair; 0 for labels of 0 and 1."""
@@ -229,6 +230,7 @@ class Problem(eqx.Module):
 
     def listed(self, size: int) -> Listed:
         """All pairs of `size` sequences, with their probabilities. O(N²) memory."""
+        self.check_size(size)
         table = self.joint(size).log_probs
         winners, losers = jnp.divmod(jnp.arange(size * size), size)
         return Listed(winners, losers, jnp.exp(table).reshape(*table.shape[:-2], size * size))

@@ -182,8 +182,10 @@ def _check_outcomes(wins: np.ndarray, ties: np.ndarray | None) -> None:
     off = np.abs(total - 1) > _tolerance(wins)
     if off.any():
         where = tuple(int(k) for k in np.argwhere(off)[0])
-        rule = "[i, j] + [j, i]" if ties is None else "[i, j] + [j, i] + ties[i, j]"
-        raise ValueError(f"`wins` must have {rule} = 1 for any two; got {total[where]:.6g} at index {where}")
+        rule = (
+            "[i, j] + [j, i] = 1, or `ties` the rest," if ties is None else "[i, j] + [j, i] + ties[i, j] = 1"
+        )
+        raise ValueError(f"`wins` must have {rule} for any two; got {total[where]:.6g} at index {where}")
 
 
 def _tolerance(given: np.ndarray) -> float:

@@ -25,6 +25,14 @@ _OWN = {
     ("exo", "label_smoothing"): number(0.1, 0, 0.499, above=True),
     ("robust", "label_smoothing"): number(0.1, 0, 0.499),
     ("fdpo_alpha", "alpha"): number(0.5, 1e-6, 1),
+    ("kto", "baseline"): only("policy"),
+    ("dpo_rao_kupper", "theta"): number(2.0, 1 + 1e-6, 1e6),
+    ("dpo_shift", "shift"): number(0.5, 0, 1),
+    ("bdpo", "mixture"): number(0.5, 0, 1, above=True),
+    ("ld_dpo", "alpha"): number(0.5, 0, 1),
+    ("ld_dpo", "space"): only(None).or_none(),
+    ("wpo", "space"): only(None).or_none(),
+    ("h_dpo", "alpha"): number(0.5, 0, above=True),
 }
 
 
@@ -42,6 +50,8 @@ def _catalogue(name: str) -> Call:
 _POSITIVE, _NUMBER = number(0.5, 0, above=True), number(0.5)
 _REWARD, _KERNEL = objectives.LogRatio(jnp.array(0.1)), objectives.Logistic()
 _PARTS = {"reward": only(_REWARD), "kernel": only(_KERNEL), "weight": _NUMBER.or_none()}
+_SIDES = {"chosen_reward": only(_REWARD).or_none(), "rejected_reward": only(_REWARD).or_none()}
+_SHARE, _SPACE = number(0.5, 0, 1), only(didsim.SequenceSpace(3, 1)).or_none()
 _PROBLEM = didsim.Contrastive(P, Q)
 _LOGP = Argument(
     -1.0,
@@ -50,6 +60,11 @@ _LOGP = Argument(
         and number(0.0, high=0).allows(value)
         and (not isinstance(value, np.ndarray) or value.dtype.kind == "f")
     ),
+)
+_FINITE = number(-0.5)
+_TIED = Argument(
+    False,
+    lambda value: isinstance(value, bool) or (isinstance(value, np.ndarray) and value.dtype == bool),
 )
 _LENGTH = number(3, 1)
 _TOKENS = Argument(3, lambda value: type(value) is int and 1 <= value < 2**31)
@@ -71,6 +86,12 @@ CALLS = {
     "objectives.Guarded": call(objectives.Guarded, beta=_POSITIVE, weight=number(1.0, 0)),
     "objectives.ForwardKL": call(objectives.ForwardKL, beta=_POSITIVE),
     "objectives.JensenShannon": call(objectives.JensenShannon, beta=_POSITIVE),
+    "objectives.ChiSquared": call(objectives.ChiSquared, beta=_POSITIVE),
+    "objectives.PowerProb": call(objectives.PowerProb, beta=_POSITIVE, alpha=_POSITIVE),
+    "objectives.WeightedEntropy": call(objectives.WeightedEntropy, beta=_POSITIVE, alpha=_POSITIVE),
+    "objectives.Shrunk": call(objectives.Shrunk, beta=_POSITIVE, share=_SHARE),
+    "objectives.MixedWithReference": call(objectives.MixedWithReference, beta=_POSITIVE, share=_SHARE),
+    "objectives.RaoKupper": call(objectives.RaoKupper, theta=number(2.0, 1 + 1e-6, 1e6)),
     "objectives.Alpha": call(objectives.Alpha, beta=_POSITIVE, alpha=_POSITIVE),
     "objectives.Logistic": call(objectives.Logistic, smoothing=_NUMBER.or_none(), margin=_NUMBER.or_none()),
     "objectives.Squared": call(objectives.Squared, centre=_NUMBER),
@@ -79,7 +100,21 @@ CALLS = {
         objectives.ReverseCrossEntropy, smoothing=number(0.1, 0, 1 - 1e-6, above=True)
     ),
     "objectives.LogRatioModulated": call(objectives.LogRatioModulated, temperature=_POSITIVE),
-    "objectives.Pair": call(objectives.Pair, **_PARTS, chosen_reward=only(_REWARD).or_none()),
+    "objectives.Pair": call(objectives.Pair, **_PARTS, **_SIDES),
+    "objectives.PairOrTie": call(
+        objectives.PairOrTie, **_PARTS | {"kernel": only(objectives.RaoKupper(jnp.array(2.0)))}, **_SIDES
+    ),
+    "objectives.SortedRewards": call(objectives.SortedRewards, **_PARTS),
+    "objectives.SortedMargins": call(objectives.SortedMargins, **_PARTS),
+    "objectives.PolicyWeighted": call(objectives.PolicyWeighted, **_PARTS, space=_SPACE),
+    "objectives.SharedLength": call(objectives.SharedLength, **_PARTS, space=_SPACE, alpha=_SHARE),
+    "objectives.LabelledSquare": call(
+        objectives.LabelledSquare,
+        **_PARTS | {"kernel": only(objectives.Squared(jnp.array(1.0)))},
+        sequence=only("chosen"),
+        push=only("up"),
+        baseline=only(objectives.PairMean()).or_none(),
+    ),
     "objectives.Single": call(
         objectives.Single,
         **_PARTS,
@@ -90,7 +125,7 @@ CALLS = {
     "objectives.Objective": call(_objective, terms=only(objectives.Pair(_REWARD, _KERNEL))),
     "objectives.KeepsChosen": call(_keeps_chosen, terms=only(objectives.Pair(_REWARD, _KERNEL))),
     "objectives.Objective.pair_loss": call(
-        (didsim.length_normalised_dpo(0.1) + didsim.kto(0.1)).pair_loss,
+        (didsim.length_normalised_dpo(0.1) + didsim.kto(0.1) + didsim.wpo(0.1)).pair_loss,
         chosen_logps=_LOGP,
         rejected_logps=_LOGP,
         ref_chosen_logps=_LOGP,
@@ -98,6 +133,10 @@ CALLS = {
         chosen_lengths=_TOKENS,
         rejected_lengths=_TOKENS,
         baseline=number(0.5, single=True).or_none(),
+        chosen_tokens=_FINITE,
+        rejected_tokens=_FINITE,
+        win_probs=number(0.5, 0, 1).or_none(),
+        tied=_TIED.or_none(),
     ),
     "objectives.Objective.loss": call(
         didsim.dpo().loss,

@@ -27,11 +27,13 @@ UNIFORM = np.log(np.full(3, 1 / 3))
 FIRST, SECOND, VALUES = distribution(P), distribution(Q), values(X)
 KERNEL = function(jnp.square)
 
+TABLE = preferences.PreferenceTable.rao_kupper(X, 2.0)
 PROBLEMS: dict[str, Any] = {
     "Contrastive": preferences.Contrastive(P, Q),
     "Pairs": preferences.Pairs([0, 1, 2], [1, 2, 0]),
     "Joint": preferences.Contrastive(P, Q).joint(3),
     "Labelled": preferences.Labelled(X, P, Q),
+    "LabelledByTable": preferences.LabelledByTable(TABLE, P, Q),
     "Mixture": preferences.Mixture(
         (preferences.Labelled(X, P, Q), preferences.Labelled(X, Q, P)), np.log([0.5, 0.5])
     ),
@@ -55,8 +57,9 @@ def _methods(name: str, problem: Any) -> dict[str, Call]:
         "expect": call(problem.expect, kernel=KERNEL, x=over, offset=number(jnp.array(0.5)).or_none()),
         "expect_across": call(problem.expect_across, kernel=KERNEL, x=over, y=over),
         "expect_exp": call(problem.expect_exp, x=over),
+        "expect_ties": call(problem.expect_ties, kernel=KERNEL, x=over),
     }
-    for method in ("check_size", "wins", "joint", "chosen_marginal", "rejected_marginal"):
+    for method in ("check_size", "wins", "joint", "listed", "chosen_marginal", "rejected_marginal"):
         methods[method] = call(getattr(problem, method), size=size)
     return {f"preferences.{name}.{method}": one for method, one in methods.items()}
 
@@ -134,14 +137,42 @@ CALLS = {
             np.array([1.0, 2.0, 3.0]),
             lambda v: values(X).allows(v) and v.shape == (3,) and (v >= 0).all() and v.any(),
         ).or_none(),
+        win_probs=Argument(
+            np.array([0.1, 0.5, 1.0]),
+            lambda v: values(X).allows(v) and v.shape == (3,) and (v >= 0).all() and (v <= 1).all(),
+        ).or_none(),
+        tied=Argument(
+            np.array([True, False, False]),
+            lambda v: isinstance(v, np.ndarray) and v.dtype == bool and v.shape == (3,),
+        ).or_none(),
     ),
-    "preferences.Joint": call(preferences.Joint, log_probs=only(PROBLEMS["Joint"].log_probs)),
+    "preferences.Joint": call(
+        preferences.Joint,
+        log_probs=only(PROBLEMS["LabelledByTable"].joint(3).log_probs),
+        log_ties=only(PROBLEMS["LabelledByTable"].joint(3).log_ties).or_none(),
+    ),
     "preferences.Mixture": call(
         preferences.Mixture,
         problems=only((PROBLEMS["Pairs"], PROBLEMS["Contrastive"])),
         log_weights=distribution(np.log([0.5, 0.5]), 2),
     ),
     "preferences.OnPolicy": call(preferences.OnPolicy, exponent=number(1.0, 0)),
+    "preferences.PolicyAndUniform": call(preferences.PolicyAndUniform, exponent=number(1.0, 0)),
+    "preferences.CappedRewardDifference": call(
+        preferences.CappedRewardDifference, cap=number(1.0, 0).or_none()
+    ),
+    "preferences.PreferenceTable": call(
+        preferences.PreferenceTable,
+        wins=only(np.exp(TABLE.log_wins)),
+        ties=only(1 - np.exp(TABLE.log_wins) - np.exp(TABLE.log_wins).T),
+    ),
+    "preferences.PreferenceTable.rao_kupper": call(
+        preferences.PreferenceTable.rao_kupper, reward=values(X, None), theta=number(2.0, 1)
+    ),
+    "preferences.PreferenceTable.win_rates": call(TABLE.win_rates, log_probs=FIRST),
+    "preferences.LabelledByTable": call(
+        preferences.LabelledByTable, preferences=only(TABLE), first=FIRST, second=SECOND
+    ),
     "preferences.RewardDifference": call(preferences.RewardDifference, of=only("policy")),
     "preferences.Online": call(
         preferences.Online, reward=values(X, None), sampler=only(preferences.OnPolicy())

@@ -88,7 +88,7 @@ CALLS = {
         training.Record,
         every=integer(1, 1, 10**400),
         metrics=Argument({}, _is_empty_table).or_none(),
-        also=Argument((), is_empty),
+        also=Argument((), lambda other: is_empty(other) or _is_empty_table(other)),
         evaluate=function(optax.contrib.schedule_free_eval_params).or_none(),
     ),
     "training.Run.to_dataset": call(_RUN.to_dataset, batch_dims=Argument((), is_empty)),

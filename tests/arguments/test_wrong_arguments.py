@@ -49,6 +49,7 @@ RESULTS = {
     "margins.PowerLaw",
     "plotting.Look",
     "preferences.Draw",
+    "preferences.DrawTable",
     "sweeps.Outcome",
     "sweeps.StoreError",
     "theory.Case",
@@ -70,7 +71,12 @@ INNER = {
     "objectives.KeepsChosen.direction",
     "pairwise.potentials",
     "preferences.Problem.at",
+    "preferences.Problem.expect_ties",
+    "preferences.Problem.listed",
     "preferences.Problem.wins",
+    "sweeps.Sweep.check_fits",
+    "training.Record.count",
+    "training.Record.counts",
     "training.Record.resolve",
 }
 INNER_CLASSES = (

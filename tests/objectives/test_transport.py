@@ -152,7 +152,7 @@ def test_a_solution_is_stationary_and_nothing_near_it_is_lower(name: str) -> Non
     solution = didsim.solve(MAKE[name], REFERENCE, PROBLEM, starts=2)
     known = solution.certificate
     assert known.starts == 2
-    assert known.unique is None  # not known to be convex
+    assert not known.unique  # not known to be convex
     assert bool(known.converged)
     assert float(known.gradient_norm) < 1e-12
     at, log_table = np.asarray(solution.log_probs), table(PROBLEM, 4)

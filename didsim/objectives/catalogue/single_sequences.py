@@ -157,8 +157,7 @@ def kto(
     Raises:
         ValueError: a number is not positive, or `baseline` is neither "policy" nor "pairs".
     """
-    if baseline not in ("policy", "pairs"):
-        raise ValueError(f"`baseline` must be 'policy' or 'pairs'; got {baseline!r}")
+    _checks.one_of("baseline", baseline, ("policy", "pairs"))
     z0 = PolicyMean() if baseline == "policy" else ClippedPairMean()
     reward = LogRatio(_checks.positive("beta", beta))
     desirable = _checks.positive("desirable_weight", desirable_weight)
