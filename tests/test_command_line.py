@@ -204,6 +204,8 @@ def test_ctrl_c_while_modules_are_imported(module: str, tmp_path: Path) -> None:
         text=True,
         env=environment,
         cwd=tmp_path,
+        # A test run in the background has Ctrl-C switched off, and so would have its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"

@@ -318,7 +318,8 @@ def check_over(problem: Problem, name: str, array: Array) -> None:
 
 def values_over(problem: Problem, name: str, values: Any) -> Float[Array, "*#batch sequences"]:
     """An argument as one finite number for every sequence of a problem."""
-    array = _checks.finite(name, values)
+    # Those of a solver are traced, and are not checked again in every step.
+    array = _checks.finite(name, values) if _checks.known(values) else values
     check_over(problem, name, array)
     _checks.broadcast(**{"problem": problem.batch_shape, name: array.shape[:-1]})
     return array
