@@ -33,4 +33,4 @@ def as_runs(tree: PyTree, batch: Shape, event_ndim: int) -> Any:
 
 def batched(tree: PyTree, batch: Shape) -> Any:
     """Reshape each array from `[runs, …]` to `[*batch, …]`."""
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), tree)
+    return jax.tree.map(lambda leaf: leaf.reshape((*batch, *leaf.shape[1:])), tree)

@@ -5,8 +5,11 @@ Shapes and dtypes are always checked. Values are checked if they are known at th
 of distributions are not checked there, since this would cost as much as the functions themselves.
 """
 
+import math
 import numbers
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +20,7 @@ from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 Shape = tuple[int, ...]
+_DTYPES = ("float32", "float64")
 
 
 def known(value: Any) -> bool:
@@ -30,6 +34,45 @@ def instance(name: str, value: Any, kind: type, expected: str) -> None:
         raise ValueError(f"`{name}` must be {expected}; got {value!r}")
 
 
+def function(name: str, value: Any, expected: str = "a function") -> None:
+    """Raise `ValueError` unless the value can be called."""
+    if not callable(value):
+        raise ValueError(f"`{name}` must be {expected}; got {value!r}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value, which must be True or False."""
+    instance(name, value, bool, "True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, options: Iterable[str]) -> None:
+    """Raise `ValueError` unless the value is one of some words."""
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"`{name}` must be {' or '.join(map(repr, options))}; got {value!r}")
+
+
+def words(name: str, value: Any) -> tuple[str, ...]:
+    """The value as a tuple of words. One word alone is not taken for its letters."""
+    try:
+        listed = tuple(value)
+    except TypeError:
+        listed = (None,)
+    is_list = not isinstance(value, str | bytes | Mapping | Array)
+    if not is_list or not all(isinstance(word, str) for word in listed):
+        raise ValueError(f"`{name}` must be a list of words; got {value!r}")
+    return listed
+
+
+def path(name: str, value: Any) -> Path:
+    """The value as a path."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"`{name}` must be a path; got {value!r}")
+    return Path(text)
+
+
 def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
     """The value as an array whose dtype is of one kind."""
     try:
@@ -38,7 +81,14 @@ def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
         raise ValueError(f"`{name}` must be {expected}; got {value!r}") from None
     if not jnp.issubdtype(array.dtype, kind):
         raise ValueError(f"`{name}` must be {expected}; got dtype {array.dtype}")
+    _supported(name, array.dtype)
     return array
+
+
+def _supported(name: str, dtype: Any) -> None:
+    """Raise for a floating-point dtype other than float32 and float64: exact values need their digits."""
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).name not in _DTYPES:
+        raise ValueError(f"`{name}` must have dtype {' or '.join(_DTYPES)}; got {jnp.dtype(dtype).name}")
 
 
 def float_array(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
@@ -51,6 +101,25 @@ def float_array(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..
     if array.size == 0:
         raise ValueError(f"`{name}` must not be empty; got shape {array.shape}")
     return array
+
+
+def numbers_given(name: str, value: Any) -> np.ndarray:
+    """The value as a NumPy array of real numbers, of any shape; NaN and infinity are numbers here."""
+    array = _array(name, value, "an array of real numbers", jnp.number)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"`{name}` must be an array of real numbers; got dtype {array.dtype}")
+    return np.asarray(value)
+
+
+def numeric_fields(name: str, module: Any) -> None:
+    """Raise `ValueError` unless all fields of a module, but for static ones, hold arrays or numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(module):
+        if isinstance(leaf, bool) or not isinstance(leaf, Array | np.ndarray | np.generic | numbers.Real):
+            field = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"`{name}` must hold arrays and numbers in its fields; got {leaf!r} in {field}. A field of "
+                "another kind is declared as eqx.field(static=True)"
+            )
 
 
 def finite(name: str, value: Any, *, min_ndim: int = 1) -> Float[Array, "..."]:
@@ -91,7 +160,8 @@ def distribution(name: str, value: Any, *, full_support: bool = False) -> Float[
     if full_support and np.isneginf(array).any():
         where = tuple(int(k) for k in np.argwhere(np.isneginf(array))[0])
         raise ValueError(
-            f"`{name}` must give every sequence a positive probability; got zero at index {where}"
+            f"`{name}` must give every sequence a positive probability; got zero at index {where}. Leave "
+            "sequences that cannot occur out of the space, or give them a small probability"
         )
     return log_probs
 
@@ -145,7 +215,7 @@ def _number(
     A Python number gives a weakly typed array. In operations it takes the dtype of the other array: that of
     `beside`, if it is given. A number is checked as it is used, rounded to its dtype.
     """
-    value = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
+    value = python_number(value)
     array = _array(name, value, "a real number", jnp.number)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
@@ -156,11 +226,12 @@ def _number(
         return eqx.error_if(array, ~good(_flushed(array, beside), jnp), f"`{name}` must be {expected}")
     # In NumPy, since JAX would trace even a constant under `jit`.
     given = np.asarray(value)
-    if not np.all(good(given, np)):
+    # In double precision, as bounds would be rounded to the dtype of an array of float16.
+    if not np.all(good(given.astype(float), np)):
         raise ValueError(f"`{name}` must be {expected}; got {given}")
     dtype = array.dtype if beside is None else jnp.result_type(array, beside)
     rounded = _rounded(given, dtype)
-    if not np.all(good(rounded, np)):
+    if not np.all(good(rounded.astype(float), np)):
         raise ValueError(f"`{name}` must be {expected} in {dtype}; got {given}, which rounds to {rounded}")
     return array
 
@@ -175,8 +246,9 @@ def _flushed(array: Array, beside: Array | None) -> Array:
 
 
 def parameters(name: str, tree: Any, dtype: Any) -> None:
-    """Raise if a number of a tree becomes infinite, or zero, when it is rounded to a dtype."""
+    """Raise if a number of a tree has an unsupported dtype, or rounds to infinity or zero in `dtype`."""
     for leaf in jax.tree.leaves(tree):
+        _supported(name, jnp.result_type(leaf))
         if known(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             given = np.asarray(leaf)
             rounded = _rounded(given, dtype)
@@ -195,6 +267,16 @@ def _rounded(given: np.ndarray, dtype: Any) -> np.ndarray:
     return np.where(np.abs(rounded) < jnp.finfo(dtype).tiny, np.zeros((), dtype), rounded)
 
 
+def python_number(value: Any) -> Any:
+    """A real number as a float, which JAX types weakly; any other value as it is."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+
+
 def single(name: str, array: Array) -> Array:
     """The array, which must have no axes."""
     if array.ndim:
@@ -202,11 +284,41 @@ def single(name: str, array: Array) -> Array:
     return array
 
 
+def optional_number(name: str, value: Any) -> Array | None:
+    """None, or the value as a finite number or an array of such numbers."""
+    return None if value is None else number(name, value)
+
+
+def real(name: str, value: Any, check: Callable[[str, Any], Array]) -> float:
+    """The value as one Python number, which `check` (`positive`, `non_negative`, `number`) accepts."""
+    if not known(value):
+        raise ValueError(f"`{name}` must be known at the call; got a traced array")
+    single(name, check(name, value))
+    return float(value)
+
+
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The value as a Python integer of at least `least` and, if given, at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}")
+    if most is not None and value > most:
+        raise ValueError(f"`{name}` must be an integer of at most {most}; got {value!r}")
+    return int(value)
+
+
 def positive_int(name: str, value: Any) -> int:
     """The value as a Python integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}")
-    return int(value)
+    return integer(name, value, 1)
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """The value as a number of sequences, pairs or steps, which are counted in 32 bits."""
+    return integer(name, value, least, 2**31 - 1)
+
+
+def booleans(name: str, value: Any) -> Array:
+    """The value as an array of True and False."""
+    return _array(name, value, "True or False for each pair", np.bool_)
 
 
 def indices(name: str, value: Any, size: int) -> Array:
@@ -246,6 +358,8 @@ def key(name: str, value: Any) -> Array:
     """The value, which must be a typed random key or an array of such keys."""
     if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"`{name}` must be a typed random key, as jax.random.key(0) makes; got {value!r}")
+    if not value.size:
+        raise ValueError(f"`{name}` must be at least one random key; got an array of shape {value.shape}")
     return value
 
 

@@ -6,22 +6,22 @@ data and pictures.
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import didsim
+from didsim._command_line import INTERRUPTED, SETTINGS, Debug, Group, say
+from didsim._files import local_path, written_whole
 from didsim._imports import import_files
+from didsim._text import visible
 
-_WIDTH = 110  # of tables in a file or a pipe
-_INTERRUPTED = 130
 _MANY_FAILURES = 20
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, context_settings=SETTINGS, no_args_is_help=True, pretty_exceptions_enable=False)
 
 StorePath = Annotated[Path, typer.Argument(help="Folder with the results of a study.")]
 Quiet = Annotated[bool, typer.Option(help="No progress bar.")]
@@ -38,7 +38,7 @@ Imports = Annotated[
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"didsim {didsim.__version__}")
+        say(f"didsim {didsim.__version__}")
         raise typer.Exit
     return asked
 
@@ -48,14 +48,18 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Debug = False,
 ) -> None:
-    """What preference optimisation teaches a policy, computed exactly."""
+    """What preference optimisation teaches a policy, computed exactly.
+
+    Exit status: 0 if all went well, 1 if not, 2 if it was asked wrongly, 130 on Ctrl-C.
+    """
 
 
 @app.command()
 def check(
     instances: Annotated[int, typer.Option(min=1, help="Random instances of each statement.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random instances.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the random instances.")] = 0,
     only: Annotated[
         list[str] | None, typer.Option(help="Name of a check to run, instead of all. May be given again.")
     ] = None,
@@ -75,23 +79,19 @@ def check(
 
     from didsim.theory import CHECKS, check_all
 
-    with _told():
-        import_files(imports or ())
+    import_files(imports or ())
     for name in only or []:
         if name not in CHECKS:
             raise typer.BadParameter(f"unknown check {name!r}; there are {', '.join(CHECKS)}")
-    try:
-        out.open("a").close()
-    except OSError as error:
-        raise typer.BadParameter(f"--out must be a file that can be written to: {error}") from None
     jax.config.update("jax_enable_x64", True)
-    console = _console()
-    report = check_all(instances, seed, only, progress=not quiet and console.is_terminal)
-    out.write_bytes(report.to_json())
-    console.print(report.table())
+    # The draft is made first, so that a folder that cannot be written to costs no time.
+    with written_whole(_output(out)) as (draft,):
+        report = check_all(instances, seed, only, progress=not quiet)
+        draft.write_bytes(report.to_json())
+    say(report.table())
     if report.counterexamples:
-        console.print(report.counterexample_table())
-    console.print(f"Written to {out}")
+        say(report.counterexample_table())
+    say(f"Written to {out}")
     if not report.passed:
         raise typer.Exit(1)
 
@@ -126,13 +126,13 @@ def run(
     from didsim.sweeps.plan import plan
     from didsim.sweeps.running import run_sweep
 
-    store = Path(study.with_suffix(".zarr").name) if store is None else store
-    with _told() as stack:
-        sources = import_files(imports or ())
-        sweep = Sweep.from_toml(study, settings or (), allow_many=yes)
-        if dry_run:
-            _console().print(plan(sweep, memory * 2**20))
-            return
+    store = Path(study.with_suffix(".zarr").name) if store is None else local_path("store", store)
+    sources = import_files(imports or ())
+    sweep = Sweep.from_toml(study, settings or (), allow_many=yes, progress=not quiet)
+    if dry_run:
+        say(plan(sweep, memory * 2**20))
+        return
+    with ExitStack() as stack:
         executor = None if dask is None else stack.enter_context(dask_executor(dask, sources))
         try:
             outcome = run_sweep(
@@ -145,20 +145,20 @@ def run(
             )
         except KeyboardInterrupt:
             # A thread still computes a block. Only the end of the process stops it, which no store minds.
-            typer.echo(f"{store}: stopped; the same command computes the rest", err=True)
-            os._exit(_INTERRUPTED)
+            typer.echo(visible(f"{store}: stopped; the same command computes the rest"), err=True)
+            os._exit(INTERRUPTED)
     counts = f"{outcome.done:,} cells done, {outcome.diverged:,} diverged, {outcome.failed:,} failed"
-    typer.echo(f"{store}: {counts}")
+    say(f"{store}: {counts}")
     if outcome.failed:
-        typer.echo(f"why: didsim show {shlex.quote(str(store))}")
+        say(f"why: didsim show {shlex.quote(str(store))}")
     if outcome.pending:
         arguments = [str(study), "--store", str(store)]
         arguments += [word for setting in settings or () for word in ("--set", setting)]
         arguments += [word for path in imports or () for word in ("--import", str(path))]
         arguments += [] if dask is None else ["--dask", dask]
         arguments += [flag for flag, on in (("--yes", yes), ("--any-version", any_version)) if on]
-        typer.echo(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}")
-        raise typer.Exit(_INTERRUPTED)
+        say(f"{outcome.pending:,} to go: didsim run {shlex.join(arguments)}")
+        raise typer.Exit(INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(1)
 
@@ -168,15 +168,15 @@ def show(store: StorePath) -> None:
     """Show how many cells of a study are done, and which diverged or failed, and why."""
     from didsim.sweeps.results import open_results, summarise
 
-    with _told():
-        summary = summarise(store)
-        dataset = open_results(store)
-    console = _console()
-    console.print(summary.table())
-    console.print("Axes: " + ", ".join(f"{dim} ({size})" for dim, size in dataset.sizes.items()))
-    console.print("Metrics: " + ", ".join(name for name in map(str, dataset) if "step" in dataset[name].dims))
-    _list(console, "Failed", summary.failures)
-    _list(console, "Diverged", {cell: f"after {step} steps" for cell, step in summary.diverged.items()})
+    summary = summarise(store)
+    dataset = open_results(store)
+    say(
+        summary.table(),
+        "Axes: " + ", ".join(f"{dim} ({size})" for dim, size in dataset.sizes.items()),
+        "Metrics: " + ", ".join(name for name in map(str, dataset) if "step" in dataset[name].dims),
+    )
+    _list("Failed", summary.failures)
+    _list("Diverged", {cell: f"after {step} steps" for cell, step in summary.diverged.items()})
 
 
 @app.command()
@@ -200,12 +200,13 @@ def plot(
     from didsim.sweeps.results import open_results, select_values
 
     out = Path(f"{store.stem}-{y}.png") if out is None else out
-    with _told():
-        dataset = select_values(open_results(store), select or ())
-        figure = plotting.plot_study(dataset, y, x=x, hue=hue, col=col, over=over)
-        with plotting.style():
-            figure.savefig(out)
-    typer.echo(f"Written to {out}")
+    out = out if out.suffix else out.with_name(f"{out.name}.png")
+    _output(out)
+    dataset = select_values(open_results(store), select or ())
+    figure = plotting.plot_study(dataset, y, x=x, hue=hue, col=col, over=over)
+    with written_whole(out) as (draft,), plotting.style():
+        figure.savefig(draft)
+    say(f"Written to {out}")
 
 
 @app.command()
@@ -215,32 +216,34 @@ def export(
     """Write the results of a study to NetCDF, CSV or Parquet."""
     from didsim.sweeps.results import export as export_results
 
-    with _told():
-        export_results(store, out)
-    typer.echo(f"Written to {out}")
+    export_results(store, _output(out))
+    say(f"Written to {out}")
 
 
-@contextmanager
-def _told() -> Iterator[ExitStack]:
-    """Print an error of the user's in one line, without a traceback."""
-    try:
-        with ExitStack() as stack:
-            yield stack
-    except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
+@app.command()
+def verify(store: StorePath, debug: Debug = False) -> None:
+    """Read every file of a study's results and check that it is whole. The exit status is 1 if one is not."""
+    from didsim.sweeps.folder import verify as verify_files
+
+    found = verify_files(store)
+    say(*(f"{store / name}: {what}" for name, what in found.damaged.items()))
+    if found.damaged:
+        say(f"damaged: {len(found.damaged):,} of {found.files:,} files; didsim run makes them again")
+        raise typer.Exit(1)
+    say(f"{found.files:,} files are whole")
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+def _output(out: Path) -> Path:
+    """The path of a file to write, which must be neither a URL nor a folder."""
+    if local_path("out", out).is_dir():
+        raise ValueError(f"`out` must be a file; {out} is a folder")
+    return out
 
 
-def _list(console: Console, title: str, lines: Mapping[str, str]) -> None:
+def _list(title: str, lines: Mapping[str, str]) -> None:
     if not lines:
         return
-    console.print(f"{title}:")
-    for cell, text in list(lines.items())[:_MANY_FAILURES]:
-        console.print(f"  {cell}: {text}", highlight=False)
+    say(f"{title}:")
+    say(*(f"  {cell}: {text}".replace("\n", "\n    ") for cell, text in list(lines.items())[:_MANY_FAILURES]))
     if len(lines) > _MANY_FAILURES:
-        console.print(f"  … and {len(lines) - _MANY_FAILURES:,} more")
+        say(f"  … and {len(lines) - _MANY_FAILURES:,} more")

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from didsim import _checks
+
 _WIDTH = 100
 
 
@@ -24,7 +26,8 @@ def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: flo
         tolerance: how far off a number may be, zero or more.
 
     Raises:
-        ValueError: `tolerance` is negative or NaN, or `expected` is not of these kinds or has a NaN.
+        ValueError: `tolerance` is negative or not finite, `because` or `hint` is no text, or `expected` is
+            not of these kinds or has a NaN.
 
     >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
     Right: Half of two is one.
@@ -33,8 +36,9 @@ def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: flo
     >>> check(..., 1 / 2, because="Half of two is one.", hint="Divide.")
     Not answered yet: put your answer in place of the dots and run both cells again.
     """
-    if not tolerance >= 0:
-        raise ValueError(f"`tolerance` must be zero or more; got {tolerance!r}")
+    _checks.instance("because", because, str, "sentences")
+    _checks.instance("hint", hint, str, "sentences")
+    tolerance = _checks.real("tolerance", tolerance, _checks.non_negative)
     if not isinstance(expected, str) and (not _is_numeric(expected) or np.isnan(np.asarray(expected)).any()):
         raise ValueError(f"`expected` must be a word, a truth value, a number or an array; got {expected!r}")
     if answer is ...:

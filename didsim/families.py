@@ -13,8 +13,11 @@ from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float, Key, Real
 
 from didsim import _checks, _log_space
+from didsim._memory import check_fits, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.spaces import SequenceSpace
+
+_BYTES = 16  # of a sequence: its draw and its log-probability
 
 
 def normal_logits(key: Key[Array, "*batch"], size: int, scale: Real[ArrayLike, ""] = 1.0) -> LogProbs:
@@ -26,9 +29,9 @@ def normal_logits(key: Key[Array, "*batch"], size: int, scale: Real[ArrayLike, "
         scale: standard deviation of the logits; 0 is the uniform distribution.
 
     Raises:
-        ValueError: `size` is below 1, or `scale` is negative or not finite.
+        ValueError: `size` is below 1 or more than memory can hold, or `scale` is negative or not finite.
     """
-    size = _checks.positive_int("size", size)
+    size = fitting_int("size", size, _BYTES)
     scale = _checks.single("scale", _checks.non_negative("scale", scale))
     return _per_key(key, lambda one: log_softmax(scale * jax.random.normal(one, (size,))))
 
@@ -43,9 +46,10 @@ def dirichlet(key: Key[Array, "*batch"], size: int, concentration: Real[ArrayLik
             values flatter ones.
 
     Raises:
-        ValueError: `size` is below 1, or `concentration` is not positive and finite.
+        ValueError: `size` is below 1 or more than memory can hold, or `concentration` is not positive and
+            finite.
     """
-    size = _checks.positive_int("size", size)
+    size = fitting_int("size", size, _BYTES)
     concentration = _checks.single("concentration", _checks.positive("concentration", concentration))
     return _per_key(key, lambda one: log_softmax(jax.random.loggamma(one, concentration, (size,))))
 
@@ -56,12 +60,12 @@ def zipf(size: int, exponent: Real[ArrayLike, ""], key: Key[Array, "*batch"] | N
     Without a key, sequences are in the order of their ranks. With a key, they are shuffled.
 
     Raises:
-        ValueError: `size` is below 1, or `exponent` is not finite.
+        ValueError: `size` is below 1 or more than memory can hold, or `exponent` is not finite.
 
     >>> jnp.exp(zipf(3, 1.0)).tolist()
     [0.5455, 0.2727, 0.1818]
     """
-    size = _checks.positive_int("size", size)
+    size = fitting_int("size", size, _BYTES)
     exponent = _checks.single("exponent", _checks.number("exponent", exponent))
     ranked = log_softmax(-exponent * jnp.log(jnp.arange(1, size + 1)))
     if key is None:
@@ -76,11 +80,13 @@ def markov(key: Key[Array, "*batch"], space: SequenceSpace, scale: Real[ArrayLik
     from `N(0, scale²)`.
 
     Raises:
-        ValueError: `space` is not a `SequenceSpace`, or `scale` is negative or not finite.
+        ValueError: `space` is not a `SequenceSpace`, its transitions are more than memory can hold, or
+            `scale` is negative or not finite.
     """
     _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
     scale = _checks.single("scale", _checks.non_negative("scale", scale))
     vocab, continuing = space.vocab_size, space.num_continuing
+    check_fits(f"`space`: a table of {vocab:,} x {vocab:,} transitions", _BYTES * vocab**2)
 
     def one_chain(one: Key[Array, ""]) -> LogProbs:
         logits = scale * jax.random.normal(one, (vocab + 1, vocab))

@@ -105,7 +105,7 @@ def check_order(
         tolerance, eps = _rounding(target, reference, rejected)
         unexplained = tolerance / eps**0.5
     else:
-        tolerance = unexplained = _checks.non_negative("atol", atol)
+        tolerance = unexplained = _checks.single("atol", _checks.non_negative("atol", atol))
     fraction, ordered, worst = _orders(target - reference, reference - rejected, tolerance, unexplained)
 
     def expected(p: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
@@ -136,7 +136,8 @@ def _orders(
         up_step, down_step = up_i - up, down_i - down
         sizes = jnp.abs(up_step), jnp.abs(down_step)
         smaller, larger = jnp.minimum(*sizes), jnp.maximum(*sizes)
-        opposite = (smaller > tolerance) & (jnp.sign(up_step) != jnp.sign(down_step))
+        # A NaN is no size, and has no sign: it is on no side, and breaks the order.
+        opposite = ~(smaller <= tolerance) & (jnp.sign(up_step) != jnp.sign(down_step))
         one_sided = (smaller <= tolerance) & (larger > unexplained)
         violation = jnp.where(opposite, smaller, 0)
         return jnp.stack([jnp.sum(opposite | one_sided, dtype=up.dtype), jnp.max(violation)])

@@ -50,7 +50,12 @@ class Policy(eqx.Module):
 
 
 def partition(policy: HasLogProbs) -> tuple[PyTree, PyTree]:
-    """Split a policy into its trained arrays and the rest."""
+    """Split a policy into its trained arrays and the rest.
+
+    Raises:
+        ValueError: `policy` is no module with `log_probs()`.
+    """
+    _checks.instance("policy", policy, HasLogProbs, "a module with log_probs()")
     if isinstance(policy, Policy):
         return eqx.partition(policy, policy.trainable())
     return eqx.partition(policy, eqx.is_inexact_array)
@@ -120,12 +125,15 @@ class Autoregressive(Policy):
         context: int | None = None,
     ) -> None:
         _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
-        if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 0):
-            raise ValueError(f"`context` must be an integer of at least 0, or None; got {context!r}")
+        if context is not None:
+            context = _checks.integer("context", context, 0)
         self.logits = _checks.finite("logits", logits)
         self.space = space
         self.context = context
-        expected = (int(self._rows().max()) + 1, space.vocab_size)
+        # A context makes rows for the prefixes of a space of shorter sequences.
+        longest = space.max_length if context is None else min(context + 1, space.max_length)
+        rows = SequenceSpace(space.vocab_size, longest, space.eos).num_prefixes
+        expected = (rows, space.vocab_size)
         if self.logits.shape[-2:] != expected:
             raise ValueError(
                 f"`logits` must end in (rows, vocab_size) = {expected}; got shape {self.logits.shape}"
@@ -151,6 +159,7 @@ class Autoregressive(Policy):
         Raises:
             ValueError: `log_probs` is not normalised, has a zero, or is not over `space`.
         """
+        _checks.instance("space", space, SequenceSpace, "a SequenceSpace")
         return cls(space.next_token_log_probs(log_probs), space)
 
     def log_probs(self) -> LogProbs:
@@ -159,14 +168,17 @@ class Autoregressive(Policy):
     def log_prob(self, tokens: Any) -> Float[Array, "*batch"]:
         """The log-probability of one sequence, token by token: `Σ_t log π(y_t | y_<t)`.
 
-        A language model computes it in the same way. It takes O(length · vocab_size) time, as other sequences
-        are not needed.
+        A language model computes it in the same way. It takes O(length · (length + vocab_size)) time, as
+        other sequences are not needed. No table of the space is made.
 
         Raises:
-            ValueError: `tokens` is not a whole sequence of the space.
+            ValueError: `tokens` is not one whole sequence of the space.
         """
-        whole = self.space.decode(self.space.index(tokens))
-        rows = self._rows()[[self.space.prefix_index(whole[:k]) for k in range(len(whole))]]
+        if np.ndim(self.space.index(tokens)) != 0:
+            raise ValueError(f"`tokens` must be one sequence; got {tokens!r}")
+        whole = [int(token) for token in np.asarray(tokens) if token >= 0]
+        first = [0 if self.context is None else max(0, k - self.context) for k in range(len(whole))]
+        rows = np.array([self.space.prefix_index(whole[start:k]) for k, start in enumerate(first)])
         chosen = log_softmax(self.logits[..., rows, :], axis=-1)
         return jnp.sum(chosen[..., jnp.arange(len(whole)), jnp.asarray(whole)], axis=-1)
 

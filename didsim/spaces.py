@@ -59,7 +59,7 @@ class SequenceSpace:
         # Python's integers, which do not overflow.
         object.__setattr__(self, "vocab_size", _checks.positive_int("vocab_size", self.vocab_size))
         object.__setattr__(self, "max_length", _checks.positive_int("max_length", self.max_length))
-        _checks.instance("eos", self.eos, bool, "True or False")
+        _checks.flag("eos", self.eos)
         # For huge spaces a lower bound on the size is enough.
         levels = min(self.max_length, 64) if self.num_continuing > 1 else self.max_length
         size = self._size(levels)
@@ -184,7 +184,10 @@ class SequenceSpace:
         Raises:
             ValueError: `index` is out of range.
         """
-        position = np.asarray(index)
+        try:
+            position = np.asarray(index)
+        except (TypeError, ValueError):
+            raise ValueError(f"`index` must be an integer; got {index!r}") from None
         if not np.issubdtype(position.dtype, np.integer):
             raise ValueError(f"`index` must be an integer; got {index!r}")
         if position.size and (position.min() < 0 or position.max() >= self.size):
@@ -219,7 +222,7 @@ class SequenceSpace:
     def _padded(self, name: str, tokens: Any) -> np.ndarray:
         try:
             rows = np.asarray(tokens)
-        except ValueError:
+        except (TypeError, ValueError):
             raise ValueError(f"`{name}` must be rows of equal length; got {tokens!r}") from None
         rows = rows if rows.size else rows.astype(int)
         if not np.issubdtype(rows.dtype, np.integer) or rows.ndim == 0:

@@ -1,4 +1,7 @@
-"""The command line: `python -m experiments NAME [--set key=value …]`, or `all` for every figure."""
+"""The command line: `python -m experiments NAME [--set key=value …]`, or `all` for every figure.
+
+JAX and the experiments are imported when one is run, so that an error or Ctrl-C meanwhile is told in a line.
+"""
 
 import importlib
 import pkgutil
@@ -10,29 +13,31 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
-import jax
 import typer
 
 import experiments
+from didsim._command_line import SETTINGS, Command, Debug, say
+from didsim._files import local_path
 from didsim._imports import import_files
-from experiments.shared.configs import override
-from experiments.shared.results import label, save
 
 
-def find() -> dict[str, ModuleType]:
-    """The experiments by name, in alphabetical order."""
-    names = sorted(found.name for found in pkgutil.iter_modules(experiments.__path__))
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in names if name != "__main__"}
-    parts = ("Config", "run", "plot")
-    return {name: module for name, module in modules.items() if all(hasattr(module, part) for part in parts)}
+def find() -> list[str]:
+    """The names of the experiments, in alphabetical order."""
+    found = pkgutil.iter_modules(experiments.__path__)
+    return sorted(one.name for one in found if not one.ispkg and one.name != "__main__")
+
+
+def load(name: str) -> ModuleType:
+    """The module of an experiment."""
+    return importlib.import_module(f"experiments.{name}")
 
 
 EXPERIMENTS = find()
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=Command, context_settings=SETTINGS)
 def main(
     name: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(EXPERIMENTS)}.")],
     settings: Annotated[
@@ -48,14 +53,21 @@ def main(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("figures"),
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Run an experiment and write its data (NetCDF) and its picture (PNG and PDF)."""
     if name != "all" and name not in EXPERIMENTS:
         raise typer.BadParameter(f"unknown experiment {name!r}; there are all, {', '.join(EXPERIMENTS)}")
+    import jax
+
+    from experiments.shared.configs import override
+    from experiments.shared.results import label, save
+
     # A limit that is nearly deterministic depends on the gradients of sequences of tiny probability.
     jax.config.update("jax_enable_x64", True)
-    chosen = EXPERIMENTS if name == "all" else {name: EXPERIMENTS[name]}
+    chosen = {one: load(one) for one in (EXPERIMENTS if name == "all" else [name])}
     try:
+        local_path("--out", out)
         import_files(imports or ())
         configs = {one: override(module.Config, settings or []) for one, module in chosen.items()}
     except ValueError as error:
@@ -73,11 +85,10 @@ def main(
         try:
             dataset = label(module.run(configs[one], progress=not quiet), one, configs[one], command)
         except FloatingPointError as error:
-            typer.echo(f"{one}: {error}", err=True)
-            raise typer.Exit(1) from None
+            raise FloatingPointError(f"{one}: {error}") from error
         paths = save(dataset, module.plot(dataset), one, out)
         written = ", ".join(str(path) for path in paths)
-        typer.echo(f"{one}: {written} in {time.perf_counter() - began:.0f} s")
+        say(f"{one}: {written} in {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,11 @@ Pair = tuple[Array, Array]
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment: `instances` is the number of random updates of each family."""
 
-    instances: Annotated[int, msgspec.Meta(ge=32)] = 1000
+    instances: Annotated[int, msgspec.Meta(ge=32, lt=2**31)] = 1000
+
+    def numbers(self) -> dict[str, int]:
+        """Vectors over the space for each instance."""
+        return {"instances": 20 * self.instances * self.make_space().size}
 
 
 def normal(key: Array, space: didsim.SequenceSpace) -> Pair:

@@ -42,6 +42,12 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if not np.isfinite(self.noises).all():
             raise ValueError(f"`noises` must be finite; got {self.noises}")
 
+    def numbers(self) -> dict[str, int]:
+        """Random pairs, and beside what training takes, all pairs of sequences for each noise and seed."""
+        size = self.make_space().size
+        every_pair = {"noises": len(self.noises) * self.seeds * size**2}
+        return {**super().numbers(), "pairs": 16 * self.pairs, **every_pair}
+
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Train under the optimal distribution, and measure order under perturbed ones."""

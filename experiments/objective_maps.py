@@ -17,7 +17,7 @@ from rich.progress import track
 import didsim
 from didsim import plotting
 from experiments.shared.configs import Count, Names, Positive, SpaceConfig
-from experiments.shared.limits import check_names, find_limit, make
+from experiments.shared.limits import check_names, drawn_names, find_limit, make
 
 _COLUMNS = 5
 
@@ -33,7 +33,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_length: Count = 5
     eos: bool = True
     seeds: Count = 4
-    objectives: Names = msgspec.field(default_factory=lambda: tuple(didsim.OBJECTIVES))
+    objectives: Names = msgspec.field(default_factory=drawn_names)
     beta: Positive = 0.5
     reach: Positive = 4.0
     starts: Count = 2

@@ -13,6 +13,7 @@ import didsim
 from didsim import Objective
 
 EXO, FLIPS, MODULATION, ALPHA, LENGTH, GUARD = 0.03, 0.2, 0.3, 0.4, 0.02, 3.0
+SHIFT, ENTROPY, MIXED, TIES = 0.6, 0.8, 0.3, 2.0
 
 
 def make(strength: float) -> dict[str, Objective]:
@@ -44,6 +45,13 @@ def make(strength: float) -> dict[str, Objective]:
         "exponential": didsim.exponential(strength),
         "reference_free": didsim.reference_free(strength),
         "dpo_pg": didsim.dpo_pg(strength),
+        "alphapo": didsim.alphapo(strength, 0.7, ALPHA),
+        "bdpo": didsim.bdpo(strength, MIXED),
+        "chi_po": didsim.chi_po(strength),
+        "dpo_rao_kupper": didsim.dpo_rao_kupper(strength, TIES),
+        "dpo_shift": didsim.dpo_shift(strength, SHIFT),
+        "h_dpo": didsim.h_dpo(strength, ENTROPY),
+        "npo": didsim.npo(strength),
     }
 
 
@@ -109,6 +117,11 @@ def _js(b: float, t: Any) -> Any:
     return b * (np.log(2) + t - np.logaddexp(0, t))
 
 
+def _power(b: float, log_p: Any) -> Any:
+    """`b · (1 − P^−α)/α`."""
+    return b * -np.expm1(-ALPHA * log_p) / ALPHA
+
+
 # With `b` for the first argument of an objective, and other arguments as in `make`.
 PAPERS: dict[str, Callable[[float, Pair], Any]] = {
     # Rafailov et al., equation 7.
@@ -161,14 +174,32 @@ PAPERS: dict[str, Callable[[float, Pair], Any]] = {
     "exponential": lambda b, q: np.exp(-b * q.t),
     "reference_free": lambda b, q: -log_expit(b * q.w - b * q.l),
     "dpo_pg": lambda b, q: PAPERS["dpo"](b, q),
+    # Gupta et al., section 3: SimPO with (1 − P^−α)/α for log P.
+    "alphapo": lambda b, q: -log_expit(_power(b, q.w / q.n_w) - _power(b, q.l / q.n_l) - 0.7),
+    # Cho et al., section 4: the rejected sequence's probability is that of λπ + (1 − λ)ref.
+    "bdpo": lambda b, q: (
+        -log_expit(b * q.t_w - b * (np.logaddexp(np.log(MIXED) + q.l, np.log(1 - MIXED) + q.ref_l) - q.ref_l))
+    ),
+    # Huang et al., algorithm 1, without clipping: φ(z) = z + log z.
+    "chi_po": lambda b, q: -log_expit(b * (np.exp(q.t_w) + q.t_w) - b * (np.exp(q.t_l) + q.t_l)),
+    # Rao and Kupper: π_i / (π_i + θ π_j).
+    "dpo_rao_kupper": lambda b, q: np.logaddexp(0, np.log(TIES) - b * q.t),
+    # Yang et al., section 3, with a constant for f(λ).
+    "dpo_shift": lambda b, q: -log_expit(b * q.t_w - SHIFT * b * q.t_l),
+    # Omura et al., section 4.
+    "h_dpo": lambda b, q: -log_expit(b * (ENTROPY * (q.w - q.l) - (q.ref_w - q.ref_l))),
+    # Zhang et al., section 3.
+    "npo": lambda b, q: -2 / b * log_expit(-b * q.t_l) + 0 * q.w,
 }
 NAMES = tuple(PAPERS)
 BASELINES = ("bco", "kto")
-REFERENCE_FREE = ("simpo", "orpo", "cpo", "sft", "reference_free")
+REFERENCE_FREE = ("simpo", "orpo", "cpo", "sft", "reference_free", "alphapo")
 KINKED = ("slic", "dpop")
-# They minimise nothing on ordinary instances: a gradient rule, and a loss whose policy runs off.
-NO_LIMIT = ("dpo_pg", "apo_down")
-PER_TOKEN = ("simpo", "orpo", "rdpo", "length_normalised_dpo")
+# They minimise nothing on ordinary instances: a gradient rule, and losses whose policy runs off.
+NO_LIMIT = ("dpo_pg", "apo_down", "npo")
+PER_TOKEN = ("simpo", "orpo", "rdpo", "length_normalised_dpo", "alphapo")
+# They compare ranks of a batch, or depend on single tokens, and have tests of their own.
+OTHERS = ("aot", "aot_unpaired", "ld_dpo", "wpo")
 
 
 def magnitude(name: str, b: float, p: Any, ref: Any, n: Any) -> Any:
@@ -193,8 +224,14 @@ def magnitude(name: str, b: float, p: Any, ref: Any, n: Any) -> Any:
             return b * t / MODULATION
         case "length_normalised_dpo":
             return b * t / n
-        case "fdpo_js":
+        case "fdpo_js" | "bdpo":
             return b * (1 + t)
+        case "h_dpo":
+            return b * (t + np.abs(p))
+        case "chi_po":
+            return b * (np.exp(p - ref) * (1 + t) + t)
+        case "alphapo":
+            return b * (1 + np.exp(-ALPHA * p / n) * (1 + np.abs(p) / n)) / ALPHA
         case "fdpo_forward_kl":
             return b * np.exp(ref - p) * (1 + t)
         case "fdpo_alpha":
@@ -218,6 +255,8 @@ def slope(name: str, b: float, size: Any) -> Any:
             return np.exp(2 * size)
         case "nca" | "bco" | "kto" | "exo":
             return 2.0
+        case "npo":
+            return 2 / b
     return 1.0
 
 

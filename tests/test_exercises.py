@@ -97,5 +97,5 @@ def test_what_is_no_answer_cannot_be_expected(expected: Any) -> None:
 
 @pytest.mark.parametrize("tolerance", [-1.0, np.nan])
 def test_tolerances_are_not_negative(tolerance: float) -> None:
-    with pytest.raises(ValueError, match="`tolerance` must be zero or more; got"):
+    with pytest.raises(ValueError, match="`tolerance` must be zero or more and finite; got"):
         check(1, 1, tolerance=tolerance, **WHY)

@@ -95,6 +95,12 @@ def test_an_imported_file_adds_to_what_is_drawn(imported: list[str], tmp_path: P
         ),
         (["objective_zoo", "--set", "objectives=['dpo', 'dpo']"], "`objectives` must have no entry twice"),
         (["displacement", "--import", "missing.py"], "--import missing.py: No such file or directory"),
+        (["optimal_rejected", "--set", 'rejected=["optimal","optimal"]'], "must have no entry twice"),
+        (["log_margin_order", "--set", "pairs=1000000000"], "`pairs`: the experiment would take about"),
+        (["log_margin_order", "--set", "max_length=12"], "`noises`: the experiment would take about"),
+        (["displacement", "--set", "seeds=2000000000"], "`seeds`: the experiment would take about"),
+        (["did_entropy", "--set", "instances=2000000000"], "`instances`: the experiment would take about"),
+        (["displacement", "--set", "steps=99999999999"], "Expected `int` <= 2147483647 - at `$.steps`"),
         (["log_margin_order", "--set", "vocab_size=1"], "must make at least 2 sequences, for a pair"),
     ],
 )
@@ -121,7 +127,7 @@ def test_a_run_that_diverges_says_so_without_a_traceback(tmp_path: Path) -> None
     with jax.enable_x64(False):
         result = invoke("displacement", *settings)
     assert result.exit_code == 1
-    assert "displacement: the loss or its gradient is not finite at step" in result.output
+    assert "Error: displacement: the loss or its gradient is not finite at step" in result.output
     assert list(tmp_path.iterdir()) == []
 
 

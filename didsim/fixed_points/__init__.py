@@ -11,6 +11,7 @@ hinge           the linear program of the hinge
 newton, lbfgs   the two minimisers that the searches use
 smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
+separable       where descent ends if these identify no minimiser
 """
 
 from didsim.fixed_points.certificate import Certificate, Method, NoMinimiserError, Solution, Verdict

@@ -4,13 +4,10 @@ from enum import IntEnum, StrEnum
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from didsim.information import LogProbs
 from didsim.policies import Policy
-
-# A solver that stops at a log-probability below this was following a policy that has no limit.
-_FAR = -300.0
 
 
 class Method(StrEnum):
@@ -33,10 +30,10 @@ class Verdict(IntEnum):
     Attributes:
         MINIMISER: a minimiser of full support. It is proven to be the only one, or no start found another.
         STARTS_DISAGREE: starts ended at different policies, and nothing is proven.
-        NOT_UNIQUE: there is more than one minimiser, or it is not proven that there is but one.
+        NOT_UNIQUE: there is more than one minimiser.
         NO_FULL_SUPPORT: no minimiser gives every sequence a positive probability.
         NOT_CONVERGED: the solver stopped before it found a stationary point.
-        RUNS_OFF: the solver followed the loss so far out that the policy is taken to have no limit.
+        RUNS_OFF: the solver followed the loss so far out that the policy is taken to have no minimiser.
         NOT_IDENTIFIED: the pairs leave the rewards of some sequences open.
         NO_LOSS: the objective is a gradient rule, which minimises nothing.
     """
@@ -52,42 +49,58 @@ class Verdict(IntEnum):
 
 
 class Certificate(eqx.Module):
-    """What is known of a solution. Arrays have the batch axes of the arguments.
+    """What is known of a solution. NumPy arrays, with the batch axes of the arguments.
 
     Attributes:
         method: how the solution was found.
         gradient_norm: the largest entry, by magnitude, of the gradient of the loss in the logits, or in the
-            parameters of a given policy. NaN at a loss with corners, and if nobody asked for it.
+            parameters of a given policy. NaN if the loss has corners (there the subgradient nearest to zero
+            would count, and the solver does not compute it), and if nobody asked for the gradient. The metric
+            `gradient_norm` of `didsim.train` is another number: the Euclidean norm.
         duality_gap: for a linear program, an upper bound on how far the loss lies above its minimum; else
             NaN.
         last_step: the largest change of a number that one more step of Newton's method would make; 0 for
             closed forms.
         finite: whether the minimiser gives every sequence a positive probability, and the solver found it. If
             not, the log-probabilities contain `−inf`, or NaN, or belong to a policy that was still moving.
-        unique: True if the minimiser is proven to be the only one. False if it is not: there may be others.
-            None if this method never proves it.
+        unique: True if the minimiser is proven to be the only one. False says nothing more.
+        has_others: True if there is proven to be more than one minimiser. If neither `unique` nor
+            `has_others` is True, nothing is proven. They are never both True.
+        flat: the number of directions, in the numbers that the solver searches, along which the loss does
+            not change at the solution.
         converged: whether the solver ended at a stationary point. True also if the pairs identify no
             minimiser, so that there was nothing to look for.
+        runs_off: whether the solver stopped in motion, and far out: a log-probability was below −300, or the
+            loss had ceased to curve along a direction along which it curved at the start.
         starts: the number of starting points.
-        agreed: whether all starts ended at the same policy; None for one start.
+        agreed: whether all starts ended at the same point and loss, to within the rounding of the dtype. This
+            is no proof that there are no other minima. None for one start.
         component: a number for every sequence. The pairs identify the difference of two rewards if both
             sequences have the same number.
         identified: whether a sequence is in the largest component. True for all sequences if the loss is not
             of differences of rewards alone, since no pairs are compared then.
+        limit: log-probabilities of the policy that gradient descent on the logits tends to from the
+            reference, as far as it is known; else NaN. If the minimiser is proven unique, it is the
+            minimiser. Pairs that do not identify a minimiser can have a limit too, in which some sequences
+            have probability zero (`−inf`): see `didsim.fixed_points.separable`.
         note: a remark in words; mostly empty.
     """
 
     method: Method = eqx.field(static=True)
-    gradient_norm: Float[Array, "*batch"]
-    duality_gap: Float[Array, "*batch"]
-    last_step: Float[Array, "*batch"]
-    finite: Bool[Array, "*batch"]
-    unique: Bool[Array, "*batch"] | None
-    converged: Bool[Array, "*batch"]
+    gradient_norm: Float[np.ndarray, "*batch"]
+    duality_gap: Float[np.ndarray, "*batch"]
+    last_step: Float[np.ndarray, "*batch"]
+    finite: Bool[np.ndarray, "*batch"]
+    unique: Bool[np.ndarray, "*batch"]
+    has_others: Bool[np.ndarray, "*batch"]
+    flat: Int[np.ndarray, "*batch"]
+    converged: Bool[np.ndarray, "*batch"]
+    runs_off: Bool[np.ndarray, "*batch"]
     starts: int = eqx.field(static=True)
-    agreed: Bool[Array, "*batch"] | None
-    component: Int[Array, "*batch sequences"]
-    identified: Bool[Array, "*batch sequences"]
+    agreed: Bool[np.ndarray, "*batch"] | None
+    component: Int[np.ndarray, "*batch sequences"]
+    identified: Bool[np.ndarray, "*batch sequences"]
+    limit: Float[np.ndarray, "*batch sequences"]
     note: str = eqx.field(static=True)
 
 
@@ -95,9 +108,12 @@ class Solution(eqx.Module):
     """A minimiser, and what is known of it.
 
     Attributes:
-        log_probs: log-probabilities, with the batch axes of the arguments.
+        log_probs: log-probabilities, with the batch axes of the arguments. NaN for a problem that has no
+            minimiser, or none that the pairs identify; and where a family of policies was given and the
+            solver did not converge in it.
         certificate: what is known of the log-probabilities.
-        policy: the given policy at its minimiser; None if none was given.
+        policy: the given policy at its minimiser; None if none was given. Its parameters are NaN where
+            `log_probs` are.
     """
 
     log_probs: LogProbs
@@ -108,19 +124,18 @@ class Solution(eqx.Module):
     def verdict(self) -> Verdict:
         """The worst outcome of any problem of the batch."""
         known = self.certificate
-        converged = np.asarray(known.converged)
+        moving = ~np.asarray(known.converged)
         if known.method == Method.NONE:
             return Verdict.NO_LOSS
-        if not np.asarray(known.identified).all():
+        if not np.all(known.identified):
             return Verdict.NOT_IDENTIFIED
-        if not converged.all():
-            far = np.min(np.asarray(self.log_probs)[~converged]) < _FAR
-            return Verdict.RUNS_OFF if far else Verdict.NOT_CONVERGED
-        if not np.asarray(known.finite).all():
+        if moving.any():
+            return Verdict.RUNS_OFF if np.any(known.runs_off & moving) else Verdict.NOT_CONVERGED
+        if not np.all(known.finite):
             return Verdict.NO_FULL_SUPPORT
-        if known.unique is not None:
-            return Verdict.MINIMISER if np.asarray(known.unique).all() else Verdict.NOT_UNIQUE
-        if known.agreed is not None and not np.asarray(known.agreed).all():
+        if np.any(known.has_others):
+            return Verdict.NOT_UNIQUE
+        if known.agreed is not None and not np.all(known.unique | known.agreed):
             return Verdict.STARTS_DISAGREE
         return Verdict.MINIMISER
 
@@ -145,18 +160,20 @@ class Solution(eqx.Module):
             case Verdict.NO_FULL_SUPPORT:
                 return "no minimiser gives every sequence a positive probability. " + known.note
             case Verdict.NOT_UNIQUE:
-                return "the minimiser is not unique, or not proven to be"
+                others = np.asarray(known.has_others)
+                flat = np.max(np.asarray(known.flat)[others])
+                why = f": the loss does not change along {flat} directions" if flat else ""
+                return f"the minimiser is not unique in {others.sum()} of {others.size} problems{why}"
             case Verdict.STARTS_DISAGREE:
-                return f"{known.starts} starts ended at different policies"
+                return f"{known.starts} starts ended at different points"
 
     def _where_it_stopped(self) -> str:
         moving = ~np.asarray(self.certificate.converged)
-        smallest = float(np.min(np.asarray(self.log_probs)[moving]))
-        step = float(np.nanmax(np.asarray(self.certificate.last_step)[moving]))
-        return (
-            f"{moving.sum()} of {moving.size} problems: the smallest log-probability is {smallest:.4g}, and "
-            f"the next step would change a number by {step:.3g}"
-        )
+        problems = f"{moving.sum()} of {moving.size} problems"
+        smallest = np.min(np.asarray(self.log_probs)[moving])
+        far = "" if np.isnan(smallest) else f"the smallest log-probability is {smallest:.4g}, and "
+        step = float(np.max(np.asarray(self.certificate.last_step)[moving]))
+        return f"{problems}: {far}the next step would change a number by {step:.3g}"
 
 
 class NoMinimiserError(ValueError):

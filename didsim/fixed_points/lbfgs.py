@@ -51,5 +51,6 @@ def minimise_large(loss: Callable[[Array], Array], start: Array, mass: Array) ->
         jnp.max(jnp.abs(gradient)),
         jnp.maximum(step, size),
         jnp.zeros((), int),
+        jnp.zeros((), int),
         jnp.zeros_like(value),
     )

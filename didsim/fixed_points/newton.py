@@ -24,6 +24,8 @@ class Found(NamedTuple):
         step: the largest entry of the step that Newton's method would take next.
         flat: the number of directions along which the function does not curve. Directions along which it is
             known not to change are not counted.
+        level: the number of those along which the function did not curve at the start either, if it does not
+            change along them.
         lowest: the smallest eigenvalue of the scaled Hessian; not negative at a minimum.
     """
 
@@ -32,16 +34,20 @@ class Found(NamedTuple):
     gradient: Float[Array, "*starts"]
     step: Float[Array, "*starts"]
     flat: Int[Array, "*starts"]
+    level: Int[Array, "*starts"]
     lowest: Float[Array, "*starts"]
 
     @property
     def converged(self) -> Bool[Array, "*starts"]:
-        """Whether Newton's next step is tiny, and the loss rises along every direction that counts.
+        """Whether Newton's next step is tiny, and the loss rises along every direction that is not level."""
+        within = tolerance(self.z)
+        rises = (self.flat >= 0) & (self.flat <= self.level) & (self.lowest > -within)
+        return (self.step < within) & rises
 
-        The tolerance is 1e-6 in float64, and 3e-3 in float32, whose rounding moves the end by more.
-        """
-        within = 1e-6 if self.z.dtype == jnp.float64 else 3e-3
-        return (self.step < within) & (self.flat == 0) & (self.lowest > -within)
+
+def tolerance(like: Array) -> float:
+    """How far from a stationary point a solver may stop: float32's rounding moves the end by more."""
+    return 1e-6 if like.dtype == jnp.float64 else 3e-3
 
 
 def _flat(like: Array) -> float:
@@ -76,14 +82,15 @@ def minimise(
     """
     gradient = jax.grad(loss)
 
+    def hessian_at(z: Array) -> Array:
+        return jax.jacfwd(gradient)(z, z)
+
     def curvature(z: Array) -> tuple[Array, Array, Array, Array]:
         """The gradient, the Hessian's diagonal by magnitude, and the eigendecomposition of it scaled."""
         g = gradient(z, z)
-        hessian = jax.jacfwd(gradient)(z, z)
+        hessian = hessian_at(z)
         diagonal = jnp.abs(jnp.diag(hessian))
-        scale = _scale(diagonal)
-        scaled = hessian * scale[:, None] * scale
-        return g, diagonal, *jnp.linalg.eigh((scaled + scaled.T) / 2)
+        return g, diagonal, *_decomposed(hessian, _scale(diagonal))
 
     def newton_step(g: Array, diagonal: Array, values: Array, vectors: Array) -> Array:
         scale = _scale(diagonal)
@@ -130,6 +137,13 @@ def minimise(
 
     if moves:
         z = _root(whole, z)
+    at_start = hessian_at(start)
+    nowhere = jnp.zeros((), bool)
+    if mass is not None:
+        # A loss that does not curve at the start, and does not change from there, is left where it is.
+        nowhere = jnp.all(jnp.abs(jnp.diag(at_start)) <= 4 * jnp.finfo(z.dtype).eps * mass)
+        nowhere = nowhere & _same(loss(z, z), loss(start, start))
+        z = jnp.where(nowhere, start, z)
     g, diagonal, values, vectors = curvature(z)
     if moves:
         step = -jnp.linalg.lstsq(jax.jacfwd(whole)(z), g)[0]
@@ -139,9 +153,46 @@ def minimise(
     flat = jnp.sum(size <= _flat(z) * jnp.max(size)) - idle
     if mass is not None and len(z) > idle:
         # Far out nothing is left of the loss but rounding, which looks like curvature at a unit diagonal.
-        curves = jnp.where(mass > 0, diagonal / mass, jnp.inf)
+        curves = jnp.where(mass > 0, diagonal / jnp.where(mass > 0, mass, 1), jnp.inf)
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
-    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), jnp.max(jnp.abs(step)), flat, jnp.min(values))
+    level, along = _level(at_start, hessian_at(z))
+    unchanged = _same(loss(z + along, z), loss(z, z)) & _same(loss(z - along, z), loss(z, z))
+    level = jnp.where(unchanged, level, idle) - idle
+    step, lowest = jnp.max(jnp.abs(step)), jnp.min(values)
+    # What is left of such a loss is rounding, in every direction but the idle ones.
+    flat, level = (jnp.where(nowhere, len(z) - idle, count) for count in (flat, level))
+    step, lowest = (jnp.where(nowhere, 0, number) for number in (step, lowest))
+    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, lowest)
+
+
+def _level(first: Array, last: Array) -> tuple[Array, Array]:
+    """The number of directions along which neither of two Hessians curves, and one mixture of them.
+
+    The largest entry of the mixture is 1.
+    """
+    scale = _scale(jnp.maximum(jnp.abs(jnp.diag(first)), jnp.abs(jnp.diag(last))))
+    size, vectors = _decomposed(_magnitude(first, scale) + _magnitude(last, scale), jnp.ones_like(scale))
+    level = size <= _flat(size) * jnp.max(size)
+    mixture = scale * (vectors @ jnp.where(level, jnp.cos(jnp.arange(len(size), dtype=size.dtype)), 0))
+    longest = jnp.max(jnp.abs(mixture))
+    return jnp.sum(level), mixture / jnp.where(longest > 0, longest, 1)
+
+
+def _magnitude(hessian: Array, scale: Array) -> Array:
+    """The scaled Hessian with its eigenvalues taken by magnitude."""
+    values, vectors = _decomposed(hessian, scale)
+    return (vectors * jnp.abs(values)) @ vectors.T
+
+
+def _decomposed(hessian: Array, scale: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of a Hessian whose rows and columns are multiplied by `scale`."""
+    scaled = hessian * scale[:, None] * scale
+    return jnp.linalg.eigh((scaled + scaled.T) / 2)
+
+
+def _same(a: Array, b: Array) -> Array:
+    """Whether two values of a loss differ by no more than their rounding."""
+    return jnp.abs(a - b) <= 64 * jnp.finfo(a.dtype).eps * jnp.maximum(jnp.abs(a), jnp.abs(b))
 
 
 def _scale(diagonal: Array) -> Array:

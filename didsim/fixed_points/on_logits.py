@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array
 
@@ -27,6 +28,9 @@ from didsim.objectives.objective import Objective
 from didsim.objectives.terms import Single
 from didsim.preferences.problem import Problem
 
+# The slope of the loss that counts as rounding, when all log-probabilities are shifted.
+_NO_SLOPE = {"float64": 1e-9, "float32": 1e-5}
+
 
 def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
@@ -43,9 +47,7 @@ def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solutio
         task,
         starts,
         support=support,
-        unique=None
-        if task.objective.has_baseline
-        else jnp.broadcast_to(reward.has_concave_sigmoid, task.runs),
+        unique=reward.has_concave_sigmoid & (not task.objective.has_baseline),
         note="" if bool(support.all()) else note,
     )
 
@@ -67,7 +69,7 @@ def solve_on_logits(
     task: Task,
     starts: int,
     support: Array | None = None,
-    unique: Array | None = None,
+    unique: np.ndarray | Array | None = None,
     note: str = "",
 ) -> Solution:
     """Newton's method on the logits of a policy over all sequences, or over those of a support."""
@@ -81,19 +83,19 @@ def solve_on_logits(
         method = Method.NEWTON_ON_LOGITS
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
     ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
-    best, ends, agreed = best_of(found, ends)
-    if log_convex and unique is None and not task.objective.has_baseline:
-        # A set of log-probabilities that sum to at most one is convex; see `solve`.
-        unique = (_shift_slope(task, ends) <= 1e-9) & best.converged
-        unique = None if not bool(unique.all()) else unique
+    best, ends, agreed = best_of(task, found, ends)
+    if unique is None:
+        unique = np.asarray(False)
+        if log_convex and not task.objective.has_baseline:
+            # A set of log-probabilities that sum to at most one is convex; see `solve`.
+            unique = np.asarray(_shift_slope(task, ends)) <= _NO_SLOPE[ends.dtype.name]
     return solution_of(
         task,
         ends,
         method,
         found=best,
         gradient=best.gradient,
-        finite=jnp.isfinite(ends).all(axis=-1) & best.converged,
-        unique=None if unique is None else unique & best.converged,
+        unique=unique,
         starts=guesses.shape[1],
         agreed=agreed,
         compared=compared_by(task),

@@ -3,9 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from didsim._batches import batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.newton import Found, minimise
@@ -13,10 +15,11 @@ from didsim.fixed_points.on_logits import rounding_kinks
 from didsim.fixed_points.task import (
     DENSE,
     Task,
-    batched,
     best_of,
     compared_by,
+    finished,
     gradient_rule,
+    on_device,
     over_starts,
     solution_of,
 )
@@ -37,7 +40,7 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
     if flat.size > DENSE:
         raise ValueError(f"`policy` must have at most {DENSE} parameters to solve for; got {flat.size}")
     if task.objective.is_gradient_rule:
-        return batched(gradient_rule(task), batch)
+        return finished(gradient_rule(task), batch)
 
     def log_probs_of(z: Array) -> Array:
         return eqx.combine(unravel(z), fixed).log_probs()
@@ -45,8 +48,8 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
     idle = flat.size - int(jnp.linalg.matrix_rank(jax.jacfwd(log_probs_of)(flat)))
     convex = policy.has_linear_logits and task.objective.is_convex_in_logits
     starts = 1 if convex else starts
-    noise = jax.random.normal(jax.random.key(0), (task.runs, starts, flat.size), flat.dtype)
-    guesses = flat + noise.at[:, 0].set(0)
+    noise = jax.random.normal(jax.random.key(0), (starts, flat.size), flat.dtype).at[0].set(0)
+    guesses = jnp.broadcast_to(flat + noise, (task.runs, *noise.shape))
 
     compared = compared_by(task) if policy.holds_all else None
 
@@ -68,17 +71,27 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
         return over_starts(one)((task.objective, task.reference, task.problem), None, guesses)
 
     task, found = rounding_kinks(task, guesses, newton)
-    best, ends, agreed = best_of(found, jax.vmap(jax.vmap(log_probs_of))(found.z))
+    best, ends, agreed = best_of(task, found, jax.vmap(jax.vmap(log_probs_of))(found.z))
     solution = solution_of(
         task,
         ends,
         Method.NEWTON_ON_PARAMETERS,
         found=best,
         gradient=best.gradient,
-        unique=best.converged if convex else None,
+        unique=convex,
+        # Parameters that were still moving would be those at which rounding stopped them.
+        is_there=best.converged,
         starts=starts,
         agreed=agreed,
         compared=compared,
     )
-    solution, parameters = batched((solution, jax.vmap(unravel)(best.z)), batch)
+    found_none = np.isnan(solution.log_probs).any(axis=-1)
+
+    def of_family(leaf: Array) -> np.ndarray:
+        parameters = np.array(leaf)
+        parameters[found_none] = np.nan
+        return parameters
+
+    parameters = on_device(batched(jax.tree.map(of_family, jax.vmap(unravel)(best.z)), batch))
+    solution = finished(solution, batch)
     return Solution(solution.log_probs, solution.certificate, eqx.combine(parameters, fixed))

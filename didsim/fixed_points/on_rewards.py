@@ -11,6 +11,7 @@ from didsim.fixed_points.closed_forms import policy_of, solve_closed_form
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (
     DENSE,
     Task,
@@ -38,24 +39,7 @@ def solve_on_rewards(task: Task, pair: Term, starts: int) -> Solution:
         return _by_linear_program(task, pair, kernel.hinge_margin, problem, compared)
     if problem.compares_all and (solution := solve_closed_form(task, pair, problem)) is not None:
         return solution
-    return _where_identified(_by_newton(task, pair, problem, starts, compared))
-
-
-def _where_identified(solution: Solution) -> Solution:
-    """NaN for problems whose pairs do not hold all rewards together: there is nothing to converge to."""
-    known = solution.certificate
-    whole = known.identified.all(axis=-1)
-    certificate = eqx.tree_at(
-        lambda c: (c.finite, c.unique, c.converged),
-        known,
-        (
-            known.finite & whole,
-            None if known.unique is None else known.unique & whole,
-            known.converged | ~whole,
-        ),
-        is_leaf=lambda leaf: leaf is None,
-    )
-    return Solution(jnp.where(whole[:, None], solution.log_probs, jnp.nan), certificate)
+    return _by_newton(task, pair, problem, starts, compared)
 
 
 def _by_linear_program(
@@ -65,17 +49,18 @@ def _by_linear_program(
     tables = np.exp(np.asarray(problem.joint(task.size).log_probs, float))
     tables = np.broadcast_to(tables, (task.runs, task.size, task.size))
     found = [minimise_hinge(table) for table in tables]
-    h = jnp.asarray(np.stack([one.h for one in found]), task.reference.dtype)
     solved = np.array([one.solved for one in found])
+    h = np.where(solved[:, None], np.stack([one.h for one in found]), 0)
     spread = np.array([one.spread for one in found])
     return solution_of(
         task,
-        policy_of(task, pair, margin[..., None] * h),
+        policy_of(task, pair, margin[..., None] * jnp.asarray(h, task.reference.dtype)),
         Method.LINEAR_PROGRAM,
         duality_gap=np.array([one.gap for one in found]),
-        converged=solved,
-        finite=np.isfinite(h).all(axis=-1) & solved,
         unique=spread == 0,
+        has_others=spread > 0,
+        converged=solved,
+        is_there=solved,
         compared=compared,
     )
 
@@ -91,16 +76,17 @@ def _by_newton(
     else:
         found, method = _newton(pair, problem.joint(task.size), guesses), Method.NEWTON_ON_REWARDS
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
-    best, ends, agreed = best_of(found, ends)
+    best, ends, agreed = best_of(task, found, ends)
     return solution_of(
         task,
         ends,
         method,
         found=best,
-        unique=best.converged if convex else None,
+        unique=convex,
         starts=guesses.shape[1],
         agreed=agreed,
         compared=compared,
+        limit=np.nan if compared is None else limit_of_descent(task, pair, problem, compared),
     )
 
 

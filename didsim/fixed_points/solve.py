@@ -10,11 +10,12 @@ from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
 from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
 from didsim.fixed_points.on_parameters import solve_on_parameters
 from didsim.fixed_points.on_rewards import solve_on_rewards
-from didsim.fixed_points.task import Task, batched, gradient_rule
+from didsim.fixed_points.task import Task, finished, gradient_rule
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
+from didsim.objectives.reference import visible_reference
 from didsim.policies import Policy
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Problem, check_over
 
 
 def fixed_point(
@@ -120,8 +121,8 @@ def solve(
         problems. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to O(N log N) a step.
 
     Raises:
-        ValueError: an argument is not normalised or has a zero, shapes do not fit, or the problem is too
-            large for its method.
+        ValueError: an argument is not normalised, the reference has a zero that a pair sees, shapes do not
+            fit, or the problem is too large for its method.
 
     >>> from didsim import Contrastive, slic
     >>> p, q = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -145,25 +146,27 @@ def _solve(
 ) -> Solution:
     """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
     reference, lengths, batch = _checked(objective, reference, problem, lengths)
-    starts = _checks.positive_int("starts", starts)
+    starts = _checks.count("starts", starts)
+    if policy is not None:
+        _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
     if not _checks.known((objective, reference, problem)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     task = Task.over_runs(objective, reference, problem, lengths, batch, measured)
     if policy is not None:
-        _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
         return solve_on_parameters(task, policy, starts, batch)
-    return batched(_free(task, starts), batch)
+    return finished(_free(task, starts), batch)
 
 
 def _checked(
     objective: Objective, reference: LogProbsLike, problem: Problem, lengths: ArrayLike | None
 ) -> tuple[Array, Array | None, _checks.Shape]:
     """The reference, the lengths and the batch axes of all arguments."""
-    reference = _checks.distribution("reference", reference, full_support=True)
-    size = reference.shape[-1]
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-    problem.check_size(size)
+    array = _checks.distribution("reference", reference)
+    check_over(problem, "reference", array)
+    reference = visible_reference(array, problem, objective.terms)
+    size = array.shape[-1]
     _checks.parameters("objective", objective, reference.dtype)
     batch = _checks.broadcast(
         reference=reference.shape[:-1], problem=problem.batch_shape, objective=objective.batch_shape
@@ -173,11 +176,13 @@ def _checked(
 
 def _free(task: Task, starts: int) -> Solution:
     """The minimiser among all distributions."""
-    objective, online = task.objective, task.problem.online
+    objective, problem, online = task.objective, task.problem, task.problem.online
     if objective.is_gradient_rule:
         return gradient_rule(task)
     pair = objective.difference_term
-    if pair is not None and (pair.kernel.calibrated or not online):
+    # Labels that a reward explains have one calibrated minimiser, whatever the sampler.
+    is_explained = online and problem.encoded_reward() is not None
+    if pair is not None and (not online or (pair.kernel.calibrated and is_explained)):
         return solve_on_rewards(task, pair, starts)
     if not online:
         if len(objective.terms) == 1 and objective.terms[0].is_likelihood:

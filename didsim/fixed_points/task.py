@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_softmax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from didsim._batches import as_runs
-from didsim._batches import batched as batched
+from didsim._batches import as_runs, batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Certificate, Method, Solution
-from didsim.fixed_points.newton import Found
+from didsim.fixed_points.newton import Found, tolerance
 from didsim.fixed_points.smoothing import has_kinks
 from didsim.fixed_points.win_graph import Comparisons, compare
-from didsim.information import js
 from didsim.objectives.objective import Objective
 from didsim.preferences.problem import Problem
 
 DENSE = 1024  # the most numbers to solve for with N × N matrices
+# A solver that stops at a log-probability below this was following a policy that has no limit.
+_FAR = -300.0
 
 
 class Task(eqx.Module):
@@ -80,51 +80,92 @@ def solution_of(
     method: Method,
     *,
     found: Found | None = None,
-    gradient: Array | None = None,
-    duality_gap: Any = jnp.nan,
-    finite: Any = None,
+    gradient: Any = None,
+    duality_gap: Any = np.nan,
     unique: Any = True,
+    has_others: Any = False,
     converged: Any = True,
+    is_there: Any = True,
     starts: int = 1,
     agreed: Any = None,
     compared: Comparisons | None = None,
+    limit: Any = np.nan,
     note: str = "",
 ) -> Solution:
-    """The solutions of all runs. Whatever is not given is filled in."""
-    if found is not None:
-        converged = found.converged
+    """The solutions of all runs. Whatever is not given is filled in.
+
+    Args:
+        task: the problems.
+        log_probs: the policies.
+        method: how they were found.
+        found: where the solver stopped, if one was needed. It tells whether it converged.
+        gradient: the largest entry of the gradient; by default it is computed.
+        duality_gap: as in `Certificate`.
+        unique: whether the minimiser is the only one, if the solver converged and no direction is level.
+        has_others: whether there are others, beside those along directions that are level.
+        converged: whether the solver converged, if it did not report what it found.
+        is_there: whether there is a policy to report; NaN is put in the place of others.
+        starts: the number of starts.
+        agreed: whether they agreed.
+        compared: which sequences the pairs compare, if this matters. A problem that they do not identify has
+            no policy to report.
+        limit: where gradient descent is known to end, beside unique minimisers.
+        note: a remark.
+    """
     if gradient is None:
-        gradient = _gradient_norm(task, log_probs)
-    if finite is None:
-        finite = jnp.isfinite(log_probs).all(axis=-1) & converged
+        measured = task.measured and not has_kinks(task.objective)
+        gradient = _gradient_norm(task, log_probs) if measured else np.nan
 
-    def of_runs(value: Any) -> Array:
-        return jnp.broadcast_to(jnp.asarray(value), (task.runs,))
+    def of_runs(value: Any) -> np.ndarray:
+        return np.broadcast_to(np.asarray(value), (task.runs,))
 
-    shape = (task.runs, task.size)
+    shape, policies = (task.runs, task.size), np.asarray(log_probs)
+    flat = of_runs(0 if found is None else found.flat)
+    level = of_runs(0 if found is None else found.level)
+    component = np.zeros(shape, int) if compared is None else compared.component
+    identified = np.ones(shape, bool) if compared is None else compared.identified
+    whole = identified.all(axis=-1)
+    converged = of_runs(converged if found is None else found.converged)
+    runs_off = ~converged & ((policies.min(axis=-1) < _FAR) | (flat > level)) & whole
+    unique = of_runs(unique) & converged & (level == 0) & whole
+    is_there = of_runs(is_there) & whole
+    policies = np.where(is_there[:, None], policies, np.nan)
     certificate = Certificate(
         method=method,
-        gradient_norm=gradient,
+        gradient_norm=of_runs(gradient),
         duality_gap=of_runs(duality_gap),
         last_step=of_runs(0.0 if found is None else found.step),
-        finite=of_runs(finite),
-        unique=None if unique is None else of_runs(unique),
-        converged=of_runs(converged),
+        finite=np.isfinite(policies).all(axis=-1) & converged,
+        unique=unique,
+        has_others=(of_runs(has_others) | (level > 0)) & converged & is_there,
+        flat=level,
+        converged=converged | ~whole,
+        runs_off=runs_off,
         starts=starts,
         agreed=None if agreed is None else of_runs(agreed),
-        component=jnp.zeros(shape, int) if compared is None else jnp.asarray(compared.component),
-        identified=jnp.ones(shape, bool) if compared is None else jnp.asarray(compared.identified),
+        component=component,
+        identified=identified,
+        limit=np.where(unique[:, None], policies, limit),
         note=note,
     )
-    return Solution(log_probs, certificate)
+    return Solution(on_device(policies), certificate)
+
+
+def finished(solution: Solution, batch: Shape) -> Solution:
+    """The solution with the batch axes of the arguments."""
+    policies = batched(np.asarray(solution.log_probs), batch)
+    return Solution(on_device(policies), batched(solution.certificate, batch))
+
+
+def on_device(tree: PyTree) -> Any:
+    """NumPy arrays as arrays of JAX. They can hold NaN even if JAX looks for NaN in all that it computes."""
+    return jax.tree.map(jax.device_put, tree)
 
 
 @eqx.filter_jit
 def _gradient_norm(task: Task, log_probs: Array) -> Array:
-    """The largest entry of the gradient in logits, by magnitude; NaN at a loss with corners."""
+    """The largest entry of the gradient in logits, by magnitude."""
     problem = task.problem
-    if has_kinks(task.objective) or not task.measured:
-        return jnp.full(task.runs, jnp.nan)
     if task.size <= DENSE and not problem.online:
         problem = problem.joint(task.size)
 
@@ -145,16 +186,16 @@ def check_dense(task: Task, what: str) -> None:
 
 
 def random_starts(task: Task, starts: int) -> Array:
-    """Starts for each run: zero, and normal ones of growing spread."""
-    shape = (task.runs, starts, task.size)
+    """Starts for each run: zero, and normal ones of growing spread. All runs have the same ones."""
+    shape = (starts, task.size)
     noise = jax.random.normal(jax.random.key(0), shape, task.reference.dtype)
-    return noise * jnp.arange(starts)[:, None] / 2
+    return jnp.broadcast_to(noise * jnp.arange(starts)[:, None] / 2, (task.runs, *shape))
 
 
-def best_of(found: Found, ends: Array) -> tuple[Found, Array, Array | None]:
+def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, Array, np.ndarray | None]:
     """The start of each run that ended lowest, and whether all starts agree.
 
-    If any start converged, only converged ones count.
+    If any start converged, only converged ones count. Starts agree if all converged, and at the same policy.
     """
     runs, starts = found.value.shape
     value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
@@ -165,9 +206,33 @@ def best_of(found: Found, ends: Array) -> tuple[Found, Array, Array | None]:
     chosen = ends[jnp.arange(runs), which]
     if starts == 1:
         return best, chosen, None
-    usable = jnp.where(jnp.isnan(ends), jnp.log(1 / ends.shape[-1]), ends)
-    apart = jax.jit(js)(usable, jnp.where(jnp.isnan(chosen), jnp.log(1 / ends.shape[-1]), chosen)[:, None])
-    return best, chosen, (good & (apart < 1e-9)).all(axis=1)
+    meet = [_meet(points, which, found) for points in (ends, _rewards(task, ends))]
+    return best, chosen, (np.asarray(good) & np.logical_and(*meet)).all(axis=1)
+
+
+def _meet(points: Array, which: Array, found: Found) -> np.ndarray:
+    """Whether each start ended where the chosen one did.
+
+    That is to within ten times the solver's tolerance, for log-probabilities and for implicit rewards. Of
+    these two, a small beta makes the rewards alike, and a large one the log-probabilities.
+    """
+    ends = np.asarray(points)
+    chosen = ends[np.arange(len(ends)), np.asarray(which)][:, None]
+    with np.errstate(invalid="ignore"):
+        apart = np.where(ends == chosen, 0, np.abs(ends - chosen)).max(axis=-1)
+    size = np.where(np.isfinite(chosen), np.abs(chosen), 0).max(axis=-1)
+    return apart <= 10 * tolerance(found.z) * np.maximum(1, size)
+
+
+@eqx.filter_jit
+def _rewards(task: Task, ends: Array) -> Array:
+    """The implicit rewards at the ends of all runs and starts."""
+
+    @eqx.filter_vmap
+    def of_run(objective: Objective, reference: Array, ends: Array) -> Array:
+        return jax.vmap(lambda one: objective.reward.of_space(one, reference, task.lengths))(ends)
+
+    return of_run(task.objective, task.reference, ends)
 
 
 def over_starts(one: Callable[[Any, Any, Array], Found]) -> Callable[[Any, Any, Array], Found]:
@@ -189,5 +254,13 @@ def gradient_rule(task: Task) -> Solution:
         "chosen likelihood: at a minimiser of the loss plus some multiple of the chosen negative "
         "log-likelihood. Which one depends on the start; `didsim.train` finds it"
     )
-    nothing = jnp.full_like(task.reference, jnp.nan)
-    return solution_of(task, nothing, Method.NONE, converged=False, finite=False, unique=False, note=note)
+    return solution_of(
+        task,
+        task.reference,
+        Method.NONE,
+        gradient=np.nan,
+        unique=False,
+        converged=False,
+        is_there=False,
+        note=note,
+    )

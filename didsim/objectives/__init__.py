@@ -3,33 +3,47 @@
 catalogue     one function for each objective, and `OBJECTIVES`, which holds them by name
 objective     a sum of terms, with its loss on given pairs and over a population of pairs
 terms         losses of a pair, and losses of one of its two sequences
+baselines     numbers that losses of one sequence subtract from its reward
+transport     terms that sort rewards before they compare them
+tokens        terms that depend on the single tokens of a pair
 rewards       implicit rewards of a sequence
-divergences   implicit rewards of f-DPO, from f-divergences
+divergences   implicit rewards that are no logarithms: of f-DPO, χPO and AlphaPO
 kernels       losses of a difference of rewards
 reference     references with zeros where no pair looks
 ties          the loss of pairs that can end in a tie
 """
 
+from didsim.objectives.baselines import Baseline, ClippedPairMean, PairMean, PolicyMean
 from didsim.objectives.catalogue import (
     OBJECTIVES,
+    alphapo,
+    aot,
+    aot_unpaired,
     apo_down,
     apo_zero,
     bco,
+    bdpo,
     cdpo,
+    chi_po,
     cpo,
     discopop,
     dpo,
     dpo_pg,
+    dpo_rao_kupper,
+    dpo_shift,
     dpop,
     exo,
     exponential,
     fdpo_alpha,
     fdpo_forward_kl,
     fdpo_js,
+    h_dpo,
     ipo,
     kto,
+    ld_dpo,
     length_normalised_dpo,
     nca,
+    npo,
     orpo,
     rdpo,
     reference_free,
@@ -38,9 +52,9 @@ from didsim.objectives.catalogue import (
     simpo,
     slic,
     sppo,
+    wpo,
 )
-from didsim.objectives.catalogue.log_ratios import dpo_rao_kupper
-from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon
+from didsim.objectives.divergences import Alpha, ChiSquared, ForwardKL, JensenShannon, PowerProb
 from didsim.objectives.kernels import (
     Exponential,
     Hinge,
@@ -54,24 +68,27 @@ from didsim.objectives.kernels import (
     SumOfForms,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
-from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward
-from didsim.objectives.terms import (
-    Baseline,
-    ClippedPairMean,
-    LabelledSquare,
-    Pair,
-    PairMean,
-    PairOrTie,
-    PolicyMean,
-    Single,
-    Term,
+from didsim.objectives.rewards import (
+    Guarded,
+    LengthRegularised,
+    LogOdds,
+    LogProb,
+    LogRatio,
+    MixedWithReference,
+    Reward,
+    Shrunk,
+    WeightedEntropy,
 )
+from didsim.objectives.terms import LabelledSquare, Pair, PairOrTie, Single, Term
 from didsim.objectives.ties import RaoKupper, TieKernel
+from didsim.objectives.tokens import PolicyWeighted, SharedLength, TokenTerm
+from didsim.objectives.transport import SortedMargins, SortedRewards
 
 __all__ = [
     "OBJECTIVES",
     "Alpha",
     "Baseline",
+    "ChiSquared",
     "ClippedPairMean",
     "Exponential",
     "ForwardKL",
@@ -88,39 +105,57 @@ __all__ = [
     "LogRatio",
     "LogRatioModulated",
     "Logistic",
+    "MixedWithReference",
     "Objective",
     "Pair",
     "PairMean",
     "PairOrTie",
     "PolicyMean",
+    "PolicyWeighted",
+    "PowerProb",
     "RaoKupper",
     "ReverseCrossEntropy",
     "Reward",
+    "SharedLength",
+    "Shrunk",
     "Sigmoid",
     "Single",
+    "SortedMargins",
+    "SortedRewards",
     "Squared",
     "SumOfForms",
     "Term",
     "TieKernel",
+    "TokenTerm",
+    "WeightedEntropy",
+    "alphapo",
+    "aot",
+    "aot_unpaired",
     "apo_down",
     "apo_zero",
     "bco",
+    "bdpo",
     "cdpo",
+    "chi_po",
     "cpo",
     "discopop",
     "dpo",
     "dpo_pg",
     "dpo_rao_kupper",
+    "dpo_shift",
     "dpop",
     "exo",
     "exponential",
     "fdpo_alpha",
     "fdpo_forward_kl",
     "fdpo_js",
+    "h_dpo",
     "ipo",
     "kto",
+    "ld_dpo",
     "length_normalised_dpo",
     "nca",
+    "npo",
     "orpo",
     "rdpo",
     "reference_free",
@@ -129,4 +164,5 @@ __all__ = [
     "simpo",
     "slic",
     "sppo",
+    "wpo",
 ]

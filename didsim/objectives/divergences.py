@@ -1,16 +1,19 @@
-"""Implicit rewards of f-DPO: slopes of f-divergences."""
+"""Implicit rewards that are no logarithms: slopes of f-divergences, and powers of probabilities."""
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import log1mexp, log_softmax, logsumexp, softplus
 from jaxtyping import Array
 
+from didsim import _checks
 from didsim.information import LogProbs
-from didsim.objectives.rewards import Reward, Scalar, log_ratio_of
+from didsim.objectives.rewards import Reward, Scalar, log_ratio_of, per_token
 
 
 class DivergenceSlope(Reward):
@@ -26,7 +29,7 @@ class DivergenceSlope(Reward):
     needs_reference: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         return self.beta * self.slope(log_ratio_of(logps, ref_logps))
@@ -127,7 +130,7 @@ class Alpha(DivergenceSlope):
     of DPO. `alpha = 1` is the reward of the forward KL divergence, up to a constant.
     """
 
-    alpha: Scalar
+    alpha: Scalar = eqx.field(converter=partial(_checks.positive, "alpha"))
 
     def slope(self, t: Array) -> Array:
         return -jnp.expm1(-self.alpha * t) / self.alpha
@@ -140,6 +143,109 @@ class Alpha(DivergenceSlope):
     def largest_log_gap(self) -> Array:
         """The gap of `u = 1` is `1/alpha`."""
         return jnp.broadcast_to(-jnp.log(self.alpha), jnp.broadcast_shapes(self.alpha.shape, self.beta.shape))
+
+
+class ChiSquared(Reward):
+    """`h = beta · (u + log u)` with `u = π/reference`, the reward of χPO.
+
+    It belongs to `f(u) = u²/2 + u log u − 1/2`: the sum of half the χ² divergence and of the KL divergence.
+    """
+
+    needs_reference: ClassVar[bool] = True
+    has_inverse: ClassVar[bool] = True
+
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        t = log_ratio_of(logps, ref_logps)
+        return self.beta * (jnp.exp(t) + t)
+
+    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
+        """`π = reference · u` with `u + log u = h/beta + c`. The constant `c` makes `π` sum to one.
+
+        `u` increases with `c`, and is 1 where `h/beta + c = 1`. If `c = 1 − max h/beta`, every `u` is at most
+        1, so `Σ reference · u` is at most 1. If `c = 1 − min h/beta`, the sum is at least 1. The root lies
+        between. (Derived here.)
+        """
+        scaled = h / self.beta[..., None]
+        shape = jnp.broadcast_shapes(scaled.shape, reference.shape)[:-1]
+        least, most = (one(scaled, axis=-1, keepdims=True) for one in (jnp.min, jnp.max))
+
+        def log_total(lift: Array) -> Array:
+            return logsumexp(reference + _log_omega(scaled - lift), axis=-1, keepdims=True)
+
+        low, high = (jnp.broadcast_to(bound - 1, (*shape, 1)) for bound in (least, most))
+        root = decreasing_root(log_total, low, high)
+        return log_softmax(reference + _log_omega(scaled - root), axis=-1)
+
+    def inverse_needs_root(self, lengths: Array | None) -> bool:
+        return True
+
+
+class PowerProb(Reward):
+    """`h = beta · (1 − P^−alpha) / alpha` with `log P = log π(y) / |y|`, the reward of AlphaPO.
+
+    The limit `alpha → 0` is the reward of SimPO.
+    """
+
+    has_inverse: ClassVar[bool] = True
+
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    alpha: Scalar = eqx.field(converter=partial(_checks.positive, "alpha"))
+
+    @property
+    def needs_lengths(self) -> bool:
+        return True
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        return self.beta * -jnp.expm1(-self.alpha * per_token(logps, lengths)) / self.alpha
+
+    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
+        """`π = P^|y|` with `P^−alpha = v + alpha · (max h − h)/beta`. The number `v` makes `π` sum to one.
+
+        The sum of `π` decreases in `v`. At `v = 1` the sequence of largest `h` has probability 1, so the sum
+        is at least 1. At `v = N^alpha`, for `N` sequences, no `P` exceeds `1/N`, so it is at most 1. The root
+        lies between. (Derived here.)
+        """
+        alpha = self.alpha[..., None]
+        gaps = alpha * (jnp.max(h, axis=-1, keepdims=True) - h) / self.beta[..., None]
+        log_gaps = jnp.where(gaps > 0, jnp.log(jnp.where(gaps > 0, gaps, 1)), -jnp.inf)
+        powers = -(1.0 if lengths is None else lengths.astype(h.dtype)) / alpha
+
+        def logits(log_v: Array) -> Array:
+            return powers * jnp.logaddexp(log_gaps, log_v)
+
+        def log_total(log_v: Array) -> Array:
+            return logsumexp(logits(log_v), axis=-1, keepdims=True)
+
+        low = jnp.zeros((*jnp.broadcast_shapes(gaps.shape[:-1], powers.shape[:-1]), 1), h.dtype)
+        root = decreasing_root(log_total, low, low + alpha * jnp.log(h.shape[-1]).astype(h.dtype))
+        return log_softmax(logits(root), axis=-1)
+
+    def inverse_needs_root(self, lengths: Array | None) -> bool:
+        return True
+
+
+@jax.custom_jvp
+def _log_omega(x: Array) -> Array:
+    """The `t` with `e^t + t = x`. `e^t` is called the Wright omega function of `x`.
+
+    Newton's method, from above: `e^t + t` is convex and increasing. The start is `x` where `x < 1`, and
+    `log x` elsewhere.
+    """
+
+    def newton(_: Array, t: Array) -> Array:
+        u = jnp.exp(t)
+        return t - (u + t - x) / (1 + u)
+
+    start = jnp.where(x < 1, x, jnp.log(jnp.maximum(x, 1)))
+    return jax.lax.fori_loop(0, 8, newton, start)
+
+
+@_log_omega.defjvp
+def _log_omega_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    t = _log_omega(*primals)
+    return t, jax.nn.sigmoid(-t) * tangents[0]
 
 
 def decreasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:

@@ -4,11 +4,9 @@ The difference is the reward of the chosen sequence minus the reward of the reje
 sequence minus a baseline (`didsim.objectives.terms`).
 """
 
-import functools
-import math
-import operator
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import ClassVar
 
 import equinox as eqx
@@ -18,6 +16,7 @@ import numpy as np
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Bool
 
+from didsim import _checks
 from didsim.objectives.rewards import Scalar
 from didsim.pairwise.forms import Analytic, Form, PiecewiseLinear, Polynomial
 from didsim.preferences.problem import Problem
@@ -131,7 +130,7 @@ class SumOfForms(Kernel):
 
     def _sum(self, of: Callable[[Form], Array]) -> Array:
         parts = [of(form) if weight is None else weight * of(form) for weight, form in self.forms()]
-        return functools.reduce(operator.add, parts if self.constant is None else [self.constant, *parts])
+        return reduce(jnp.add, parts if self.constant is None else [self.constant, *parts])
 
 
 @jax.custom_jvp
@@ -158,9 +157,9 @@ def _negative_entropy(d: Array) -> Array:
     return -sigmoid(d) * _softplus(-d) - sigmoid(-d) * _softplus(d)
 
 
-SURPRISE = Analytic(_surprise, strip=math.pi, odd_slope=-1.0)
-_DOUBT = Analytic(_doubt, strip=math.pi)
-_NEGATIVE_ENTROPY = Analytic(_negative_entropy, strip=math.pi, odd_slope=0.0)
+SURPRISE = Analytic(_surprise, strip=np.pi, odd_slope=-1.0)
+_DOUBT = Analytic(_doubt, strip=np.pi)
+_NEGATIVE_ENTROPY = Analytic(_negative_entropy, strip=np.pi, odd_slope=0.0)
 _SQUARE = Polynomial((0.0, 0.0, 1.0))
 _IDENTITY = Polynomial((0.0, 1.0))
 _MINUS = Polynomial((0.0, -1.0))
@@ -176,8 +175,10 @@ class Logistic(SumOfForms):
     convex: ClassVar[bool] = True
     scores_labels: ClassVar[bool] = True
 
-    smoothing: Scalar | None = None
-    margin: Scalar | None = None
+    smoothing: Scalar | None = eqx.field(
+        default=None, converter=partial(_checks.optional_number, "smoothing")
+    )
+    margin: Scalar | None = eqx.field(default=None, converter=partial(_checks.optional_number, "margin"))
 
     @property
     def falling(self) -> bool:
@@ -213,7 +214,7 @@ class Squared(SumOfForms):
 
     convex: ClassVar[bool] = True
 
-    centre: Scalar
+    centre: Scalar = eqx.field(converter=partial(_checks.number, "centre"))
 
     @property
     def offset(self) -> Scalar | None:
@@ -243,9 +244,8 @@ class Squared(SumOfForms):
         draws = problem.independent_draws()
         if draws is None:
             return None
-        return self.centre[..., None] * jnp.vectorize(_best_for_unit_centre, signature="(n),(n),(n)->(n)")(
-            *draws
-        )
+        best = jnp.vectorize(_best_for_unit_centre, signature="(n),(n),(n)->(n)")
+        return self.centre[..., None] * best(*draws)
 
 
 def _best_for_unit_centre(first: Array, second: Array, net_wins: Array) -> Array:
@@ -260,7 +260,7 @@ class Hinge(SumOfForms):
     convex: ClassVar[bool] = True
     kinked: ClassVar[bool] = True
 
-    delta: Scalar
+    delta: Scalar = eqx.field(converter=partial(_checks.number, "delta"))
 
     @property
     def falling(self) -> bool:
@@ -370,7 +370,7 @@ class ReverseCrossEntropy(SumOfForms):
     This is `σ(d) log[σ(d)/(1 − ε)] + σ(−d) log[σ(−d)/ε]`. It is bounded, and zero where `σ(d) = 1 − ε`.
     """
 
-    smoothing: Scalar
+    smoothing: Scalar = eqx.field(converter=lambda value: _checks.within("smoothing", value, 1e-30, 1 - 1e-6))
 
     @property
     def constant(self) -> Scalar | None:
@@ -388,7 +388,7 @@ class LogRatioModulated(Kernel):
     for `|Im d| < π · temperature`. This strip is too narrow for interpolation to save time.
     """
 
-    temperature: Scalar
+    temperature: Scalar = eqx.field(converter=partial(_checks.positive, "temperature"))
 
     @property
     def falls_for_ever(self) -> Bool[np.ndarray, "*batch"]:

@@ -15,8 +15,8 @@ from didsim import _checks
 from didsim.information import LogProbsLike
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
-from didsim.objectives.terms import Population, Sequences, Single, Term
-from didsim.preferences.problem import Marginals, Problem
+from didsim.objectives.terms import Population, Sequences, Single, Term, WithTokens
+from didsim.preferences.problem import Marginals, Problem, check_over
 
 
 class Objective(eqx.Module):
@@ -52,6 +52,7 @@ class Objective(eqx.Module):
             raise ValueError("`terms` must be at least one Term; got none")
         for term in terms:
             _checks.instance("terms", term, Term, "terms, as Pair or Single")
+            _checks.numeric_fields("terms", term)
         self.terms = terms
 
     def __add__(self, other: "Objective") -> "Objective":
@@ -91,6 +92,8 @@ class Objective(eqx.Module):
         baseline: Real[ArrayLike, ""] | None = None,
         win_probs: Real[ArrayLike, "*#pairs"] | None = None,
         tied: Bool[ArrayLike, "*#pairs"] | None = None,
+        chosen_tokens: Float[ArrayLike, "*#pairs"] | None = None,
+        rejected_tokens: Float[ArrayLike, "*#pairs"] | None = None,
     ) -> Float[Array, "*pairs"]:
         """The loss of each pair, from the quantities that a training run logs.
 
@@ -107,6 +110,9 @@ class Objective(eqx.Module):
                 its mean over the label, without constants in SPPO. By default the chosen one wins.
             tied: whether a pair ended in a tie; its soft label is then not used. An objective without a loss
                 of ties takes one for half a win of either sequence. By default there are no ties.
+            chosen_tokens: a number that the loss takes from the single tokens of `y_w`; needed by `ld_dpo`
+                and `wpo`, which say what it is.
+            rejected_tokens: the same of `y_l`.
 
         Returns:
             One loss for each pair.
@@ -134,6 +140,10 @@ class Objective(eqx.Module):
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}
+        if any(term.needs_tokens for term in self.terms):
+            tokens = {"chosen_tokens": chosen_tokens, "rejected_tokens": rejected_tokens}
+            needed = _needed(tokens, "it depends on single tokens")
+            arrays |= {name: _checks.finite(name, value, min_ndim=0) for name, value in needed.items()}
         outcomes = _outcomes(win_probs, tied)
         pairs = _checks.broadcast(**{name: array.shape for name, array in (arrays | outcomes).items()})
         chosen, rejected = (
@@ -142,16 +152,23 @@ class Objective(eqx.Module):
         )
         if baseline is not None:
             baseline = _checks.single("baseline", _checks.number("baseline", baseline))
-        if "win_probs" in outcomes:
-            label = outcomes["win_probs"]
-            losses = [term.of_labels(chosen, rejected, baseline, label) for term in self.terms]
-        else:
-            losses = [term.of_pairs(chosen, rejected, baseline) for term in self.terms]
-        if "tied" in outcomes:
-            ties = [term.of_ties(chosen, rejected, baseline) for term in self.terms]
-            losses = [jnp.where(outcomes["tied"], tie, loss) for tie, loss in zip(ties, losses, strict=True)]
-        loss = sum_of([term.weighted(loss) for term, loss in zip(self.terms, losses, strict=True)])
-        return jnp.broadcast_to(loss, pairs)
+
+        def of_outcome(term: Term) -> Array:
+            sides: tuple[Any, Any] = chosen, rejected
+            if term.needs_tokens:
+                sides = (
+                    WithTokens(*chosen, arrays["chosen_tokens"]),
+                    WithTokens(*rejected, arrays["rejected_tokens"]),
+                )
+            if "win_probs" in outcomes:
+                loss = term.of_labels(*sides, baseline, outcomes["win_probs"])
+            else:
+                loss = term.of_pairs(*sides, baseline)
+            if "tied" in outcomes:
+                loss = jnp.where(outcomes["tied"], term.of_ties(*sides, baseline), loss)
+            return term.weighted(loss)
+
+        return jnp.broadcast_to(sum_of([of_outcome(term) for term in self.terms]), pairs)
 
     def loss(
         self,
@@ -198,7 +215,7 @@ class Objective(eqx.Module):
         reference = _checks.distribution("reference", reference)
         batch = _checks.same_sequences(policy_logps=policy_logps, reference=reference)
         _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
-        problem.check_size(policy_logps.shape[-1])
+        check_over(problem, "policy_logps", policy_logps)
         reference = visible_reference(reference, problem, self.terms)
         batch = _checks.broadcast(policy_logps=batch, problem=problem.batch_shape)
         self._check_single()
@@ -261,7 +278,7 @@ class Objective(eqx.Module):
 
     @property
     def has_baseline(self) -> bool:
-        """Whether a term has a baseline, which depends on the policy."""
+        """Whether a term depends on the policy through numbers that are held fixed, as a baseline."""
         return any(term.has_baseline for term in self.terms)
 
     @property
@@ -355,16 +372,13 @@ def _outcomes(win_probs: Any, tied: Any) -> dict[str, Array]:
     if win_probs is not None:
         given["win_probs"] = _checks.within("win_probs", win_probs, 0, 1)
     if tied is not None:
-        given["tied"] = jnp.asarray(tied)
-        if given["tied"].dtype != bool:
-            raise ValueError(f"`tied` must be True or False for each pair; got dtype {given['tied'].dtype}")
+        given["tied"] = _checks.booleans("tied", tied)
     return given
 
 
 def _logps(name: str, value: Any) -> Array:
     # A plain number stays weakly typed.
-    value = float(value) if isinstance(value, numbers.Real) else value
-    array = _checks.finite(name, value, min_ndim=0)
+    array = _checks.finite(name, _checks.python_number(value), min_ndim=0)
     if _checks.known(value) and (largest := np.asarray(value).max()) > 0:
         raise ValueError(f"`{name}` must be log-probabilities, at most 0; got {largest}")
     return array

@@ -1,6 +1,7 @@
 """Implicit rewards: the reward that an objective assigns to a sequence, given its log-probability."""
 
 from abc import abstractmethod
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn import log1mexp, log_softmax, logsumexp, relu, softplus
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from didsim import _log_space
+from didsim import _checks, _log_space
 from didsim.information import LogProbs
 
 Scalar = Float[Array, "*#batch"]
@@ -30,6 +31,7 @@ class Reward(eqx.Module):
         has_inverse: `policy` is defined: it gives the distribution that has given rewards.
         penalises_falls: the reward is the log-ratio `beta · t` minus a convex function of `t` that never
             increases.
+        rises_slower: the reward is a convex function of `t` whose slope lies between 0 and `beta`.
         kinked: the reward has a corner. Then `rounded` replaces the corner by a smooth curve.
     """
 
@@ -37,6 +39,7 @@ class Reward(eqx.Module):
     affine: ClassVar[bool] = False
     has_inverse: ClassVar[bool] = False
     penalises_falls: ClassVar[bool] = False
+    rises_slower: ClassVar[bool] = False
     kinked: ClassVar[bool] = False
 
     @property
@@ -54,8 +57,8 @@ class Reward(eqx.Module):
 
     @property
     def is_log_ratio(self) -> bool:
-        """Whether the reward is `beta · log(π/reference)` up to a constant: the reward of DPO."""
-        return self.has_one_slope and self.needs_reference and not self.needs_lengths
+        """Whether the reward is known to be `beta · log(π/reference)`, the reward of DPO."""
+        return False
 
     @property
     def has_concave_sigmoid(self) -> Bool[Array, "*batch"]:
@@ -98,8 +101,8 @@ class LogRatio(Reward):
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    per_token: bool = eqx.field(default=False, static=True)
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    per_token: bool = eqx.field(default=False, static=True, converter=partial(_checks.flag, "per_token"))
 
     @property
     def needs_lengths(self) -> bool:
@@ -107,6 +110,10 @@ class LogRatio(Reward):
 
     @property
     def has_one_slope(self) -> bool:
+        return not self.per_token
+
+    @property
+    def is_log_ratio(self) -> bool:
         return not self.per_token
 
     @property
@@ -133,8 +140,8 @@ class LogProb(Reward):
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    per_token: bool = eqx.field(static=True)
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    per_token: bool = eqx.field(static=True, converter=partial(_checks.flag, "per_token"))
 
     @property
     def needs_lengths(self) -> bool:
@@ -164,8 +171,8 @@ class LengthRegularised(Reward):
     affine: ClassVar[bool] = True
     has_inverse: ClassVar[bool] = True
 
-    beta: Scalar
-    alpha: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    alpha: Scalar = eqx.field(converter=partial(_checks.number, "alpha"))
 
     @property
     def needs_lengths(self) -> bool:
@@ -196,8 +203,8 @@ class Guarded(Reward):
     penalises_falls: ClassVar[bool] = True
     kinked: ClassVar[bool] = True
 
-    beta: Scalar
-    weight: Scalar
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    weight: Scalar = eqx.field(converter=partial(_checks.non_negative, "weight"))
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         t = log_ratio_of(logps, ref_logps)
@@ -220,6 +227,58 @@ class RoundedGuarded(Reward):
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         t = log_ratio_of(logps, ref_logps)
         return self.beta * (t - self.weight * (self.temperature * softplus(-t / self.temperature)))
+
+
+class WeightedEntropy(Reward):
+    """`h(y) = beta · [alpha · log π(y) − log reference(y)]`, the reward of H-DPO."""
+
+    needs_reference: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+    has_inverse: ClassVar[bool] = True
+
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    alpha: Scalar = eqx.field(converter=partial(_checks.positive, "alpha"))
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        # The log-ratio first: its digits are lost if two large products are subtracted.
+        return self.beta * (log_ratio_of(logps, ref_logps) + (self.alpha - 1) * logps)
+
+    def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
+        """`π ∝ [reference · exp(h / beta)]^(1/alpha)`."""
+        tempered = (reference + h / self.beta[..., None]) / self.alpha[..., None]
+        return log_softmax(tempered, axis=-1)
+
+
+class Shrunk(Reward):
+    """`h(y) = share · beta · log(π(y) / reference(y))`, the reward of a rejected sequence in DPO-Shift."""
+
+    needs_reference: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+    rises_slower: ClassVar[bool] = True
+
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    share: Scalar = eqx.field(converter=partial(_checks.within, "share", low=0, high=1))
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        return self.share * (self.beta * log_ratio_of(logps, ref_logps))
+
+
+class MixedWithReference(Reward):
+    """`h(y) = beta · log(share · π(y)/reference(y) + 1 − share)`.
+
+    This is the log-ratio of a mixture of the policy and the reference: the reward of a rejected sequence in
+    BDPO. It is never below `beta · log(1 − share)`.
+    """
+
+    needs_reference: ClassVar[bool] = True
+    rises_slower: ClassVar[bool] = True
+
+    beta: Scalar = eqx.field(converter=partial(_checks.positive, "beta"))
+    share: Scalar = eqx.field(converter=partial(_checks.within, "share", low=0, high=1))
+
+    def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
+        t = log_ratio_of(logps, ref_logps)
+        return self.beta * jnp.logaddexp(jnp.log(self.share) + t, jnp.log1p(-self.share))
 
 
 class LogOdds(Reward):
@@ -264,9 +323,18 @@ def log_ratio_of(logps: Array, ref_logps: Array | None) -> Array:
     Raises:
         ValueError: the reference is missing.
     """
+    return logps - given_reference(ref_logps)
+
+
+def given_reference(ref_logps: Array | None) -> Array:
+    """Log-probabilities of the reference.
+
+    Raises:
+        ValueError: they are missing.
+    """
     if ref_logps is None:
         raise ValueError("`ref_logps` must be given: this implicit reward uses the reference; got None")
-    return logps - ref_logps
+    return ref_logps
 
 
 def per_token(logps: Array, lengths: Array | None) -> Array:

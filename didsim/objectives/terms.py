@@ -12,15 +12,17 @@ loss is differentiated.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from didsim import _checks
 from didsim.information import expectation
+from didsim.objectives.baselines import Baseline
 from didsim.objectives.kernels import Kernel, Squared
 from didsim.objectives.rewards import Reward, Scalar
 from didsim.objectives.ties import TieKernel
@@ -39,6 +41,24 @@ class Sequences(NamedTuple):
     logps: Array
     ref_logps: Array | None
     lengths: Array | None
+
+
+class WithTokens(NamedTuple):
+    """`Sequences`, with a number for each that a loss takes from its single tokens.
+
+    Attributes:
+        tokens: the number; `didsim.objectives.tokens` says what it is.
+    """
+
+    logps: Array
+    ref_logps: Array | None
+    lengths: Array | None
+    tokens: Array
+
+    @property
+    def sequences(self) -> Sequences:
+        """The arguments of an implicit reward."""
+        return Sequences(self.logps, self.ref_logps, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,7 @@ class Term(eqx.Module):
 
     reward: Reward
     kernel: Kernel
-    weight: Scalar | None = None
+    weight: Scalar | None = eqx.field(default=None, converter=partial(_checks.optional_number, "weight"))
 
     @property
     def needs_reference(self) -> bool:
@@ -89,7 +109,12 @@ class Term(eqx.Module):
 
     @property
     def has_baseline(self) -> bool:
-        """Whether the term compares a reward with a baseline, which depends on the policy."""
+        """Whether the loss depends on the policy through numbers that are held fixed, as a baseline."""
+        return False
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the loss of a pair depends on its single tokens (`didsim.objectives.tokens`)."""
         return False
 
     @property
@@ -121,12 +146,13 @@ class Term(eqx.Module):
         return False
 
     @abstractmethod
-    def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
-        """The loss of each pair, without the weight of the term."""
+    def of_pairs(self, chosen: Any, rejected: Any, baseline: Array | None) -> Array:
+        """The loss of each pair, without the weight of the term.
 
-    def of_labels(
-        self, chosen: Sequences, rejected: Sequences, baseline: Array | None, win_probs: Array
-    ) -> Array:
+        `chosen` and `rejected` are `Sequences`, or `WithTokens` for a term that needs tokens.
+        """
+
+    def of_labels(self, chosen: Any, rejected: Any, baseline: Array | None, win_probs: Array) -> Array:
         """The loss of each pair with a soft label: the mean loss over a label that is right that often."""
         lost = 1 - win_probs
         # An order that has no probability gives way to the other, since its loss may be infinite.
@@ -136,7 +162,7 @@ class Term(eqx.Module):
         )
         return win_probs * won_loss + lost * lost_loss
 
-    def of_ties(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
+    def of_ties(self, chosen: Any, rejected: Any, baseline: Array | None) -> Array:
         """The loss of each pair if it is tied: half a win for either sequence."""
         return self.of_labels(chosen, rejected, baseline, jnp.asarray(0.5))
 
@@ -148,18 +174,40 @@ class Term(eqx.Module):
         return loss if self.weight is None else self.weight * loss
 
 
+def check_parts(term: Term) -> None:
+    """Raise `ValueError` unless the parts of a term are a reward and a kernel."""
+    _checks.instance("reward", term.reward, Reward, "a Reward, as LogRatio(beta)")
+    _checks.instance("kernel", term.kernel, Kernel, "a Kernel, as Logistic()")
+
+
 class Pair(Term):
     """`weight · kernel(h(y_w) − h(y_l))`.
 
     Attributes:
-        chosen_reward: the reward of the chosen sequence, if it differs from that of the rejected one.
+        chosen_reward: the reward of the chosen sequence, if it differs from `reward`.
+        rejected_reward: the reward of the rejected sequence, if it differs from `reward`.
     """
 
     chosen_reward: Reward | None = None
+    rejected_reward: Reward | None = None
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(reward.needs_reference for reward in self._rewards)
+
+    @property
+    def needs_lengths(self) -> bool:
+        return any(reward.needs_lengths for reward in self._rewards)
+
+    def __post_init__(self) -> None:
+        check_parts(self)
+        for name in ("chosen_reward", "rejected_reward"):
+            if (reward := getattr(self, name)) is not None:
+                _checks.instance(name, reward, Reward, "a Reward, or None")
 
     @property
     def is_of_differences(self) -> bool:
-        return self.chosen_reward is None and self.reward.has_inverse
+        return self._has_one_reward and self.reward.has_inverse
 
     @property
     def is_convex_in_logits(self) -> bool:
@@ -167,6 +215,11 @@ class Pair(Term):
 
         With one slope the normaliser cancels, so the difference is linear in the logits. The penalty of a
         `Guarded` reward keeps the loss convex, since minus a log-probability is convex in the logits.
+
+        A rejected reward `g(t)` that rises slower than `beta · t` keeps it convex as well. Such a `g` is the
+        largest of lines `s·t + c` with slopes `s` from 0 to `beta`. So `beta · t_w − g(t_l)` is the smallest
+        of `beta · t_w − s·t_l − c`. Each of these has the normaliser with the factor `−(beta − s)`, and is
+        concave in the logits. (Derived here.)
         """
         return self.reward.has_one_slope and self._is_convex_in_reward
 
@@ -179,25 +232,38 @@ class Pair(Term):
         return self.reward.affine and self._is_convex_in_reward
 
     @property
+    def _has_one_reward(self) -> bool:
+        return self.chosen_reward is None and self.rejected_reward is None
+
+    @property
+    def _rewards(self) -> tuple[Reward, Reward]:
+        """The rewards of the chosen and of the rejected sequence."""
+        chosen = self.reward if self.chosen_reward is None else self.chosen_reward
+        return chosen, self.reward if self.rejected_reward is None else self.rejected_reward
+
+    @property
     def _is_convex_in_reward(self) -> bool:
-        penalised = self.chosen_reward is not None
-        keeps = not penalised or (self.chosen_reward.penalises_falls and self.kernel.falling)  # type: ignore[union-attr]
-        return self.kernel.convex and keeps
+        chosen, rejected = self._rewards
+        bends_down = (self.chosen_reward is None or chosen.penalises_falls) and (
+            self.rejected_reward is None or (rejected.rises_slower and self.reward.is_log_ratio)
+        )
+        return self.kernel.convex and (self._has_one_reward or (bends_down and self.kernel.falling))
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
-        of_chosen = self.reward if self.chosen_reward is None else self.chosen_reward
-        return self.kernel(of_chosen(*chosen) - self.reward(*rejected))
+        of_chosen, of_rejected = self._rewards
+        return self.kernel(of_chosen(*chosen) - of_rejected(*rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:
-        h = self.reward.of_space(*space)
-        if self.chosen_reward is None:
-            return self.kernel.expect(over.problem, h)
-        return self.kernel.expect_across(over.problem, self.chosen_reward.of_space(*space), h)
+        if self._has_one_reward:
+            return self.kernel.expect(over.problem, self.reward.of_space(*space))
+        of_chosen, of_rejected = self._rewards
+        return self.kernel.expect_across(
+            over.problem, of_chosen.of_space(*space), of_rejected.of_space(*space)
+        )
 
 
-def _where(use: Array, one: Sequences, other: Sequences) -> Sequences:
-    chosen: Sequences = jax.tree.map(lambda a, b: jnp.where(use, a, b), one, other)
-    return chosen
+def _where(use: Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(use, a, b), one, other)
 
 
 class PairOrTie(Pair):
@@ -207,67 +273,6 @@ class PairOrTie(Pair):
 
     def of_ties(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
         return self.kernel.of_tie(self.reward(*chosen) - self.reward(*rejected))
-
-
-class Baseline(eqx.Module):
-    """A baseline: the number that is subtracted from the reward of one sequence.
-
-    Attributes:
-        is_of_pairs: whether it depends on the rewards of the sequences of pairs alone.
-    """
-
-    is_of_pairs: ClassVar[bool] = False
-
-    @abstractmethod
-    def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        """The baseline, estimated from the rewards of a batch of pairs."""
-
-    @abstractmethod
-    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
-        """The exact baseline of a policy with log-probabilities `log_probs` and rewards `h`."""
-
-
-class PolicyMean(Baseline):
-    """`max(0, E_π h)`. With the log-ratio reward this is `beta · KL(π ‖ reference)`, the exact `z0` of KTO.
-
-    It takes the whole policy, so that every loss over a population, a dataset or a minibatch has it. Pairs
-    that are given by their log-probabilities alone do not tell it. Their mean stands in for it there, as in
-    `ClippedPairMean`, unless `pair_loss` is given the exact number as `baseline`.
-    """
-
-    def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        """The mean reward over both sequences of all pairs, or zero if that is larger."""
-        return ClippedPairMean().of_pairs(chosen, rejected)
-
-    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
-        return jnp.maximum(0, expectation(log_probs, h))
-
-
-class PairMean(Baseline):
-    """`(E_w h + E_l h) / 2`, the mean over chosen and rejected sequences: the reward shift of BCO.
-
-    The mean is over the pairs that the loss is over: a population, a dataset or a minibatch. So the loss of a
-    dataset is the mean of `pair_loss` over it.
-    """
-
-    is_of_pairs: ClassVar[bool] = True
-
-    def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        return (jnp.mean(chosen) + jnp.mean(rejected)) / 2
-
-    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
-        chosen, rejected = marginals
-        return (expectation(chosen.astype(h.dtype), h) + expectation(rejected.astype(h.dtype), h)) / 2
-
-
-class ClippedPairMean(PairMean):
-    """`max(0, (E_w h + E_l h) / 2)`: the estimate of KTO's `z0` from the pairs that the loss is over."""
-
-    def of_pairs(self, chosen: Array, rejected: Array) -> Array:
-        return jnp.maximum(0, super().of_pairs(chosen, rejected))
-
-    def of_policy(self, h: Array, log_probs: Array, marginals: Marginals) -> Array:
-        return jnp.maximum(0, super().of_policy(h, log_probs, marginals))
 
 
 class Single(Term):
@@ -284,10 +289,11 @@ class Single(Term):
     baseline: Baseline | None = eqx.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.sequence not in ("chosen", "rejected"):
-            raise ValueError(f"`sequence` must be 'chosen' or 'rejected'; got {self.sequence!r}")
-        if self.push not in ("up", "down"):
-            raise ValueError(f"`push` must be 'up' or 'down'; got {self.push!r}")
+        check_parts(self)
+        if self.baseline is not None:
+            _checks.instance("baseline", self.baseline, Baseline, "a Baseline, or None")
+        _checks.one_of("sequence", self.sequence, ("chosen", "rejected"))
+        _checks.one_of("push", self.push, ("up", "down"))
 
     @property
     def has_baseline(self) -> bool:

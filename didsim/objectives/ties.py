@@ -1,12 +1,15 @@
 """A loss of pairs that can end in a tie: the Rao–Kupper model of paired comparisons."""
 
 from abc import abstractmethod
+from functools import partial
 from typing import ClassVar
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from didsim import _checks
 from didsim.objectives.kernels import Kernel, Logistic
 from didsim.objectives.rewards import Scalar
 from didsim.preferences.problem import Problem
@@ -33,7 +36,7 @@ class RaoKupper(TieKernel):
 
     convex: ClassVar[bool] = True
 
-    theta: Scalar
+    theta: Scalar = eqx.field(converter=partial(_checks.within, "theta", low=1 + 1e-6, high=1e6))
 
     @property
     def _win(self) -> Logistic:

@@ -3,16 +3,16 @@
 A kernel is the function `k` in `Σ_ij A_i B_j k(x_i − x_j − offset)`.
 """
 
-import math
-import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from didsim import _checks
 from didsim.pairwise.moments import horner
 from didsim.pairwise.sorting import Piece
 
@@ -40,12 +40,11 @@ class Analytic:
     odd_slope: float | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise ValueError(f"`function` must be a function of a difference; got {self.function!r}")
-        if not (isinstance(self.strip, numbers.Real) and 0 < self.strip < math.inf):
-            raise ValueError(f"`strip` must be positive and finite; got {self.strip!r}")
-        if not (self.odd_slope is None or math.isfinite(self.odd_slope)):
-            raise ValueError(f"`odd_slope` must be finite or None; got {self.odd_slope!r}")
+        _checks.function("function", self.function, "a function of a difference")
+        object.__setattr__(self, "strip", _checks.real("strip", self.strip, _checks.positive))
+        if self.odd_slope is not None:
+            slope = _checks.real("odd_slope", self.odd_slope, _checks.number)
+            object.__setattr__(self, "odd_slope", slope)
 
     def __call__(self, d: Array) -> Array:
         return self.function(d)
@@ -137,7 +136,7 @@ class PiecewiseLinear:
         object.__setattr__(self, "knots", knots)
         for name in ("below", "left", "above", "right", "at"):
             values = getattr(self, name)
-            if values != ():
+            if not isinstance(values, tuple) or values:
                 values = _finite_numbers(name, values)
             elif name == "at":
                 values = tuple(
@@ -172,10 +171,12 @@ Form = Analytic | Polynomial | PiecewiseLinear
 
 def _finite_numbers(name: str, values: Any) -> tuple[float, ...]:
     expected = f"`{name}` must be a sequence of at least one finite number; got {values!r}"
+    if isinstance(values, bytes) or not isinstance(values, Sequence | np.ndarray | Array):
+        raise ValueError(expected)
     try:
-        numbers_given = tuple(float(value) for value in values)
+        found = tuple(_checks.real(name, value, _checks.number) for value in values)
     except (TypeError, ValueError):
         raise ValueError(expected) from None
-    if not numbers_given or not all(map(math.isfinite, numbers_given)):
+    if not found:
         raise ValueError(expected)
-    return numbers_given
+    return found

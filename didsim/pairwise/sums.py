@@ -1,6 +1,5 @@
 """Sums over all pairs of sequences: the functions that users call."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -127,12 +126,14 @@ def tiled_pair_sum(
         x: one or more arrays of scalars.
 
     Raises:
-        ValueError: `x` is missing, an array is not floating-point or is empty, or shapes do not fit.
+        ValueError: `kernel` is no function, `x` is missing, an array is not floating-point or is empty, or
+            shapes do not fit.
 
     >>> ones = jnp.ones(3)
     >>> float(tiled_pair_sum(jnp.square, ones, ones, jnp.array([0.0, 1.0, 3.0])))
     28.0
     """
+    _checks.function("kernel", kernel, "a function of differences")
     if not x:
         raise ValueError("`x` must be at least one array; got none")
     arrays = {"weights_first": weights_first, "weights_second": weights_second}
@@ -157,7 +158,7 @@ def _tiled_pair_sums(kernel: Callable[..., Array], *arrays: Array) -> Array:
 
 def _check_tolerance(tolerance: Any, dtype: jnp.dtype) -> None:
     least = 16 * float(jnp.finfo(dtype).eps)
-    if not (isinstance(tolerance, numbers.Real) and least <= float(tolerance) < 1):
+    if not least <= _checks.real("tolerance", tolerance, _checks.number) < 1:
         raise ValueError(
             f"`tolerance` must be at least {least:.1e}, the smallest that {dtype} can meet, and below 1; "
             f"got {tolerance!r}"

@@ -9,6 +9,7 @@ curves          runs along training, and their ends
 study           results of a sweep
 distributions   probabilities of sequences, log-margins of pairs
 instances       many random instances
+arguments       checks of what is drawn
 """
 
 from didsim.plotting.curves import log_steps, plot_band, plot_convergence, plot_curves, plot_ends, plot_limit

@@ -7,6 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from didsim import _checks
+from didsim.plotting.arguments import check_axes, check_dim, check_labelled
 from didsim.plotting.looks import describe, looks_of, new_figure, style
 
 
@@ -20,6 +22,10 @@ def plot_band(ax: Axes, values: xr.DataArray, x: str, over: str = "seed", **opti
         over: the dimension of the runs that the band summarises.
         options: options of the line. The band gets its `color`.
     """
+    check_axes(ax)
+    check_labelled("values", values)
+    check_dim("x", x, values)
+    check_dim("over", over, values)
     low, middle, high = values.quantile([0.025, 0.5, 0.975], dim=over).transpose("quantile", x)
     at = values[x]
     ax.fill_between(at, low, high, color=options.get("color"), alpha=0.18, linewidth=0)
@@ -28,11 +34,17 @@ def plot_band(ax: Axes, values: xr.DataArray, x: str, over: str = "seed", **opti
 
 def plot_limit(ax: Axes, values: xr.DataArray, over: str = "seed", **options: Any) -> None:
     """The median over a dimension of an exact value, as a dashed line across the axes."""
+    check_axes(ax)
+    check_labelled("values", values)
+    check_dim("over", over, values)
     ax.axhline(float(values.median(over)), linestyle=(0, (4, 2)), linewidth=0.9, **options)
 
 
 def log_steps(ax: Axes, dataset: xr.Dataset) -> None:
     """Make the axis of steps logarithmic. Up to the first record after 0 it is linear, so that it shows 0."""
+    check_axes(ax)
+    _checks.instance("dataset", dataset, xr.Dataset, "an xarray.Dataset")
+    check_dim("dataset", "step", dataset)
     steps = dataset["step"].values
     ax.set_xscale("symlog", linthresh=max(float(steps[min(1, len(steps) - 1)]), 1), linscale=0.3)
     ax.set_xlim(0, max(float(steps[-1]), 1))
@@ -57,6 +69,12 @@ def plot_curves(
         x: name of the coordinate on the horizontal axis.
         over: the dimension of the runs that bands summarise.
     """
+    check_axes(ax)
+    check_labelled("values", values)
+    for argument, dim in (("hue", hue), ("x", x), ("over", over)):
+        check_dim(argument, dim, values)
+    if limits is not None:
+        check_labelled("limits", limits, hue, over)
     for name, look in looks_of(values[hue].values).items():
         plot_band(ax, values.sel({hue: name}), x, over, label=name, **look.line)
         if limits is not None and not limits.sel({hue: name}).isnull().any():
@@ -89,6 +107,12 @@ def plot_ends(
         hue: the dimension of the rows.
         over: the dimension of the dots.
     """
+    check_axes(ax)
+    check_labelled("values", values)
+    check_dim("hue", hue, values)
+    check_dim("over", over, values)
+    check_labelled("limits", limits, hue, over)
+    check_labelled("gaps", gaps, hue, over)
     looks = looks_of(values[hue].values)
     order = [str(name) for name in values.median(over).sortby(values.median(over))[hue].values]
     spread = np.linspace(-0.22, 0.22, values.sizes[over])
@@ -130,6 +154,11 @@ def plot_convergence(dataset: xr.Dataset, hue: str) -> Figure:
             for entries without a known limit.
         hue: the dimension with a curve for each entry.
     """
+    _checks.instance("dataset", dataset, xr.Dataset, "an xarray.Dataset")
+    for name in ("js_to_target", "js_limit", "js_to_limit"):
+        if name not in dataset:
+            raise ValueError(f"`dataset` must have {name!r}; got {', '.join(map(str, dataset))}")
+    check_dim("hue", hue, dataset)
     height = max(2.5, 0.7 + 0.16 * dataset.sizes[hue])
     with style():
         figure, (left, right) = new_figure(1, 2, height=height, width_ratios=(1.15, 1))

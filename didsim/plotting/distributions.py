@@ -7,6 +7,8 @@ import xarray as xr
 from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 
+from didsim import _checks
+from didsim.plotting.arguments import check_axes, check_dim, check_labelled
 from didsim.plotting.looks import COLORS, describe, looks_of
 
 
@@ -22,6 +24,9 @@ def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy"
         margins: with dimensions `pair` and `policy`.
         policy: the dimension of the policies, from left to right.
     """
+    check_axes(ax)
+    check_labelled("margins", margins, "pair")
+    check_dim("policy", policy, margins)
     names = [str(name) for name in margins[policy].values]
     values = margins.transpose(policy, "pair").values
     falls = np.any(np.diff(values, axis=0) < -1e-3 * np.abs(values).max(), axis=0)
@@ -55,14 +60,25 @@ def plot_distributions(
         ValueError: the distributions are not all over the same number of sequences, or there is not one name
             for each sequence.
     """
+    check_axes(ax)
+    _checks.instance("distributions", distributions, Mapping, "a table of log-probabilities by name")
+    if colors is not None:
+        _checks.instance("colors", colors, Mapping, "a table of colours by name")
+    sequences = None if sequences is None else _checks.words("sequences", sequences)
     looks = looks_of(list(distributions))
-    probabilities = {name: np.exp(np.asarray(one)) for name, one in distributions.items()}
-    shapes = {name: one.shape for name, one in probabilities.items()}
+    shapes = {name: _checks.numbers_given("distributions", one).shape for name, one in distributions.items()}
     expected: tuple[int, ...] = next(iter(shapes.values()), ())
     if sequences is not None:
         expected = (len(sequences),)
     if set(shapes.values()) != {expected} or len(expected) != 1:
-        raise ValueError(f"`distributions` must all be over the same sequences; got shapes {shapes}")
+        raise ValueError(
+            f"`distributions` must all be over the same sequences; got shapes {shapes}"
+            + ("" if sequences is None else f", and {len(sequences)} names in `sequences`")
+        )
+    probabilities = {
+        name: np.exp(np.asarray(_checks.distribution("distributions", one)))
+        for name, one in distributions.items()
+    }
     places = np.arange(expected[0])
     width = 0.8 / len(probabilities)
     for number, (name, heights) in enumerate(probabilities.items()):

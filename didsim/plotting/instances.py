@@ -1,12 +1,14 @@
 """Many random instances: as dots, as shares, and as intervals around their median."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from didsim import _checks
+from didsim.plotting.arguments import check_axes, check_dim, check_labelled
 from didsim.plotting.looks import COLORS, color_of, describe, looks_of
 
 
@@ -21,6 +23,11 @@ def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str, **opt
         hue: the dimension of the families.
         options: options of the dots, such as `markersize` and `alpha`. By default dots are small and faint.
     """
+    check_axes(ax)
+    _checks.instance("dataset", dataset, xr.Dataset, "an xarray.Dataset")
+    _checks.one_of("x", x, map(str, dataset.data_vars))
+    _checks.one_of("y", y, map(str, dataset.data_vars))
+    check_dim("hue", hue, dataset)
     dots: dict[str, Any] = {"markersize": 2.2, "alpha": 0.35, "markeredgewidth": 0, "rasterized": True}
     for name, look in looks_of(dataset[hue].values).items():
         one = dataset.sel({hue: name})
@@ -53,6 +60,15 @@ def plot_shares(
         shift: how far points lie above their rows, so that several series fit side by side.
         label: name of the series in the legend.
     """
+    check_axes(ax)
+    check_labelled("share", share)
+    check_dim("row", row, share)
+    check_labelled("low", low, row)
+    check_labelled("high", high, row)
+    _checks.instance("marker", marker, str, "a marker of matplotlib")
+    shift = _checks.real("shift", shift, _checks.number)
+    if label is not None:
+        _checks.instance("label", label, str, "a name, or None")
     colors = color_of(share[row].values)
     for place, name in enumerate(share[row].values):
         at = float(share.sel({row: name}))
@@ -105,6 +121,15 @@ def plot_intervals(
         marks: options of each row's dot and line, such as `color`, `marker` and `markerfacecolor`.
         floor: values below it count as 0 and are shown as an arrow at the left edge.
     """
+    check_axes(ax)
+    check_labelled("values", values)
+    check_dim("row", row, values)
+    check_dim("over", over, values)
+    are_marks = isinstance(marks, Sequence) and all(isinstance(one, Mapping) for one in marks)
+    if marks is not None and not (are_marks and len(marks) == values.sizes[row]):
+        raise ValueError(f"`marks` must be options for each of {values.sizes[row]} rows; got {marks!r}")
+    if floor is not None:
+        floor = _checks.real("floor", floor, _checks.number)
     rows = [one[~np.isnan(one)] for one in values.transpose(row, over).values]
     below = -np.inf if floor is None else floor
     summaries = [
@@ -158,6 +183,10 @@ def plot_clipped(ax: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> None
         y: vertical places, of the same shape; NaN is left out.
         options: options of dots and triangles, such as `color`.
     """
+    check_axes(ax)
+    x, y = _checks.numbers_given("x", x), _checks.numbers_given("y", y)
+    if x.shape != y.shape:
+        raise ValueError(f"`x` and `y` must have one shape; got shapes {x.shape} and {y.shape}")
     low, high = ax.get_ylim()
     inset = 0.03 * (high - low)
     for inside, marker, at in (

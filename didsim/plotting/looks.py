@@ -11,6 +11,8 @@ import xarray as xr
 from cycler import cycler
 from matplotlib.figure import Figure
 
+from didsim import _checks
+
 WIDTH = 5.5
 """Width of a figure in inches: the column of a one-column paper, without scaling."""
 
@@ -70,12 +72,15 @@ class _ShownFigure(Figure):
 
 def new_figure(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
     """A figure of the common width, not managed by pyplot, and its axes as `Figure.subplots` gives them."""
+    rows, columns = _checks.positive_int("rows", rows), _checks.positive_int("columns", columns)
+    height = _checks.real("height", height, _checks.positive)
     figure = _ShownFigure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
 
 def describe(values: xr.DataArray) -> str:
     """An axis label from a variable's long name and units."""
+    _checks.instance("values", values, xr.DataArray, "an xarray.DataArray")
     name = str(values.attrs.get("long_name", values.name))
     units = values.attrs.get("units", "1")
     return name if units == "1" else f"{name} ({units})"
@@ -123,6 +128,8 @@ class Look(NamedTuple):
 
 def looks_of(names: Sequence[Any] | np.ndarray) -> dict[Any, Look]:
     """A look for each name, in the order of `COLORS`. No two looks are the same."""
+    if isinstance(names, str) or not isinstance(names, Sequence | np.ndarray) or np.ndim(names) != 1:
+        raise ValueError(f"`names` must be a list of names; got {names!r}")
     return {name: Look(COLORS[place % len(COLORS)], place // len(COLORS)) for place, name in enumerate(names)}
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from didsim import _checks
+from didsim.plotting.arguments import check_dim
 from didsim.plotting.curves import plot_band
 from didsim.plotting.looks import describe, looks_of, new_figure, style
 
@@ -32,12 +34,16 @@ def plot_study(
         ValueError: there is no such metric or dimension, a dimension of more than one value is left over, or
             no run is done.
     """
-    if y not in dataset.data_vars:
+    _checks.instance("dataset", dataset, xr.Dataset, "an xarray.Dataset")
+    if not isinstance(y, str) or y not in dataset.data_vars:
         raise ValueError(f"`y` must be one of {', '.join(map(str, dataset.data_vars))}; got {y!r}")
     values = dataset[y]
-    for name, dim in (("x", x), ("hue", hue), ("col", col)):
-        if dim is not None and dim not in values.dims:
-            raise ValueError(f"`{name}` must be one of {', '.join(map(str, values.dims))}; got {dim!r}")
+    check_dim("x", x, values)
+    for name, dim in (("hue", hue), ("col", col), ("over", over)):
+        if dim is not None:
+            check_dim(name, dim, values)
+    truths = {dim: one for dim, one in values.coords.items() if one.dtype.kind == "b"}
+    values = values.assign_coords({dim: one.astype(str).str.lower() for dim, one in truths.items()})
     if over is None and "seed" in values.dims and "seed" not in (x, hue, col):
         over = "seed"
     places = [dim for dim in (x, hue, col, over) if dim is not None]

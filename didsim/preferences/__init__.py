@@ -16,7 +16,18 @@ from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
-from didsim.preferences.online import SAMPLERS, Draw, Online, OnPolicy, RewardDifference, Sampler, Uniform
+from didsim.preferences.online import (
+    SAMPLERS,
+    CappedRewardDifference,
+    Draw,
+    DrawTable,
+    Online,
+    OnPolicy,
+    PolicyAndUniform,
+    RewardDifference,
+    Sampler,
+    Uniform,
+)
 from didsim.preferences.problem import Problem
 from didsim.preferences.rejected import REJECTED, optimal_rejected
 from didsim.preferences.table import PreferenceTable
@@ -24,8 +35,10 @@ from didsim.preferences.table import PreferenceTable
 __all__ = [
     "REJECTED",
     "SAMPLERS",
+    "CappedRewardDifference",
     "Contrastive",
     "Draw",
+    "DrawTable",
     "Joint",
     "Labelled",
     "LabelledByTable",
@@ -33,6 +46,7 @@ __all__ = [
     "OnPolicy",
     "Online",
     "Pairs",
+    "PolicyAndUniform",
     "PreferenceTable",
     "Problem",
     "RewardDifference",

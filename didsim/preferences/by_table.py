@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.problem import (
@@ -101,9 +102,9 @@ class LabelledByTable(Problem):
         """`num_pairs` independent labelled pairs for each entry of the batch; `tied` says which are ties.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         key_first, key_second, key_label = jax.random.split(_checks.one_key("key", key), 3)
         batch, size = self.batch_shape, self.preferences.size
         y1 = draw_indices(key_first, jnp.broadcast_to(self.first, (*batch, size)), num_pairs)

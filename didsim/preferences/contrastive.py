@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.forms import Form
 from didsim.pairwise.sums import tiled_pair_sum, unchecked_pair_sum
@@ -18,10 +19,13 @@ from didsim.preferences.problem import (
     Summand,
     Wins,
     at_offsets,
+    check_kernel,
     check_same_size,
     doubled,
     draw_indices,
+    offset_of,
     pair_indices,
+    values_over,
 )
 
 
@@ -81,9 +85,9 @@ class Contrastive(Problem):
         """`num_pairs` independent pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         first, second = jax.random.split(_checks.one_key("key", key))
         return Pairs(
             draw_indices(first, jnp.broadcast_to(self.chosen, self._shape), num_pairs),
@@ -102,6 +106,9 @@ class Contrastive(Problem):
         The cost is that of `didsim.pair_sum` for a kernel that it takes, and O(N²) time for any other
         function. O(N) memory.
         """
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         weights = jnp.exp(self.chosen), jnp.exp(self.rejected)
         if isinstance(kernel, Form):
             return unchecked_pair_sum(kernel, *weights, x, 0.0 if offset is None else offset)
@@ -113,6 +120,8 @@ class Contrastive(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij chosen(i) rejected(j) kernel(x_i − y_j)`. Costs as `expect` for twice as many sequences."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         weights, values = doubled(jnp.exp(self.chosen), jnp.exp(self.rejected), x, y)
         if isinstance(kernel, Form):
             return unchecked_pair_sum(kernel, *weights, values)
@@ -120,6 +129,7 @@ class Contrastive(Problem):
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_i chosen(i) e^{x_i} · Σ_j rejected(j) e^{−x_j}`. O(N)."""
+        x = values_over(self, "x", x)
         return jnp.exp(_log_space.logsumexp(self.chosen + x) + _log_space.logsumexp(self.rejected - x))
 
     @property
@@ -139,6 +149,7 @@ class Contrastive(Problem):
 
     def wins(self, size: int) -> Wins:
         """Edges from every sequence that can be chosen to every sequence that can be rejected."""
+        self.check_size(size)
         return Wins.between(size, self.chosen, self.rejected)
 
     def joint(self, size: int) -> "Joint":

@@ -10,8 +10,22 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs
-from didsim.preferences.problem import Problem, Summand, Wins, check_same_size, draw_indices, pair_indices
+from didsim.preferences.problem import (
+    Listed,
+    Problem,
+    Summand,
+    Wins,
+    at_indices,
+    check_kernel,
+    check_same_size,
+    draw_indices,
+    offset_of,
+    pair_indices,
+    values_over,
+)
+from didsim.preferences.table import check_ties
 
 
 class Pairs(Problem):
@@ -71,12 +85,10 @@ class Pairs(Problem):
         self.win_probs = None if win_probs is None else self._of_pairs("win_probs", win_probs)
         if self.win_probs is not None:
             _checks.within("win_probs", self.win_probs, 0, 1)
-        self.tied = None if tied is None else jnp.asarray(tied)
-        if self.tied is not None and (self.tied.dtype != bool or self.tied.shape != self.winners.shape):
-            raise ValueError(f"`tied` must be one boolean per pair, {self.winners.shape}; got {tied!r}")
+        self.tied = None if tied is None else self._of_pairs("tied", tied, _checks.booleans)
 
-    def _of_pairs(self, name: str, value: Any) -> Array:
-        array = _checks.finite(name, value)
+    def _of_pairs(self, name: str, value: Any, check: Callable[..., Array] = _checks.finite) -> Array:
+        array = check(name, value)
         if array.shape != self.winners.shape:
             raise ValueError(
                 f"`{name}` must have one entry for each pair, shape {self.winners.shape}; "
@@ -112,6 +124,7 @@ class Pairs(Problem):
 
     def check_size(self, size: int) -> None:
         """Raise `ValueError` unless every index is below `size`."""
+        size = _checks.count("size", size)
         _checks.indices("winners", self.winners, size)
         _checks.indices("losers", self.losers, size)
 
@@ -139,9 +152,9 @@ class Pairs(Problem):
         They keep their soft labels and ties.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         log_weights = _log_space.log(self._pair_weights())
         rows = draw_indices(_checks.one_key("key", key), log_weights, num_pairs)
 
@@ -159,6 +172,9 @@ class Pairs(Problem):
         Raises:
             ValueError: an index is not below the number of sequences of `x`.
         """
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         pairs = self.ordered()
         differences = pairs._differences(x, x)
         if offset is not None:
@@ -169,6 +185,8 @@ class Pairs(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """The weighted mean of `kernel(x_winner − y_loser)`. O(N + pairs)."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         pairs = self.ordered()
         return jnp.sum(pairs._pair_weights(x.dtype) * kernel(pairs._differences(x, y)), axis=-1)
 
@@ -178,6 +196,8 @@ class Pairs(Problem):
         """The weighted sum of `kernel(x_i − x_j)` over the pairs that are tied. O(N + pairs)."""
         if self.tied is None:
             return super().expect_ties(kernel, x)
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
         weights = jnp.where(self.tied, self._pair_weights(x.dtype), 0)
         return jnp.sum(weights * kernel(self._differences(x, x)), axis=-1)
 
@@ -191,23 +211,19 @@ class Pairs(Problem):
     def _differences(self, x: Array, y: Array) -> Array:
         """`x_winner − y_loser` of every pair."""
         self.check_size(x.shape[-1])
-        batch = _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
-
-        def of(values: Array, indices: Array) -> Array:
-            values = jnp.broadcast_to(values, (*batch, values.shape[-1]))
-            indices = jnp.broadcast_to(indices, (*batch, indices.shape[-1]))
-            return jnp.take_along_axis(values, indices, axis=-1)
-
-        return of(x, self.winners) - of(y, self.losers)
+        _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
+        return at_indices(x, self.winners) - at_indices(y, self.losers)
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
+        x = values_over(self, "x", x)
         pairs = self.ordered()
         log_weights = _log_space.log(pairs._pair_weights(x.dtype))
         return jnp.exp(_log_space.logsumexp(log_weights + pairs._differences(x, x), axis=-1))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive weight; both ways for a tie, and for a label between 0 and 1."""
+        self.check_size(size)
         pairs = self.ordered()
         kept = np.asarray(pairs._pair_weights()) > 0
         return Wins(np.asarray(pairs.winners)[kept], np.asarray(pairs.losers)[kept], size)
@@ -228,6 +244,12 @@ class Pairs(Problem):
             one_order = count(self.winners, self.losers, half)
             ties = _log_space.log(one_order + jnp.swapaxes(one_order, -1, -2))
         return Joint(table, ties)
+
+    def listed(self, size: int) -> Listed:
+        """The pairs of the dataset; a soft label or a tie has a pair in either order. O(pairs)."""
+        self.check_size(size)
+        pairs = self.ordered()
+        return Listed(pairs.winners, pairs.losers, pairs._pair_weights())
 
     def chosen_marginal(self, size: int) -> LogProbs:
         """The weighted share of each sequence among the winners, as a log-probability."""
@@ -282,14 +304,15 @@ class Joint(Problem):
         log_probs: Float[ArrayLike, "*batch sequences sequences"],
         log_ties: Float[ArrayLike, "*batch sequences sequences"] | None = None,
     ) -> None:
-        shape = jnp.shape(log_probs)
+        table = _checks.float_array("log_probs", log_probs)
+        shape = table.shape
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ValueError(f"`log_probs` must be square in its last two axes; got shape {shape}")
-        flat = jnp.reshape(jnp.asarray(log_probs), (*shape[:-2], -1))
+        flat = jnp.reshape(table, (*shape[:-2], -1))
         self.log_probs = _checks.distribution("log_probs", flat).reshape(shape)
         self.log_ties = None if log_ties is None else _checks.float_array("log_ties", log_ties)
         if self.log_ties is not None:
-            _check_ties(self.log_probs, self.log_ties)
+            check_ties(self.log_probs, self.log_ties)
 
     @property
     def has_full_support(self) -> bool:
@@ -323,9 +346,9 @@ class Joint(Problem):
         """`num_pairs` independent pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         size = self.log_probs.shape[-1]
         flat = self.log_probs.reshape(*self.batch_shape, size * size)
         key = _checks.one_key("key", key)
@@ -341,6 +364,9 @@ class Joint(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − x_j − offset)`. O(N²) time and memory."""
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         differences = x[..., :, None] - x[..., None, :]
         if offset is not None:
             differences = differences - offset[..., None, None]
@@ -350,6 +376,8 @@ class Joint(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         differences = x[..., :, None] - y[..., None, :]
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
@@ -359,16 +387,20 @@ class Joint(Problem):
         """`Σ_ij ties(i, j) kernel(x_i − x_j)`. O(N²) time and memory."""
         if self.log_ties is None:
             return super().expect_ties(kernel, x)
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
         differences = x[..., :, None] - x[..., None, :]
         return jnp.sum(jnp.exp(self.log_ties) * kernel(differences), axis=(-2, -1))
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
+        x = values_over(self, "x", x)
         differences = x[..., :, None] - x[..., None, :]
         return jnp.exp(_log_space.logsumexp(self.log_probs + differences, axis=(-2, -1)))
 
     def wins(self, size: int) -> Wins:
         """One edge for each pair of positive probability."""
+        self.check_size(size)
         winners, losers = np.nonzero(np.isfinite(np.asarray(self.log_probs)))
         return Wins(winners, losers, size)
 
@@ -386,15 +418,3 @@ class Joint(Problem):
         """The sums of the table's columns."""
         self.check_size(size)
         return _log_space.logsumexp(self.log_probs, axis=-2)
-
-
-def _check_ties(log_probs: Array, log_ties: Array) -> None:
-    if log_ties.shape != log_probs.shape:
-        raise ValueError(
-            f"`log_ties` must have the shape of `log_probs`, {log_probs.shape}; got shape {log_ties.shape}"
-        )
-    if _checks.known((log_probs, log_ties)):
-        ties, whole = np.exp(np.asarray(log_ties)), np.exp(np.asarray(log_probs))
-        error = float(np.sqrt(jnp.finfo(log_ties.dtype).eps))
-        if not (np.abs(ties - np.swapaxes(ties, -1, -2)) <= error).all() or not (ties <= whole + error).all():
-            raise ValueError("`log_ties` must be symmetric, and nowhere more than `log_probs`")

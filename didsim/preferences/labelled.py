@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.exact import map_rows
 from didsim.pairwise.forms import Analytic, Form
@@ -24,10 +25,13 @@ from didsim.preferences.problem import (
     Summand,
     Wins,
     at_offsets,
+    check_kernel,
     check_same_size,
     doubled,
     draw_indices,
+    offset_of,
     pair_indices,
+    values_over,
 )
 from didsim.preferences.table import reward_of_labels
 
@@ -85,6 +89,8 @@ class Labelled(Problem):
         self.first = _checks.distribution("first", first)
         self.second = _checks.distribution("second", second)
         _checks.same_sequences(reward=self.reward, first=self.first, second=self.second)
+        if separable is not None:
+            _checks.flag("separable", separable)
         self.pull = None
         self.separable = self._may_separate() if separable is None else separable
 
@@ -137,9 +143,9 @@ class Labelled(Problem):
         """`num_pairs` independent labelled pairs for each entry of the batch.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         key_first, key_second, key_label = jax.random.split(_checks.one_key("key", key), 3)
         shape = (*self.batch_shape, self.reward.shape[-1])
         y1 = draw_indices(key_first, jnp.broadcast_to(self.first, shape), num_pairs)
@@ -171,6 +177,9 @@ class Labelled(Problem):
         as first written, in O(N²) time. These include kernels without an `s`, and a problem that was made
         under `jit`, where the mean is not known.
         """
+        check_kernel(kernel)
+        x = values_over(self, "x", x)
+        offset = offset_of(self, x, offset)
         weights = jnp.exp(self.first), jnp.exp(self.second)
         if self.separable and isinstance(kernel, Form):
             skew = kernel.skew(offset)
@@ -188,6 +197,8 @@ class Labelled(Problem):
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) kernel(x_i − y_j)`. O(N²) time."""
+        check_kernel(kernel)
+        x, y = values_over(self, "x", x), values_over(self, "y", y)
         first, second = jnp.exp(self.first), jnp.exp(self.second)
 
         def one_order(chosen: Array, rejected: Array) -> Array:
@@ -202,6 +213,7 @@ class Labelled(Problem):
 
         Near-linear time if `separable` and there are 4,096 sequences or more; otherwise O(N²) time.
         """
+        x = values_over(self, "x", x)
         if not self._is_large:
             return jnp.exp(_log_space.logsumexp(_log_wins(self.reward, self.first, self.second, x), axis=-1))
 
@@ -238,6 +250,7 @@ class Labelled(Problem):
 
     def wins(self, size: int) -> Wins:
         """Edges both ways between each sequence that `first` can draw and each that `second` can draw."""
+        self.check_size(size)
         one = Wins.between(size, self.first, self.second)
         return one.joined(Wins.between(size, self.second, self.first), size)
 

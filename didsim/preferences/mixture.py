@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.problem import Problem, Summand, Wins
@@ -33,6 +34,8 @@ class Mixture(Problem):
     def __init__(
         self, problems: tuple[Problem, ...], log_weights: Float[ArrayLike, "*batch problems"]
     ) -> None:
+        if not isinstance(problems, list | tuple) or not problems:
+            raise ValueError(f"`problems` must be a tuple of at least one problem; got {problems!r}")
         self.problems = tuple(problems)
         for problem in self.problems:
             _checks.instance("problems", problem, Problem, "a tuple of problems")
@@ -82,9 +85,9 @@ class Mixture(Problem):
         """`num_pairs` independent pairs for each entry of the batch, each from a problem drawn at random.
 
         Raises:
-            ValueError: `key` is not a random key, or `num_pairs` is below 1.
+            ValueError: `key` is not a random key, or `num_pairs` is below 1 or more than memory can hold.
         """
-        num_pairs = _checks.positive_int("num_pairs", num_pairs)
+        num_pairs = fitting_int("num_pairs", num_pairs, PAIR)
         which_key, *keys = jax.random.split(_checks.one_key("key", key), len(self.problems) + 1)
         batch = self.batch_shape
         log_weights = jnp.broadcast_to(self.log_weights, (*batch, len(self.problems)))

@@ -1,7 +1,7 @@
 """Labelled pairs whose sequences are drawn by samplers that depend on the policy in training.
 
 At each training step the pairs come from the current policy. The step treats them as data: no gradient
-passes through the samplers. Every sampler draws from a mixture of `Draw`s. The two sequences of a `Draw` are
+passes through the samplers. Most samplers draw from a mixture of `Draw`s. The two sequences of a `Draw` are
 independent, which makes sums over pairs fast.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.nn import log_softmax, logsumexp
+from jax.nn import log_sigmoid, log_softmax, logsumexp
 from jaxtyping import Array, ArrayLike, Float, Key, Real
 
 from didsim import _checks, _log_space
@@ -24,7 +24,7 @@ from didsim.preferences.by_table import LabelledByTable
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
-from didsim.preferences.problem import Problem, Summand, check_same_size
+from didsim.preferences.problem import Problem, Summand, check_same_size, values_over
 from didsim.preferences.table import PreferenceTable, reward_of_labels
 
 
@@ -42,10 +42,20 @@ class Draw(NamedTuple):
     second: LogProbs
 
 
+class DrawTable(NamedTuple):
+    """Two sequences of any joint distribution. O(N²) memory.
+
+    Attributes:
+        log_weights: log-weight of each pair of sequences, up to a constant.
+    """
+
+    log_weights: Float[Array, "*batch sequences sequences"]
+
+
 class Sampler(eqx.Module):
     """A rule that gives the distribution of the two sequences of a pair for the current policy.
 
-    A subclass defines `__call__`. Its result lists the components of a mixture.
+    A subclass defines `__call__`. Its result lists the components of a mixture, or is a table of all pairs.
     """
 
     @property
@@ -54,8 +64,8 @@ class Sampler(eqx.Module):
         return False
 
     @abstractmethod
-    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
-        """The components of the mixture that the two sequences are drawn from.
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...] | DrawTable:
+        """The components of the mixture that the two sequences are drawn from, or a table of all pairs.
 
         Args:
             reward: the reward that labels the pairs, `[*batch, sequences]`; None if a table labels them.
@@ -94,6 +104,30 @@ class OnPolicy(Sampler):
         return (Draw(jnp.zeros_like(tempered[..., 0]), tempered, tempered),)
 
 
+class PolicyAndUniform(Sampler):
+    """The first sequence from the tempered policy, `∝ π^exponent`, and the second uniform over the space.
+
+    The label does not depend on the order of the two.
+
+    Args:
+        exponent: 1 (the default) gives the policy itself. A value between 0 and 1 flattens it. An array has
+            the batch axes of the problem.
+
+    Raises:
+        ValueError: `exponent` is negative or not finite.
+    """
+
+    exponent: Float[Array, "*batch"]
+
+    def __init__(self, exponent: Real[ArrayLike, "*batch"] = 1.0) -> None:
+        self.exponent = _checks.non_negative("exponent", exponent)
+
+    def __call__(self, reward: Array | None, log_probs: Array, implicit_reward: Array) -> tuple[Draw, ...]:
+        ((_, tempered, _),) = OnPolicy(self.exponent)(reward, log_probs, implicit_reward)
+        ((log_weight, _, uniform),) = Uniform()(reward, log_probs, implicit_reward)
+        return (Draw(log_weight, tempered, uniform),)
+
+
 class RewardDifference(Sampler):
     """Pairs drawn in proportion to `2 + e^d + e^−d`, with `d = h_i − h_j` the difference of rewards `h`.
 
@@ -115,8 +149,7 @@ class RewardDifference(Sampler):
     of: str = eqx.field(static=True)
 
     def __init__(self, of: str = "policy") -> None:
-        if of not in ("policy", "reward"):
-            raise ValueError(f"`of` must be 'policy' or 'reward'; got {of!r}")
+        _checks.one_of("of", of, ("policy", "reward"))
         self.of = of
 
     @property
@@ -137,8 +170,49 @@ class RewardDifference(Sampler):
         )
 
 
+class CappedRewardDifference(Sampler):
+    """`RewardDifference` of the implicit reward, with no pair drawn too often.
+
+    A pair is drawn in proportion to the smaller of `2 + e^d + e^−d` and `2 + e^cap + e^−cap`, with `d` the
+    difference of implicit rewards. This is the sampler DPO-Mix-P* of Shi et al., "The crucial role of
+    samplers in online direct preference optimization" (arXiv 2409.19605). Their cap is the largest difference
+    of the labels' rewards. With a cap the sampler is no mixture of a few pairs of independent sequences. So
+    it costs O(N²) memory.
+
+    Args:
+        cap: in nats, zero or more. The default is `max r − min r`, for the reward `r` of the labels. An array
+            has the batch axes of the problem.
+
+    Raises:
+        ValueError: `cap` is negative or not finite.
+    """
+
+    cap: Float[Array, "*batch"] | None
+
+    def __init__(self, cap: Real[ArrayLike, "*batch"] | None = None) -> None:
+        self.cap = None if cap is None else _checks.non_negative("cap", cap)
+
+    @property
+    def needs_reward(self) -> bool:
+        return self.cap is None
+
+    def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> DrawTable:
+        h = implicit_reward
+        cap = jnp.ptp(reward, axis=-1) if self.cap is None else self.cap
+        d = jnp.minimum(jnp.abs(h[..., :, None] - h[..., None, :]), cap[..., None, None])
+        # 2 + e^d + e^−d = (e^(d/2) + e^(−d/2))²
+        return DrawTable(2 * jnp.logaddexp(d / 2, -d / 2))
+
+
 SAMPLERS: Registry[type[Sampler]] = Registry(
-    "sampler", {"uniform": Uniform, "on_policy": OnPolicy, "reward_difference": RewardDifference}
+    "sampler",
+    {
+        "uniform": Uniform,
+        "on_policy": OnPolicy,
+        "policy_and_uniform": PolicyAndUniform,
+        "reward_difference": RewardDifference,
+        "capped_reward_difference": CappedRewardDifference,
+    },
 )
 
 
@@ -162,7 +236,8 @@ class Online(Problem):
 
     Raises:
         ValueError: `reward` is not finite, or is a bare table of preferences, `sampler` is not a `Sampler`,
-            or it uses the reward of labels that have none.
+            it uses the reward of labels that have none, or a field of it that is not static holds no array
+            or number.
 
     >>> p = jnp.log(jnp.array([0.9, 0.1]))
     >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
@@ -182,6 +257,7 @@ class Online(Problem):
         self.reward = reward if isinstance(reward, PreferenceTable) else reward_of_labels(reward)
         self.sampler = sampler
         _checks.instance("sampler", sampler, Sampler, "a Sampler, as OnPolicy()")
+        _checks.numeric_fields("sampler", sampler)
         if sampler.needs_reward and self._reward is None:
             raise ValueError(f"`sampler` must not use the reward of labels from a table; got {sampler!r}")
         uniform = self.uniform()
@@ -243,12 +319,29 @@ class Online(Problem):
             log_probs: log-probabilities of the policy.
             implicit_reward: the objective's implicit reward of every sequence under the policy.
         """
+        log_probs = values_over(self, "log_probs", log_probs)
+        implicit_reward = values_over(self, "implicit_reward", implicit_reward)
         draws = self.sampler(self._reward, log_probs, implicit_reward)
+        if isinstance(draws, DrawTable):
+            return self._labelled_table(draws)
         problems = [self._labelled(one.first, one.second) for one in draws]
         if len(problems) == 1:
             return problems[0]
         log_weights = jnp.stack(jnp.broadcast_arrays(*(one.log_weight for one in draws)), axis=-1)
         return Mixture(tuple(problems), log_softmax(log_weights, axis=-1))
+
+    def _labelled_table(self, draws: DrawTable) -> Joint:
+        """The table of the chosen and the rejected sequence."""
+        table = draws.log_weights
+        flat = table.reshape(*table.shape[:-2], -1)
+        drawn = log_softmax(flat, axis=-1).reshape(table.shape)
+        either_order = jnp.logaddexp(drawn, jnp.swapaxes(drawn, -1, -2))
+        if isinstance(self.reward, PreferenceTable):
+            ties = self.reward.log_ties
+            tied = None if ties is None else either_order + ties - jnp.log(2.0).astype(ties.dtype)
+            return Joint(either_order + self.reward.log_preferences(), tied)
+        margins = self.reward[..., :, None] - self.reward[..., None, :]
+        return Joint(either_order + log_sigmoid(margins))
 
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:
         """`σ(r(i) − r(j))`, or as the table has it. It does not depend on the sampler."""

@@ -86,6 +86,20 @@ class Wins(NamedTuple):
         return Wins(winners, losers, self.nodes + other.nodes - size)
 
 
+class Listed(NamedTuple):
+    """Pairs one by one, with their probabilities.
+
+    Attributes:
+        winners: indices of the chosen sequences.
+        losers: indices of the rejected ones.
+        weights: the probability of each pair.
+    """
+
+    winners: Int[Array, "*#batch pairs"]
+    losers: Int[Array, "*#batch pairs"]
+    weights: Float[Array, "*#batch pairs"]
+
+
 class Problem(eqx.Module):
     """A source of preference pairs.
 
@@ -161,7 +175,8 @@ class Problem(eqx.Module):
 
         All other methods count a tie as half a win for either sequence.
         """
-        return jnp.zeros((), x.dtype)
+        check_kernel(kernel)
+        return jnp.zeros((), values_over(self, "x", x).dtype)
 
     def label_doubt(self) -> Float[Array, "..."]:
         """The mean of `p (1 − p)` over pairs, with `p` the soft label of a pair; 0 for labels of 0 and 1."""
@@ -213,6 +228,13 @@ class Problem(eqx.Module):
     def joint(self, size: int) -> Any:
         """The same distribution of pairs, as a `Joint` table over `size` sequences. O(N²) memory."""
 
+    def listed(self, size: int) -> Listed:
+        """All pairs of `size` sequences, with their probabilities. O(N²) memory."""
+        self.check_size(size)
+        table = self.joint(size).log_probs
+        winners, losers = jnp.divmod(jnp.arange(size * size), size)
+        return Listed(winners, losers, jnp.exp(table).reshape(*table.shape[:-2], size * size))
+
     @abstractmethod
     def chosen_marginal(self, size: int) -> LogProbs:
         """Log-probabilities of the chosen sequence of a pair, over `size` sequences."""
@@ -249,6 +271,13 @@ def doubled(first: Array, second: Array, x: Array, y: Array) -> tuple[tuple[Arra
     return weights, jnp.concatenate([x, y], axis=-1)
 
 
+def at_indices(values: Array, indices: Array) -> Array:
+    """The values of each index along the last axis. The batch axes of both broadcast."""
+    batch = jnp.broadcast_shapes(values.shape[:-1], indices.shape[:-1])
+    values, indices = (jnp.broadcast_to(one, (*batch, one.shape[-1])) for one in (values, indices))
+    return jnp.take_along_axis(values, indices, axis=-1)
+
+
 def pair_indices(i: Any, j: Any, size: int) -> tuple[Array, Array]:
     i, j = _checks.indices("i", i, size), _checks.indices("j", j, size)
     _checks.broadcast(i=i.shape, j=j.shape)
@@ -270,5 +299,37 @@ def draw_indices(key: Array, log_probs: Array, num: int) -> Int[Array, "*batch n
 
 
 def check_same_size(own: int, asked: int) -> None:
-    if own != asked:
-        raise ValueError(f"`problem` must be over {asked} sequences; got one over {own}")
+    """Raise `ValueError` unless `asked`, an argument called `size`, is a problem's number of sequences."""
+    if own != _checks.count("size", asked):
+        raise ValueError(f"`problem` must be over {asked} sequences; got one over {own}, its `size`")
+
+
+def check_kernel(kernel: Any) -> None:
+    _checks.function("kernel", kernel, "a function of a difference, or a form of didsim.pairwise")
+
+
+def check_over(problem: Problem, name: str, array: Array) -> None:
+    """Raise `ValueError` unless an argument has as many sequences as the problem is over."""
+    try:
+        problem.check_size(array.shape[-1])
+    except ValueError as error:
+        raise ValueError(f"{error}. `{name}` has shape {array.shape}") from None
+
+
+def values_over(problem: Problem, name: str, values: Any) -> Float[Array, "*#batch sequences"]:
+    """An argument as one finite number for every sequence of a problem."""
+    # Those of a solver are traced, and are not checked again in every step.
+    array = _checks.finite(name, values) if _checks.known(values) else values
+    check_over(problem, name, array)
+    _checks.broadcast(**{"problem": problem.batch_shape, name: array.shape[:-1]})
+    return array
+
+
+def offset_of(problem: Problem, x: Array, offset: Any) -> Array | None:
+    """An offset as numbers that broadcast with the batch axes of `x` and of a problem; None stays None."""
+    if offset is None:
+        return None
+    # A solver's own offset is traced, and is not checked again in every step.
+    array = _checks.number("offset", offset, beside=x) if _checks.known(offset) else offset
+    _checks.broadcast(problem=problem.batch_shape, x=x.shape[:-1], offset=array.shape)
+    return array

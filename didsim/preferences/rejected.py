@@ -39,7 +39,7 @@ def optimal_rejected(
     >>> jnp.exp(optimal_rejected(reference, target, beta=1.0)).tolist()
     [0.2, 0.8]
     """
-    return geodesic_rejected(reference, target, -_checks.positive("beta", beta))
+    return _on_geodesic(reference, target, "beta", -_checks.positive("beta", beta))
 
 
 def uniform_rejected(reference: LogProbsLike) -> LogProbs:
@@ -61,14 +61,16 @@ def target_rejected(target: LogProbsLike) -> LogProbs:
 def tempered_rejected(reference: LogProbsLike, exponent: Real[ArrayLike, "*#batch"] = 0.5) -> LogProbs:
     """The reference at another temperature: `π_l ∝ reference^exponent`."""
     reference = _checks.distribution("reference", reference, full_support=True)
-    return families.temper(reference, exponent)
+    power = _checks.number("exponent", exponent, beside=reference)
+    _checks.broadcast(reference=reference.shape[:-1], exponent=power.shape)
+    return families.temper(reference, power)
 
 
 def reversed_rejected(
     reference: LogProbsLike, target: LogProbsLike, beta: Real[ArrayLike, "*#batch"]
 ) -> LogProbs:
     """The optimal distribution with `−beta` for `beta`: `π_l ∝ reference · (target/reference)^beta`."""
-    return geodesic_rejected(reference, target, _checks.positive("beta", beta))
+    return _on_geodesic(reference, target, "beta", _checks.positive("beta", beta))
 
 
 def geodesic_rejected(
@@ -84,10 +86,16 @@ def geodesic_rejected(
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or `position` is not
             finite.
     """
+    return _on_geodesic(reference, target, "position", _checks.number("position", position))
+
+
+def _on_geodesic(reference: LogProbsLike, target: LogProbsLike, name: str, position: Array) -> LogProbs:
+    """The point at a position that an argument called `name` gave."""
     reference = _checks.distribution("reference", reference, full_support=True)
     target = _checks.distribution("target", target, full_support=True)
-    _checks.same_sequences(reference=reference, target=target)
-    return geodesic(reference, target - reference, _checks.number("position", position))
+    batch = _checks.same_sequences(reference=reference, target=target)
+    _checks.broadcast(**{"reference": batch, name: position.shape})
+    return geodesic(reference, target - reference, position)
 
 
 def perturbed_rejected(
@@ -117,6 +125,8 @@ def worst_of_n_rejected(
 ) -> LogProbs:
     """The lowest-scoring of `n` draws from the reference, a common way to make rejected responses."""
     reference = _checks.distribution("reference", reference, full_support=True)
+    score = _checks.finite("score", score)
+    _checks.same_sequences(reference=reference, score=score)
     return families.worst_of_n(reference, score, n)
 
 

@@ -152,6 +152,19 @@ def reward_of_labels(reward: Any) -> Array:
     return array
 
 
+def check_ties(log_probs: Array, log_ties: Array) -> None:
+    """Raise unless `log_ties` can be the part of a table of pairs that comes from ties."""
+    if log_ties.shape != log_probs.shape:
+        raise ValueError(
+            f"`log_ties` must have the shape of `log_probs`, {log_probs.shape}; got shape {log_ties.shape}"
+        )
+    if _checks.known((log_probs, log_ties)):
+        ties, whole = np.exp(np.asarray(log_ties)), np.exp(np.asarray(log_probs))
+        error = float(np.sqrt(jnp.finfo(log_ties.dtype).eps))
+        if not (np.abs(ties - np.swapaxes(ties, -1, -2)) <= error).all() or not (ties <= whole + error).all():
+            raise ValueError("`log_ties` must be symmetric, and nowhere more than `log_probs`")
+
+
 def _probabilities(name: str, value: Any) -> Array:
     array = _checks.finite(name, value, min_ndim=2)
     if array.shape[-1] != array.shape[-2]:
@@ -169,8 +182,10 @@ def _check_outcomes(wins: np.ndarray, ties: np.ndarray | None) -> None:
     off = np.abs(total - 1) > _tolerance(wins)
     if off.any():
         where = tuple(int(k) for k in np.argwhere(off)[0])
-        rule = "[i, j] + [j, i]" if ties is None else "[i, j] + [j, i] + ties[i, j]"
-        raise ValueError(f"`wins` must have {rule} = 1 for any two; got {total[where]:.6g} at index {where}")
+        rule = (
+            "[i, j] + [j, i] = 1, or `ties` the rest," if ties is None else "[i, j] + [j, i] + ties[i, j] = 1"
+        )
+        raise ValueError(f"`wins` must have {rule} for any two; got {total[where]:.6g} at index {where}")
 
 
 def _tolerance(given: np.ndarray) -> float:

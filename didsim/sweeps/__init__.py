@@ -9,6 +9,8 @@ axes        the axes of a sweep
 grid        a study and its axes: the cells of a sweep, and the blocks that are computed together
 plan        what a sweep would compute, as a table
 cells       the computation of a block
+folder      the files of a store, with their checksums
+layout      the arrays of a store
 store       results on disk
 running     from a grid to a full store
 clusters    executors on a Dask cluster
@@ -18,12 +20,12 @@ What a study names is looked up in registries, to which `REFERENCES["spiky"] = s
 """
 
 from didsim.sweeps.axes import Range
+from didsim.sweeps.folder import StoreError
 from didsim.sweeps.grid import Sweep
 from didsim.sweeps.makers import DISTRIBUTIONS, POLICIES, REFERENCES, TARGETS
 from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES
 from didsim.sweeps.results import export, open_results
 from didsim.sweeps.running import Outcome, run_sweep
-from didsim.sweeps.store import StoreError
 from didsim.sweeps.study import Study
 
 __all__ = [

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 
@@ -18,12 +20,29 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Without `stop` they are `count` integers from `start` on. With `stop` they are `count` numbers from
     `start` to `stop`, both included; with `scale = "log"` their logarithms are evenly spaced.
+
+    Raises:
+        ValueError: `count` is no integer of at least 1, `scale` is neither "linear" nor "log", or a bound is
+            no finite number.
     """
 
     start: float
     count: Annotated[int, msgspec.Meta(ge=1)]
     stop: float | None = None
     scale: Literal["linear", "log"] = "linear"
+
+    def __post_init__(self) -> None:
+        # The same check as of a table in a file.
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            value = value.item() if isinstance(value, np.generic) else value
+            try:
+                value = msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"`{field.name}`: {error}; got {value!r}") from None
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"`{field.name}` must be finite; got {value}")
+            msgspec.structs.force_setattr(self, field.name, value)
 
     def values(self) -> list[Any]:
         """The values.
@@ -33,7 +52,7 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 not positive.
         """
         if self.stop is None:
-            if not math.isfinite(self.start) or self.start != int(self.start) or self.scale == "log":
+            if self.start != int(self.start) or self.scale == "log":
                 raise ValueError("a range of numbers other than integers needs `stop`")
             return list(range(int(self.start), int(self.start) + self.count))
         if self.scale == "linear":
@@ -76,8 +95,8 @@ def listed(key: str, given: Any) -> Sequence[Any] | Range:
             raise ValueError(f"`{place}` must be a list, or a range of start and count: {error}") from None
     if isinstance(given, Range):
         return given
-    if isinstance(given, np.ndarray) and given.ndim:
-        given = list(given)
+    if _is_array(given) and given.ndim:
+        given = list(np.asarray(given))
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise ValueError(f"`{place}` must be a list of values, or a range; got {given!r}")
     if not given:
@@ -119,7 +138,9 @@ def dims_of(keys: list[str]) -> list[str]:
 
 
 def labels_of(values: tuple[Any, ...]) -> np.ndarray:
-    """Values of an axis as a coordinate: numbers, or words."""
+    """Values of an axis as a coordinate: numbers, truth values, or words."""
+    if all(isinstance(one, bool) for one in values):
+        return np.asarray(values)
     if all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
         return np.asarray(values)
     words = [word(one["name"] if isinstance(one, Mapping) and "name" in one else one) for one in values]
@@ -129,8 +150,8 @@ def labels_of(values: tuple[Any, ...]) -> np.ndarray:
 
 
 def word(value: Any) -> str:
-    """A value as a label of an axis of words."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as a label of an axis of words, or in the name of a cell."""
+    return str(value).lower() if isinstance(value, bool | np.bool) else str(value)
 
 
 def _spelt(table: Mapping[str, Any]) -> str:
@@ -145,7 +166,7 @@ def cell_name(axes: Iterable[tuple[str, Sequence[Any] | np.ndarray]], index: Ite
         axes: the name and the labels of each axis.
         index: the place of the cell on each axis.
     """
-    places = (f"{name}={labels[k]}" for (name, labels), k in zip(axes, index, strict=True))
+    places = (f"{name}={word(labels[k])}" for (name, labels), k in zip(axes, index, strict=True))
     return ", ".join(places) or "the only cell"
 
 
@@ -178,9 +199,16 @@ def as_toml(value: Any, place: str) -> Any:
             return [as_toml(one, place) for one in value]
         case np.generic():
             return value.item()
+        case _ if _is_array(value) and value.ndim == 0:
+            return value.item()
         case None | bool() | int() | float() | str():
             return value
     raise ValueError(f"`{place}` must be a table, a list, a word or a number; got {value!r}")
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is an array of NumPy or JAX, other than random keys, which hold no numbers."""
+    return isinstance(value, np.ndarray | jax.Array) and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def parsed(setting: str, option: str = "--set") -> tuple[str, Any]:

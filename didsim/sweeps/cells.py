@@ -133,7 +133,7 @@ def _drawn(fixed: bytes, makers: dict[str, Maker], numbers: dict[str, Array], se
         drawn = {
             "reference": reference,
             "target": target,
-            "objective": make(makers["objective"], tables["objective"]),
+            "objective": make(makers["objective"], tables["objective"], space=space),
             "pairs": keys["pairs"],
             "training": keys["training"],
         }
@@ -185,25 +185,25 @@ def _limits(
         part = np.minimum(np.arange(start, start + at_once), runs - 1)
         some = jax.tree.map(lambda leaf, part=part: leaf[part], (objective, reference, problem))
         limits.append(_limit(some, space.lengths))
-    limit = jnp.concatenate(limits)[:runs]
+    limit = np.concatenate(limits)[:runs]
     return {
-        "js_limit": np.asarray(_js_where_known(limit, target)),
-        "js_to_limit": np.asarray(_js_where_known(limit, run.policy.log_probs())),
+        "js_limit": _js_where_known(limit, target),
+        "js_to_limit": _js_where_known(limit, run.policy.log_probs()),
     }
 
 
-def _limit(given: tuple[Objective, Array, Problem], lengths: ArrayLike) -> Array:
+def _limit(given: tuple[Objective, Array, Problem], lengths: ArrayLike) -> np.ndarray:
     """The minimiser of each run; NaN unless it is proven, or found from all starts, to be the only one."""
     objective, reference, problem = given
     solution = solve(objective, reference, problem, lengths, starts=_STARTS)
     known = solution.certificate
     good = known.converged & known.finite & known.identified.all(axis=-1)
-    for flag in (known.unique, known.agreed):
-        good = good if flag is None else good & flag
-    return jnp.where(good[:, None], solution.log_probs, jnp.nan)
+    agreed = True if known.agreed is None else known.agreed
+    good = good & ~known.has_others & (known.unique | agreed)
+    return np.where(good[:, None], solution.log_probs, np.nan)
 
 
-def _js_where_known(limit: Array, other: Array) -> Array:
+def _js_where_known(limit: np.ndarray, other: Array) -> np.ndarray:
     """The JS divergence of each limit from another distribution; NaN where the limit is NaN."""
-    known = ~jnp.isnan(limit).any(axis=-1)
-    return jnp.where(known, js(jnp.where(known[:, None], limit, other), other), jnp.nan)
+    known = ~np.isnan(limit).any(axis=-1)
+    return np.where(known, js(np.where(known[:, None], limit, other), other), np.nan)

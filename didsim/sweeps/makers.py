@@ -100,7 +100,7 @@ ROLES: Mapping[str, Role] = {
     "policy": Role(POLICIES, frozenset({"reference", "space"})),
     "reference": Role(REFERENCES, frozenset({"key", "size", "space"})),
     "target": Role(TARGETS, frozenset({"key", "size", "space", "reference"})),
-    "objective": Role(OBJECTIVES, frozenset()),
+    "objective": Role(OBJECTIVES, frozenset({"space"})),
     "optimizer": Role(OPTIMIZERS, frozenset()),
     "schedule": Role(SCHEDULES, frozenset({"learning_rate", "steps"})),
     "problem.chosen": _DISTRIBUTION,

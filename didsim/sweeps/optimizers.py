@@ -2,19 +2,21 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import msgspec
+import numpy as np
 import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Real
 
 from didsim._registry import Registry
-from didsim.sweeps.settings import Maker, make, needs_more
-from didsim.sweeps.tables import real_numbers, with_values
+from didsim.sweeps.domains import check_domains
+from didsim.sweeps.settings import Maker, make, needs_more, settings_of
+from didsim.sweeps.tables import real_numbers, with_values, without_numbers
 
 Number = Real[ArrayLike, ""]
 
@@ -86,6 +88,8 @@ They may ask for the optimiser's `learning_rate` and the study's number of `step
 _PEAKS = ("peak_value", "init_value", "value")
 _LENGTHS = ("decay_steps", "transition_steps")
 
+_PROBES = 1000
+
 # What JAX raises where Python needs the value of a number that is traced.
 _NEEDS_VALUE = (
     jax.errors.ConcretizationTypeError,
@@ -109,11 +113,13 @@ def check_optimizer(config: Mapping[str, Any]) -> None:
     """Raise unless the optimiser can take steps, with its numbers as traced arrays and with its schedule.
 
     Raises:
-        ValueError: it cannot; the message begins with the place, `optimizer` or `schedule`.
+        ValueError: it cannot, a number of it is outside its domain (`didsim.sweeps.domains`), or its learning
+            rate becomes negative or infinite; the message begins with the place, `optimizer` or `schedule`.
     """
     table, schedule = config["optimizer"], config["schedule"]
     name, numbers = table["name"], ", ".join(real_numbers(table))
     optimizer, fixed = OPTIMIZERS[name], _without_numbers(table)
+    check_domains("optimizer", table, settings_of(optimizer))
     try:
         _take_steps(optimizer, fixed, False, config["dtype"])
     except _NEEDS_VALUE:
@@ -136,6 +142,7 @@ def check_optimizer(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"`schedule`: the learning rate of {name!r} cannot follow a schedule: {_first_line(error)}"
         ) from None
+    _check_rates(SCHEDULES[schedule["name"]], msgspec.json.encode(schedule), config["steps"])
 
 
 def compiled_in(config: Mapping[str, Any]) -> frozenset[str]:
@@ -183,7 +190,7 @@ def _scheduled(
 
 def _without_numbers(table: Mapping[str, Any]) -> bytes:
     """A table with zeros for its real numbers. What is found out for it holds for any values."""
-    return msgspec.json.encode(with_values(table, dict.fromkeys(real_numbers(table), 0.0)))
+    return msgspec.json.encode(without_numbers(table, 0.0))
 
 
 @cache
@@ -210,6 +217,21 @@ def _take_steps(optimizer: Maker, fixed: bytes, scheduled: bool, dtype: str) -> 
 
     with jax.enable_x64(dtype == "float64"):
         jax.eval_shape(two_steps, real_numbers(table), jnp.ones(2, dtype))
+
+
+@lru_cache(100_000)
+def _check_rates(schedule: Maker, table: bytes, steps: int) -> None:
+    """Raise if a learning rate is negative or not finite. Of many steps a thousand are looked at."""
+    made = make(schedule, msgspec.json.decode(table), learning_rate=1.0, steps=steps)
+    counts = np.unique(np.linspace(0, max(0, steps - 1), _PROBES).astype(np.int32))
+    rates = np.asarray(jax.vmap(made)(counts) if callable(made) else [made])
+    bad = ~(np.isfinite(rates) & (rates >= 0))
+    if bad.any():
+        where = int(np.argmax(bad))
+        raise ValueError(
+            f"`schedule` must give learning rates of zero or more; got {rates[where]:.3g} "
+            f"at step {counts[where]}"
+        )
 
 
 @cache

@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 from rich.table import Table
 
-from didsim._files import written_whole
+from didsim._files import local_path, written_whole
 from didsim.sweeps.axes import cell_name, parsed, word
-from didsim.sweeps.store import Status, failures_of, stored_attributes
+from didsim.sweeps.folder import ZARR_FORMAT, CheckedFolder, DamagedError, contents_of, failures_of
+from didsim.sweeps.layout import Status
 
 
 def open_results(path: str | Path) -> xr.Dataset:
@@ -20,11 +21,24 @@ def open_results(path: str | Path) -> xr.Dataset:
     is 0 (pending), 1 (done), 2 (diverged) or 3 (failed). `diverged_at` is the number of steps before a cell
     diverged, or −1. The attributes hold the study, and the versions of the packages that computed it.
 
+    The files that describe the results are checked here, and that all results are there. Each file of results
+    is checked when it is read.
+
     Raises:
-        StoreError: there are no results of a study at that path.
+        StoreError: there are no results of a study at that path, or a file is damaged, here or when values
+            are read. The message names the file.
+        ValueError: it is no path on this machine.
     """
-    stored_attributes(Path(path))
-    dataset = xr.open_zarr(path, chunks=None, consolidated=True, mask_and_scale=False)
+    path = local_path("path", path)
+    if lost := contents_of(path).lost:
+        raise DamagedError(path, lost)
+    dataset = xr.open_zarr(
+        CheckedFolder(path, read_only=True),
+        chunks=None,
+        consolidated=True,
+        mask_and_scale=False,
+        zarr_format=ZARR_FORMAT,
+    )
     # Few libraries read words of variable length; NetCDF has words of a fixed length.
     words = {name: one for name, one in dataset.coords.items() if one.dtype.kind == "T"}
     return dataset.assign_coords({name: one.astype(object).astype(str) for name, one in words.items()})
@@ -41,10 +55,15 @@ def select_values(dataset: xr.Dataset, settings: Iterable[str]) -> xr.Dataset:
         if dim not in dataset.dims:
             known = ", ".join(map(str, dataset.dims))
             raise ValueError(f"--select has an unknown dimension {dim!r}; there are {known}")
+        labels = dataset[dim].values
+        words = list(map(word, labels))
         try:
-            dataset = dataset.sel({dim: word(value) if dataset[dim].dtype.kind == "U" else value})
-        except KeyError:
-            known = ", ".join(map(str, dataset[dim].values))
+            if labels.dtype.kind in "Ub":
+                dataset = dataset.isel({dim: words.index(word(value))})
+            else:
+                dataset = dataset.sel({dim: value})
+        except (KeyError, ValueError):
+            known = ", ".join(words)
             raise ValueError(f"--select has no {dim} {word(value)!r}; there are {known}") from None
     return dataset
 
@@ -55,11 +74,11 @@ def export(path: str | Path, out: str | Path) -> None:
     The suffix of the file decides: `.nc`, `.csv` or `.parquet`. All results must fit in memory.
 
     Raises:
-        StoreError: there holds no results of a study at that path.
+        StoreError: there are no results of a study at that path, or a file of them is damaged.
         ValueError: the suffix is another one, or Parquet is asked for and pyarrow is not installed.
         OSError: the file cannot be written.
     """
-    out = Path(out)
+    path, out = local_path("path", path), local_path("out", out)
     if out.suffix not in (".nc", ".csv", ".parquet"):
         raise ValueError(f"`out` must end in .nc, .csv or .parquet; got {str(out)!r}")
     dataset = open_results(path).load()
@@ -101,16 +120,16 @@ def summarise(path: str | Path) -> Summary:
     """The cells of a store by status.
 
     Raises:
-        StoreError: there holds no results of a study at that path.
+        StoreError: there are no results of a study at that path, or a file of them is damaged.
     """
     dataset = open_results(path)
     status, diverged_at = dataset["status"].values, dataset["diverged_at"].values
     counts = {one: int((status == one).sum()) for one in Status}
     axes = [(str(dim), dataset[dim].values) for dim in dataset["status"].dims]
-    reasons = failures_of(Path(path))
     failed = [cell_name(axes, index) for index in np.argwhere(status == Status.FAILED).tolist()]
+    reasons = failures_of(Path(path)) if failed else {}
     diverged = {
         cell_name(axes, index): int(diverged_at[tuple(index)])
         for index in np.argwhere(status == Status.DIVERGED).tolist()
     }
-    return Summary(counts, {name: reasons[name] for name in failed}, diverged)
+    return Summary(counts, {name: reasons.get(name, "no reason is known") for name in failed}, diverged)

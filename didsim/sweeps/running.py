@@ -1,9 +1,12 @@
 """From a grid to a full store: blocks go out to an executor, and are written as they come back."""
 
+import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,9 +16,12 @@ import numpy as np
 from rich.console import Console
 
 from didsim import _checks
+from didsim._files import local_path
+from didsim._memory import size_text
 from didsim.sweeps.cells import compute
 from didsim.sweeps.grid import Block, Sweep
-from didsim.sweeps.store import Status, Store, locked, open_store
+from didsim.sweeps.layout import Status
+from didsim.sweeps.store import Store, locked, open_store
 from didsim.training.progress import shown_bar
 
 MEMORY = 2**30
@@ -54,8 +60,13 @@ def run_sweep(
     computed, and its status last. If the process is killed, the next call computes the blocks that are
     missing, with the same bits on the same machine. After SIGINT (Ctrl-C) the call finishes and writes the
     blocks that are being computed, then returns. A second SIGINT raises KeyboardInterrupt at once. Without an
-    executor, a thread of this process still finishes its block, and the process ends after that. Cells that
-    cannot be computed are recorded as failed, and the next call tries them again.
+    executor, a thread of this process still finishes its block, and the process ends after that.
+
+    If a cell of a block cannot be computed, the cells of the block are computed one by one, and that cell is
+    recorded as failed. The next call tries it again, alone.
+
+    First of all, every file of the store is read. Blocks of which a file is damaged are computed again, and
+    coordinates are written again.
 
     Args:
         sweep: the grid.
@@ -63,7 +74,8 @@ def run_sweep(
         executor: where blocks are computed: any object with `submit`, by default a thread of this process. A
             process computes one block at a time, however many threads it has. What you added to a registry
             must be added in the executor's processes, too: a study is sent to them as names and numbers.
-        memory: bytes that a block may take. It sets the size of the blocks of a new store.
+        memory: bytes that a block may take. It sets the size of the blocks of a new store. A warning says so
+            if a single cell takes more.
         in_flight: the largest number of blocks that an executor has at once.
         progress: whether to show the number of cells that are done: as a bar on a terminal, elsewhere as a
             line every minute.
@@ -73,74 +85,119 @@ def run_sweep(
         The numbers of cells by status.
 
     Raises:
-        StoreError: the store is of another study or of other versions, or another process writes to it.
+        ValueError: an argument is of the wrong kind, or a cell takes more memory than `memory`, and more than
+            this machine has.
+        StoreError: the store is of another study or of other versions, another process writes to it, or a
+            damaged file cannot be made again.
         OSError: it cannot be written to.
         RuntimeError: a worker of the executor died; the message names a cell. What was done is kept.
     """
     _checks.instance("sweep", sweep, Sweep, "a Sweep")
-    path = Path(store)
+    path = local_path("store", store)
+    if executor is not None and not hasattr(executor, "submit"):
+        raise ValueError(f"`executor` must be an object with `submit`, or None; got {executor!r}")
+    _checks.flag("progress", progress)
+    _checks.flag("any_version", any_version)
     memory = _checks.positive_int("memory", memory)
     in_flight = _checks.positive_int("in_flight", in_flight)
+    sweep.check_fits(memory)
+    if sweep.cell_bytes() > memory:
+        needed, given = size_text(sweep.cell_bytes()), size_text(memory)
+        warnings.warn(f"a cell takes about {needed}, more than the {given} of `memory`", stacklevel=2)
     opened = open_store(sweep, path, sweep.cells_within(memory), any_version=any_version)
     with locked(path), _stopping() as stop, ExitStack() as stack:
         opened.tidy()
-        blocks, done = _to_do(sweep, opened)
-        advance = stack.enter_context(_shown(sweep.size, done, progress))
+        whole, partial = _to_do(sweep, opened)
+        left = sum(map(_cells, whole)) + sum(len(numbers) for _, numbers in partial)
+        advance = stack.enter_context(_shown(sweep.size, sweep.size - left, progress))
         if executor is None:
             # Two blocks, so that the thread never waits for its next one.
             executor, in_flight = ThreadPoolExecutor(1), 2
             stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-        _compute_all(sweep, opened, blocks, executor, in_flight, stop, advance)
+        work = _Work(sweep, opened, executor, stop, advance)
+        work.compute_blocks(whole, in_flight)
+        for block, numbers in partial:
+            work.compute_cells(block, numbers)
         status = opened.status()
     kinds = (Status.DONE, Status.DIVERGED, Status.FAILED, Status.PENDING)
     return Outcome(*(int((status == one).sum()) for one in kinds))
 
 
-def _to_do(sweep: Sweep, store: Store) -> tuple[list[Block], int]:
-    """The blocks that are not done, and the number of cells that are."""
+def _to_do(sweep: Sweep, store: Store) -> tuple[list[Block], list[tuple[Block, list[int]]]]:
+    """The blocks of which nothing is computed; and others, with the numbers of their cells that are left."""
     status = store.status()
-    done = (status == Status.DONE) | (status == Status.DIVERGED)
-    blocks = [block for block in sweep.blocks(store.block_shape) if not done[block].all()]
-    return blocks, sweep.size - sum(done[block].size for block in blocks)
+    left = (status != Status.DONE) & (status != Status.DIVERGED)
+    whole, partial = [], []
+    for block in sweep.blocks(store.block_shape):
+        if (status[block] == Status.PENDING).all():
+            whole.append(block)
+        elif left[block].any():
+            partial.append((block, np.flatnonzero(left[block]).tolist()))
+    return whole, partial
 
 
-def _compute_all(
-    sweep: Sweep,
-    store: Store,
-    blocks: Sequence[Block],
-    executor: Executor,
-    in_flight: int,
-    stop: threading.Event,
-    advance: Callable[[int], None],
-) -> None:
-    size = int(np.prod(store.block_shape))
-    waiting = iter(blocks)
-    running: dict[Future[Any], Block] = {}
-    while True:
-        while len(running) < in_flight and not stop.is_set():
-            block = next(waiting, None)
-            if block is None:
+def _cells(block: Block) -> int:
+    return math.prod(side.stop - side.start for side in block)
+
+
+class _Work(NamedTuple):
+    """What computing the cells of a sweep needs."""
+
+    sweep: Sweep
+    store: Store
+    executor: Executor
+    stop: threading.Event
+    advance: Callable[[int], None]
+
+    def compute_blocks(self, blocks: Sequence[Block], in_flight: int) -> None:
+        """Compute whole blocks, and write each when it comes back, until it is asked to stop."""
+        size = math.prod(self.store.block_shape)
+        waiting = iter(blocks)
+        running: dict[Future[Any], Block] = {}
+        while True:
+            while len(running) < in_flight and not self.stop.is_set():
+                block = next(waiting, None)
+                if block is None:
+                    break
+                cells = [self.sweep.cell(index) for index in self.sweep.cells_of(block)]
+                running[self.executor.submit(compute, cells, size)] = block
+            if not running:
+                return
+            # With a timeout, as Python handles a signal only between waits.
+            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in finished:
+                self._finish(running.pop(future), future)
+
+    def _finish(self, block: Block, future: Future[Any]) -> None:
+        indices = list(self.sweep.cells_of(block))
+        try:
+            results = _result(
+                future, f"the block that begins with the cell {self.sweep.describe(indices[0])}"
+            )
+        except ValueError:
+            # At least one of its cells cannot be computed.
+            self.compute_cells(block, range(len(indices)))
+        else:
+            self.store.write(block, results)
+            self.advance(len(indices))
+
+    def compute_cells(self, block: Block, numbers: Sequence[int]) -> None:
+        """Compute some cells of a block one by one, and write them, until it is asked to stop."""
+        indices = list(self.sweep.cells_of(block))
+        parts: dict[int, dict[str, np.ndarray]] = {}
+        failures: dict[int, str] = {}
+        for number in numbers:
+            if self.stop.is_set():
                 break
-            cells = [sweep.cell(index) for index in sweep.cells_of(block)]
-            running[executor.submit(compute, cells, size)] = block
-        if not running:
-            return
-        # With a timeout, as Python handles a signal only between waits.
-        finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-        for future in finished:
-            block = running.pop(future)
-            _write(sweep, store, block, future, executor)
-            advance(sum(1 for _ in sweep.cells_of(block)))
-
-
-def _write(sweep: Sweep, store: Store, block: Block, future: Future[Any], executor: Executor) -> None:
-    first = sweep.describe(next(sweep.cells_of(block)))
-    failures: dict[int, str] = {}
-    try:
-        results = _result(future, f"the block that begins with the cell {first}")
-    except ValueError:
-        results, failures = _one_by_one(sweep, block, executor)
-    store.write(block, results, failures)
+            try:
+                future = self.executor.submit(compute, [self.sweep.cell(indices[number])], 1)
+                parts[number] = _result(future, f"the cell {self.sweep.describe(indices[number])}")
+            except ValueError as error:
+                failures[number] = str(error)
+        tried = sorted([*parts, *failures])
+        if tried:
+            self.store.write(block, _joined(parts, tried), failures, tried)
+            self.advance(len(tried))
 
 
 def _result(future: Future[Any], what: str) -> dict[str, np.ndarray]:
@@ -154,30 +211,18 @@ def _result(future: Future[Any], what: str) -> dict[str, np.ndarray]:
     return found
 
 
-def _one_by_one(
-    sweep: Sweep, block: Block, executor: Executor
-) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-    """Compute a block cell by cell, as at least one of its cells cannot be computed."""
-    parts: dict[int, dict[str, np.ndarray]] = {}
-    failures: dict[int, str] = {}
-    indices = list(sweep.cells_of(block))
-    for number, index in enumerate(indices):
-        try:
-            future = executor.submit(compute, [sweep.cell(index)], 1)
-            parts[number] = _result(future, f"the cell {sweep.describe(index)}")
-        except ValueError as error:
-            failures[number] = str(error)
+def _joined(parts: Mapping[int, dict[str, np.ndarray]], numbers: Sequence[int]) -> dict[str, np.ndarray]:
+    """The results of cells computed one by one, with an entry for each number; NaN where a cell failed."""
     if not parts:
-        return {}, failures
+        return {}
     joined = dict(next(iter(parts.values())))
     for name, one in joined.items():
         if name != "steps":
-            joined[name] = np.full(
-                (len(indices), *one.shape[1:]), -1 if name == "diverged_at" else np.nan, one.dtype
+            nothing = np.full_like(one[0], -1 if name == "diverged_at" else np.nan)
+            joined[name] = np.stack(
+                [parts[number][name][0] if number in parts else nothing for number in numbers]
             )
-            for number, part in parts.items():
-                joined[name][number] = part[name][0]
-    return joined, failures
+    return joined
 
 
 @contextmanager
@@ -192,6 +237,9 @@ def _stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        # Not through Python's buffered stream, which the signal may have interrupted.
+        text = "Stopping: waiting for the blocks that are being computed; Ctrl-C again stops now"
+        os.write(2, f"\n{text}\n".encode())
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -2,9 +2,14 @@
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from functools import cache
 from inspect import Parameter
 from typing import Any, NamedTuple, Union, get_args, get_origin
+
+import equinox as eqx
+import jax
+import numpy as np
 
 Maker = Callable[..., Any]
 """A function that a study can name. It makes what the study uses: a distribution, an objective, …"""
@@ -21,7 +26,8 @@ class Setting(NamedTuple):
     default: Any
 
 
-def settings_of(maker: Maker, given: Set[str] = frozenset()) -> dict[str, Setting]:
+@cache
+def settings_of(maker: Maker, given: frozenset[str] = frozenset()) -> Mapping[str, Setting]:
     """The settings that a function takes, by name.
 
     A setting is a real number, an integer, a truth value or a word. `int`, `bool` and `str` are known by
@@ -54,9 +60,28 @@ def needs_more(maker: Maker) -> bool:
 def make(maker: Maker, table: Mapping[str, Any], **at_hand: Any) -> Any:
     """Call what a table names with its settings, and with what it asks for of what is at hand."""
     settings = {name: value for name, value in table.items() if name != "name"}
-    asked = inspect.signature(maker).parameters
-    given = {name: value for name, value in at_hand.items() if name in asked}
+    given = {name: value for name, value in at_hand.items() if name in _parameters(maker)}
     return maker(**given, **settings)
+
+
+def count_numbers(made: Callable[[], Any]) -> int:
+    """How many numbers are in the arrays that a function returns. They are not allocated.
+
+    It is 0 for a function that raises, or that needs values that are not computed here.
+    """
+    try:
+        leaves = jax.tree.leaves(eqx.filter_eval_shape(made))
+    except Exception:
+        return 0
+    # Python's integers, which do not overflow.
+    return sum(
+        int(np.prod(one.shape, dtype=object)) for one in leaves if isinstance(one, jax.ShapeDtypeStruct)
+    )
+
+
+@cache
+def _parameters(maker: Maker) -> frozenset[str]:
+    return frozenset(inspect.signature(maker).parameters)
 
 
 def _kind_of(parameter: Parameter) -> type | None:

@@ -1,69 +1,58 @@
 """Results on disk: one Zarr store for each study, written block by block."""
 
-import math
+import os
 import shutil
-import warnings
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
-import xarray as xr
-import zarr
 from filelock import FileLock, Timeout
 
-from didsim._files import DRAFTS, written_whole
+from didsim._files import DRAFTS, sync, written_whole
 from didsim._versions import versions
+from didsim.sweeps.folder import (
+    CHECKSUMS,
+    FAILURES,
+    LOCK,
+    DamagedError,
+    StoreError,
+    contents_of,
+    digests_of,
+    failures_of,
+    is_chunk,
+    open_arrays,
+    seal,
+    status_chunk,
+    unsealed,
+    verify,
+)
 from didsim.sweeps.grid import Block, Sweep
+from didsim.sweeps.layout import Status, make_empty, variables
 from didsim.sweeps.tables import leaves
-from didsim.training.metrics import METRICS
-from didsim.training.record import metric_attributes
-
-FORMAT = 1
-"""The number of the layout of a store. It changes when the layout does."""
-
-_FAILURES = "failures.json"
-_LOCK = ".lock"
-
-
-class Status(IntEnum):
-    """The status of a cell."""
-
-    PENDING = 0
-    DONE = 1
-    DIVERGED = 2
-    FAILED = 3
-
-
-LIMITS = {"js_limit": "JS(exact limit, target)", "js_to_limit": "JS(learned at the end, exact limit)"}
-
-
-class StoreError(ValueError):
-    """A folder holds another study, results of other versions, or no results at all."""
 
 
 class Store:
     """A store that this process writes to. While `locked` holds, no other process may write to it.
 
     Every array has the axes of the sweep, and each of its chunks is one block. A chunk is written under a
-    temporary name and then renamed. The chunk of `status` comes last, so that a cell is done only if all its
-    results are in the store.
+    temporary name and then renamed. The chunk of `status` comes last, once all others of the block are on the
+    disk. So a cell is done only if all its results are in the store.
 
     Attributes:
         path: the folder.
         block_shape: the cells of a block.
     """
 
-    def __init__(self, sweep: Sweep, path: Path):
+    def __init__(self, sweep: Sweep, path: Path, block_shape: Sequence[int]) -> None:
         self._sweep = sweep
         self.path = path
-        group = zarr.open_group(path, mode="r+", use_consolidated=False)
-        self.block_shape = tuple(int(side) for side in attributes(group)["block_shape"])
-        self._arrays: dict[str, Any] = {name: group[name] for name in _variables(sweep)}
+        self.block_shape = tuple(block_shape)
+        self._arrays = open_arrays(path, variables(sweep))
 
     def status(self) -> np.ndarray:
         """The status of every cell."""
@@ -74,60 +63,92 @@ class Store:
         block: Block,
         results: Mapping[str, np.ndarray],
         failures: Mapping[int, str] = MappingProxyType({}),
+        numbers: Sequence[int] | None = None,
     ) -> None:
-        """Write the results of a block, and then its status.
+        """Write the results of cells of a block, and then their status.
 
         Args:
             block: the place of the block in the grid.
-            results: what `didsim.sweeps.cells.compute` returned; empty if all cells failed.
+            results: what `didsim.sweeps.cells.compute` returned for these cells; empty if all failed.
             failures: the reasons of cells that failed, by the number of the cell in the block.
+            numbers: the numbers in the block of the cells that were computed; by default all. The others stay
+                as they are.
 
         Raises:
             OSError: the disk is full, or cannot be written to.
         """
-        shape = tuple(side.stop - side.start for side in block)
-        steps = self._sweep.steps
-        for name, values in results.items():
-            if name != "steps":
-                array = self._arrays[name]
-                if values.ndim == 2:
-                    spread = np.full((len(values), len(steps)), np.nan, array.dtype)
-                    spread[:, np.searchsorted(steps, results["steps"])] = values
-                    values = spread
-                self._put(array, block, values.reshape((*shape, *values.shape[1:])))
-        status = np.full(math.prod(shape), Status.DONE, np.uint8)
+        cells = len(list(self._sweep.cells_of(block)))
+        rows = np.arange(cells) if numbers is None else np.asarray(numbers)
+        steps = np.searchsorted(self._sweep.steps, results.get("steps", []))
+        status = np.full(len(rows), Status.DONE)
         if results:
             status[results["diverged_at"] >= 0] = Status.DIVERGED
-        status[list(failures)] = Status.FAILED
+        status[np.isin(rows, list(failures))] = Status.FAILED
         if failures:
             self._note_failures(block, failures)
-        self._put(self._arrays["status"], block, status.reshape(shape))
-
-    def _note_failures(self, block: Block, failures: Mapping[int, str]) -> None:
-        indices = list(self._sweep.cells_of(block))
-        named = {self._sweep.describe(indices[number]): reason for number, reason in failures.items()}
-        with written_whole(self.path / _FAILURES) as (draft,):
-            draft.write_bytes(msgspec.json.encode(failures_of(self.path) | named))
+        written = []
+        for name, array in self._arrays.items():
+            if name != "status":
+                values = self._stored(array, block, cells)
+                values[rows] = array.fill_value
+                if name in results:
+                    given = results[name]
+                    values[(rows[:, None], steps) if given.ndim == 2 else rows] = given
+                written.append(self._put(array, block, values))
+        self._sync(written)
+        values = self._stored(self._arrays["status"], block, cells)
+        values[rows] = status
+        self._sync([self._put(self._arrays["status"], block, values)])
 
     def tidy(self) -> None:
-        """Remove files that a killed process left half written."""
+        """Remove what killed processes left half written, and chunks that are damaged.
+
+        The status of a damaged chunk's block goes first. Its cells are then computed again.
+        """
         for partial in list(self.path.rglob(f"*{DRAFTS}")):
             if partial.is_dir():
                 shutil.rmtree(partial, ignore_errors=True)
             else:
                 partial.unlink(missing_ok=True)
+        damaged = verify(self.path).damaged
+        axes = len(self.block_shape)
+        states = {status_chunk(name, axes) for name in damaged if is_chunk(name)}
+        for name in [*sorted(states), *damaged]:
+            (self.path / name).unlink(missing_ok=True)
+        if FAILURES in damaged:
+            seal(self.path / FAILURES, {})
 
-    def _put(self, array: Any, block: Block, values: np.ndarray) -> None:
+    def _note_failures(self, block: Block, failures: Mapping[int, str]) -> None:
+        indices = list(self._sweep.cells_of(block))
+        named = {self._sweep.describe(indices[number]): reason for number, reason in failures.items()}
+        seal(self.path / FAILURES, failures_of(self.path) | named)
+
+    def _stored(self, array: Any, block: Block, cells: int) -> np.ndarray:
+        """What an array holds of a block now, with one entry for each cell."""
+        values = np.array(array[block])
+        return values.reshape((cells, *values.shape[len(block) :]))
+
+    def _put(self, array: Any, block: Block, values: np.ndarray) -> Path:
+        """Write a block of an array; the chunk that now holds it."""
         try:
-            array[block] = values if values.ndim else values[()]
+            shape = tuple(side.stop - side.start for side in block)
+            array[block] = values.reshape((*shape, *values.shape[1:]))[()]
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot write to the store: {error.strerror}", str(self.path / array.basename)
             ) from None
+        places = [side.start // length for side, length in zip(block, self.block_shape, strict=True)]
+        places += [0] * (array.ndim - len(places))
+        return self.path.joinpath(array.basename, "c", *map(str, places))
+
+    def _sync(self, chunks: Sequence[Path]) -> None:
+        """Wait until chunks, and the folders that they are in, are on the disk."""
+        folders = {folder for chunk in chunks for folder in chunk.parents if self.path in folder.parents}
+        sync([*chunks, *folders])
 
 
 def open_store(sweep: Sweep, path: Path, cells: int, *, any_version: bool = False) -> Store:
-    """The store of a sweep, made if there is none.
+    """The store of a sweep, made if there is none. Fixed files that are damaged are made again.
 
     Args:
         sweep: the sweep whose results it holds.
@@ -137,11 +158,17 @@ def open_store(sweep: Sweep, path: Path, cells: int, *, any_version: bool = Fals
 
     Raises:
         StoreError: the path holds something else, results of another study, or results of other versions.
+            Or a fixed file is damaged, and this sweep does not give it back.
         OSError: it cannot be written to.
     """
     if not path.exists():
         _create(sweep, path, sweep.block_shape(cells))
-    found = stored_attributes(path)
+    try:
+        found = contents_of(path).attributes
+    except DamagedError as error:
+        with locked(path):
+            _mend(sweep, path, sweep.block_shape(cells), error)
+        found = contents_of(path).attributes
     config = plain(sweep.config())
     if found["config"] != config:
         raise StoreError(
@@ -154,7 +181,7 @@ def open_store(sweep: Sweep, path: Path, cells: int, *, any_version: bool = Fals
             f"{difference(found['versions'], versions())}\n"
             "Install those versions, choose another folder, or accept them (`any_version`, `--any-version`)"
         )
-    return Store(sweep, path)
+    return Store(sweep, path, found["block_shape"])
 
 
 @contextmanager
@@ -165,7 +192,7 @@ def locked(path: Path) -> Iterator[None]:
         StoreError: another process writes to the store.
         OSError: the store cannot be written to.
     """
-    lock = FileLock(path / _LOCK)
+    lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -174,42 +201,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def stored_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a store: its study, its versions, its format.
-
-    Raises:
-        StoreError: the path holds no store, or one of another format.
-    """
-    try:
-        group = zarr.open_group(path, mode="r", use_consolidated=False)
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError, NotADirectoryError):
-        raise StoreError(f"{path} holds no results of a study") from None
-    found = attributes(group)
-    if found.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} is a store of format {found.get('format')}; this version of didsim reads only "
-            f"format {FORMAT}"
-        )
-    return found
-
-
-def attributes(group: Any) -> dict[str, Any]:
-    """A store's attributes, decoded."""
-    found = dict(group.attrs)
-    return {
-        key: msgspec.json.decode(value) if key in ("config", "versions", "block_shape") else value
-        for key, value in found.items()
-    }
-
-
-def failures_of(path: Path) -> dict[str, str]:
-    """Why cells failed at their last attempt, by their names. Some may have been computed since."""
-    try:
-        return msgspec.json.decode((path / _FAILURES).read_bytes(), type=dict[str, str])
-    except FileNotFoundError:
-        return {}
 
 
 def plain(value: Any) -> Any:
@@ -232,78 +223,52 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     )
 
 
-def _create(sweep: Sweep, path: Path, block_shape: Sequence[int]) -> None:
+def _create(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
     """Make an empty store, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with written_whole(path) as (draft,):
-            _fill(sweep, draft, tuple(block_shape))
+            make_empty(sweep, draft, block_shape)
     except OSError:
         # Another process may have been first.
         if not path.exists():
             raise
 
 
-def _fill(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:
-    coords: dict[str, Any] = {
-        axis.dim: (
-            axis.dim,
-            axis.labels.astype(object) if axis.labels.dtype.kind == "U" else axis.labels,
-            {"long_name": axis.dim.replace("_", " ").capitalize(), "key": axis.key},
-        )
-        for axis in sweep.axes
-    }
-    coords["step"] = ("step", np.asarray(sweep.steps), {"long_name": "Step"})
-    encoding = {name: {"_FillValue": None} for name in coords}
-    xr.Dataset(coords=coords).to_zarr(path, zarr_format=3, consolidated=False, encoding=encoding)
-    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+def _mend(sweep: Sweep, path: Path, block_shape: tuple[int, ...], error: DamagedError) -> None:
+    """Make damaged fixed files again, as the sweep tells what was in them.
 
-    for name, variable in _variables(sweep).items():
-        steps = (len(sweep.steps),) if variable.has_steps else ()
-        group.create_array(
-            name,
-            shape=(*sweep.shape, *steps),
-            chunks=(*block_shape, *steps),
-            dtype=variable.dtype,
-            fill_value=variable.fill,
-            dimension_names=(*sweep.dims, *(("step",) if steps else ())),
-            attributes=dict(variable.about),
-        )
-    config = sweep.config()
-    group.attrs.update(
-        format=FORMAT,
-        config=msgspec.json.encode(config).decode(),
-        seed=config["study"]["seed"],
-        versions=msgspec.json.encode(versions()).decode(),
-        block_shape=msgspec.json.encode(block_shape).decode(),
-    )
-    with warnings.catch_warnings():
-        # Zarr warns that this is not in its format yet. Readers that know it open one file in place of many.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(path)
+    A file is taken only if it is proven to be what was there: by its checksum, or, if the checksums are what
+    is damaged, as all other fixed files are those of the sweep.
+
+    Raises:
+        StoreError: it is not.
+    """
+    with tempfile.TemporaryDirectory(DRAFTS, f".{path.name}-", path.parent) as temporary:
+        draft = Path(temporary) / path.name
+        make_empty(sweep, draft, _block_shape_in(path) or block_shape)
+        made = unsealed(draft, CHECKSUMS)
+        if CHECKSUMS in error.found:
+            proven = digests_of(path, made) == made
+        else:
+            expected = unsealed(path, CHECKSUMS)
+            proven = all(made.get(name) == expected[name] for name in error.found)
+        if not proven:
+            name, what = next(iter(error.found.items()))
+            raise StoreError(
+                f"{path / name} is damaged: {what}; and this study does not give this file back, as the "
+                "store is of another study, other versions, or blocks of another size (`memory`, `--memory`)"
+            )
+        for name in error.found:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(draft / name, path / name)
+            sync([path / name, (path / name).parent])
 
 
-class _Variable(NamedTuple):
-    dtype: str
-    fill: Any
-    about: Mapping[str, Any]
-    has_steps: bool = False
-
-
-def _variables(sweep: Sweep) -> dict[str, _Variable]:
-    """All variables of a store, by name."""
-    found = {
-        name: _Variable(sweep.dtype, np.nan, metric_attributes(name, METRICS[name]), has_steps=True)
-        for name in sweep.metrics
-    }
-    if sweep.has_limits:
-        for name, text in LIMITS.items():
-            found[name] = _Variable(sweep.dtype, np.nan, {"long_name": text, "units": "nats"})
-    about = {"long_name": "Steps taken before the run diverged; −1: it did not"}
-    found["diverged_at"] = _Variable("int64", -1, about)
-    flags = {
-        "flag_values": [int(one) for one in Status],
-        "flag_meanings": " ".join(one.name.lower() for one in Status),
-    }
-    found["status"] = _Variable("uint8", int(Status.PENDING), {"long_name": "Status", **flags})
-    return found
+def _block_shape_in(path: Path) -> tuple[int, ...] | None:
+    """The cells of a block of a store that is damaged; None if that is not known either."""
+    try:
+        attributes = msgspec.json.decode((path / "zarr.json").read_bytes())["attributes"]
+        return tuple(msgspec.json.decode(attributes["block_shape"], type=list[int]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from inspect import Parameter
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -13,24 +13,33 @@ import jax.numpy as jnp
 import msgspec
 
 from didsim import _checks
+from didsim._memory import check_fits
 from didsim.objectives.objective import Objective
 from didsim.spaces import SequenceSpace
-from didsim.sweeps.axes import RESERVED
+from didsim.sweeps.axes import RESERVED, as_toml
 from didsim.sweeps.makers import ROLES
 from didsim.sweeps.optimizers import check_optimizer, schedule_defaults
-from didsim.sweeps.settings import Maker, make, settings_of
-from didsim.sweeps.tables import leaves
+from didsim.sweeps.settings import Maker, count_numbers, make, settings_of
 from didsim.training.metrics import METRICS, metric_of
 from didsim.training.record import Record, not_by_default
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+# Numbers of steps and pairs are 32-bit integers in a compiled program.
+Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 Named = dict[str, Any] | str
 """A table with a `name` and settings, or the name alone."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    def __post_init__(self) -> None:
+        # A table that Python code makes is checked as one that a file holds.
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            try:
+                msgspec.convert(as_toml(value, field.name), field.type)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"`{field.name}`: {error}") from None
 
 
 class Space(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +128,7 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     objective: Named = "dpo"
     optimizer: Named = msgspec.field(default_factory=lambda: {"name": "adam", "learning_rate": 0.1})
     schedule: Named = "constant"
-    steps: Annotated[int, msgspec.Meta(ge=0)] = 500
+    steps: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 500
     record: Recorded = Recorded()
     batch_size: Count | None = None
     limit: bool = False
@@ -182,9 +191,6 @@ def complete(tables: Mapping[str, Any]) -> dict[str, Any]:
         problem["beta"] = _beta_for("problem.beta", beta)
     if "beta" in problem and not problem["beta"] > 0:
         raise ValueError(f"`problem.beta` must be positive; got {problem['beta']}")
-    rate = config["optimizer"].get("learning_rate")
-    if rate is not None and not rate > 0:
-        raise ValueError(f"`optimizer.learning_rate` must be positive; got {rate}")
     check_optimizer(config)
     _check_recorded(config)
     try:
@@ -243,10 +249,17 @@ def _placed(message: str) -> str:
     return f"`{path.rstrip('`')}`: {text}" if at else message
 
 
-def _check_finite(config: Mapping[str, Any]) -> None:
-    for place, value in leaves(config):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"`{place}` must be finite; got {value}")
+def _check_finite(config: Mapping[str, Any], place: str = "") -> None:
+    for key, value in config.items():
+        kind = type(value)
+        if kind is dict:
+            _check_finite(value, f"{place}{key}.")
+        elif kind is float and not math.isfinite(value):
+            raise ValueError(f"`{place}{key}` must be finite; got {value}")
+        elif kind is int and not -(2**63) <= value < 2**63:
+            raise ValueError(
+                f"`{place}{key}` must be an integer of at most 64 bits; got one of {value.bit_length()}"
+            )
 
 
 def _parent(config: dict[str, Any], place: str) -> tuple[dict[str, Any], str]:
@@ -268,12 +281,31 @@ def _completed(
         table = {**_DEFAULTS[place], **table}
     role = ROLES[place]
     name = table.pop("name")
-    if not isinstance(name, str) or name not in role.registry:
+    maker = role.registry.get(name) if isinstance(name, str) else None
+    if maker is None:
         raise ValueError(f"`{place}.name` is unknown: {name!r}; {nearest(str(name), list(role.registry))}")
-    maker = role.registry[name]
     settings = settings_of(maker, role.given)
     if place == "schedule":
         at_hand = schedule_defaults(settings, **at_hand)
+    # Only what is asked for, so that a value of the objective's beta leaves the optimiser's table as it is.
+    asked = {key: at_hand[key] for key in at_hand if key in settings and key not in table}
+    # A copy, as equal tables of other cells share the one that is kept.
+    return dict(_filled(place, name, maker, msgspec.json.encode((table, asked)), dtype))
+
+
+@lru_cache(100_000)
+def _filled(place: str, name: str, maker: Maker, tables: bytes, dtype: str) -> Mapping[str, Any]:
+    """A table with all settings of what it names, all checked. Cells with equal tables need it once.
+
+    Args:
+        place: the place of the table in a study.
+        name: the name in it.
+        maker: the function of that name.
+        tables: its settings, and the values at hand for those that are not given, as JSON.
+        dtype: the study's dtype.
+    """
+    table, at_hand = msgspec.json.decode(tables)
+    settings = settings_of(maker, ROLES[place].given)
     for key in table:
         if key not in settings:
             what = nearest(key, list(settings)) if settings else "it has no settings"
@@ -281,6 +313,7 @@ def _completed(
     complete: dict[str, Any] = {"name": name}
     for key, (kind, default) in settings.items():
         full = f"{place}.{key}"
+        kind = Whole if kind is int else kind
         if key in table:
             try:
                 complete[key] = msgspec.convert(table[key], kind)
@@ -313,13 +346,17 @@ def _beta_for(place: str, beta: float | None) -> float:
 @cache
 def _check_settings(place: str, maker: Maker, table: bytes, dtype: str) -> None:
     """Make what a table names, on a space of two sequences, so that it raises for a wrong setting."""
+    settings = msgspec.json.decode(table)
     with jax.enable_x64(dtype == "float64"):
         p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.4, 0.6]))
         at_hand: dict[str, Any] = {"reference": p, "target": q, "score": q, "learning_rate": 1.0, "steps": 1}
         at_hand |= {"key": jax.random.key(0), "space": SequenceSpace(2, 1), "size": 2}
         given = {name: at_hand[name] for name in ROLES[place].given}
+        if any(type(value) is int for value in settings.values()):
+            number = count_numbers(lambda: make(maker, settings, **given))
+            check_fits(f"`{place}`: {settings['name']!r}", number * jnp.dtype(dtype).itemsize)
         try:
-            made = make(maker, msgspec.json.decode(table), **given)
+            made = make(maker, settings, **given)
         except (ValueError, TypeError) as error:
             raise ValueError(f"`{place}`: {error}") from None
     if place == "objective":
@@ -333,8 +370,9 @@ def _check_recorded(config: Mapping[str, Any]) -> None:
             "`record.also` adds to the standard metrics, and must be empty beside `record.metrics`; got "
             f"{list(recorded['also'])}"
         )
-    for place, known in (("metrics", list(METRICS)), ("also", sorted(not_by_default()))):
+    for place in ("metrics", "also"):
         for name in recorded[place] or ():
+            known = list(METRICS) if place == "metrics" else sorted(not_by_default())
             if name in RESERVED:
                 raise ValueError(f"`record.{place}` has a metric named {name!r}, which is a name of results")
             if name not in known:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array, Float, Key
 
+from didsim import _checks
 from didsim.information import LogProbs
 
 
@@ -121,10 +122,12 @@ def make_cases(family: str, seed: int, size: int, instances: int) -> Case:
     """Instances of one family of `CASE_FAMILIES`, over `size` sequences, with one batch axis.
 
     Raises:
-        ValueError: there is no such family.
+        ValueError: there is no such family, `seed` is negative, or `size` or `instances` is below 1.
     """
-    if family not in CASE_FAMILIES:
-        raise ValueError(f"unknown family {family!r}; there are {', '.join(CASE_FAMILIES)}")
+    if not isinstance(family, str) or family not in CASE_FAMILIES:
+        raise ValueError(f"`family`: unknown family {family!r}; there are {', '.join(CASE_FAMILIES)}")
+    seed = _checks.integer("seed", seed, 0)
+    size, instances = _checks.count("size", size), _checks.count("instances", instances)
     number = list(CASE_FAMILIES).index(family)
     own = int(np.random.SeedSequence((seed, number, size)).generate_state(1)[0])
     return CASE_FAMILIES[family](own, instances, size)

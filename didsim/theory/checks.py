@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from didsim import _checks
 from didsim._registry import Registry
 from didsim.theory.cases import Case
 
@@ -65,6 +66,10 @@ def claim(section: int, source: str, statement: str, **settings: Any) -> Callabl
 def _register(
     section: int, source: str, statement: str, kind: Literal["exact", "claim"], settings: dict[str, Any]
 ) -> Callable[[_Measure], _Measure]:
+    section = _checks.integer("section", section, 0)
+    _checks.instance("source", source, str, "where the statement comes from, in words")
+    _checks.instance("statement", statement, str, "a statement in words")
+
     def register(measure: _Measure) -> _Measure:
         name = measure.__name__
         CHECKS[name] = Check(name, section, statement, source, kind, measure, **settings)

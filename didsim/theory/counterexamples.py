@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
+from didsim import _checks
 from didsim.fixed_points.certificate import Verdict
 from didsim.fixed_points.solve import fixed_point, solve
 from didsim.information import LogProbs, did, expectation, js
@@ -100,7 +101,12 @@ class Counterexample:
     least: float = 0.01
 
     def find(self, largest: int = 4) -> Found:
-        """Search spaces of 1, 2, … sequences for the first instance that breaks the statement."""
+        """Search spaces of 1, 2, … sequences for the first instance that breaks the statement.
+
+        Raises:
+            ValueError: `largest` is below 1.
+        """
+        largest = _checks.positive_int("largest", largest)
         for size in range(1, largest + 1):
             for instance in self.candidates(size):
                 deviation = self.deviation(instance)
@@ -119,12 +125,14 @@ def _distributions(size: int, parts: int) -> list[_Distribution]:
 
 
 def _by_simplicity(size: int, *names: str) -> Iterator[Instance]:
-    """Instances of named distributions, the smallest denominators first."""
+    """Instances of named distributions, the smallest denominators first, each of them once."""
+    known: dict[_Distribution, None] = {}
     for parts in range(size, size + 4):
-        known = [p for k in range(size, parts + 1) for p in _distributions(size, k)]
-        unique = list(dict.fromkeys(known))
-        for chosen in itertools.product(unique, repeat=len(names)):
-            yield Instance(dict(zip(names, chosen, strict=True)))
+        before = known
+        known = before | dict.fromkeys(_distributions(size, parts))
+        for chosen in itertools.product(known, repeat=len(names)):
+            if not before.keys() >= set(chosen):
+                yield Instance(dict(zip(names, chosen, strict=True)))
 
 
 _BETA = 1.0

@@ -10,12 +10,16 @@ import numpy as np
 from rich.table import Table
 
 from didsim import _checks
+from didsim._memory import fitting_int
+from didsim._text import literal
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check
 from didsim.theory.counterexamples import COUNTEREXAMPLES, Found
 from didsim.training.progress import tracked
 
 SIZES = (1, 2, 3, 8)
+
+_BYTES = 512  # of an instance: its policies, and what a check makes of them
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -87,7 +91,7 @@ class Report(msgspec.Struct, frozen=True):
         table.add_column("worst deviation\n(tolerance)", justify="right")
         table.add_column("verdict")
         for row in self.rows:
-            statement = f"{row.statement}\n[dim]{row.name}, {row.source}[/]"
+            statement = literal(row.statement).append(literal(f"\n{row.name}, {row.source}", "dim"))
             if row.shares is None:
                 style = "green" if row.verdict == "holds" else "bold red"
                 deviation = f"{row.worst:.1e}\n({row.tolerance:.0e})"
@@ -107,7 +111,7 @@ class Report(msgspec.Struct, frozen=True):
         for one in self.counterexamples:
             instance = "; ".join(f"{name} = {text}" for name, text in one.instance.items())
             by = "[bold red]none found[/]" if one.deviation is None else f"{one.deviation:.3g} {one.unit}"
-            table.add_row(one.dropped, one.breaks, str(one.size), instance, by)
+            table.add_row(literal(one.dropped), literal(one.breaks), str(one.size), literal(instance), by)
         return table
 
 
@@ -136,24 +140,33 @@ def check_all(
         A `Report`. Compiling takes about 40 s for all checks, and 10,000 instances a few seconds more.
 
     Raises:
-        ValueError: `instances` is below 1, or a name is unknown.
+        ValueError: `instances` is below 1 or more than memory can hold, `seed` is negative or has more than
+            31 bits, or a name is unknown.
 
     >>> report = check_all(instances=100, only=["inverse"], counterexamples=False)
     >>> report.rows[0].verdict
     'holds'
     """
-    instances = _checks.positive_int("instances", instances)
+    instances = fitting_int("instances", instances, _BYTES)
+    seed = _checks.integer("seed", seed, 0, 2**31 - 1)
+    _checks.flag("counterexamples", counterexamples)
+    _checks.flag("progress", progress)
+    for name in () if only is None else _checks.words("only", only):
+        if name not in CHECKS:
+            raise ValueError(f"`only` has an unknown check {name!r}; there are {', '.join(sorted(CHECKS))}")
     checks = list(CHECKS.values()) if only is None else [CHECKS[name] for name in only]
     checks.sort(key=lambda check: check.section)
     with jax.enable_x64(True):
         cases = draw_cases(instances, seed)
         rows = [
-            measure(check, instances, cases) for check in tracked(checks, "Checking statements", progress)
+            measure(check, instances, cases)
+            for check in tracked(checks, len(checks), "Checking statements", progress)
         ]
         found = []
         if counterexamples:
             chosen = COUNTEREXAMPLES if only is None else [one for one in COUNTEREXAMPLES if one.of in only]
-            found = [one.find() for one in tracked(chosen, "Dropping assumptions", progress)]
+            each = tracked(chosen, len(chosen), "Dropping assumptions", progress)
+            found = [one.find() for one in each]
     return Report(seed, instances, rows, found)
 
 

@@ -38,6 +38,8 @@ class Result(NamedTuple):
 
     Attributes:
         trained: the last finite parameters of each run.
+        state: the optimiser state that belongs to them.
+        evaluated: the parameters that `Common.evaluate` makes of both, or None.
         counted: number of steps that each run took before it failed.
         failed: whether each run failed.
         broken: for each record and run, whether the run had failed by then.
@@ -46,6 +48,8 @@ class Result(NamedTuple):
     """
 
     trained: PyTree
+    state: PyTree
+    evaluated: PyTree
     counted: Int[Array, " runs"]
     failed: Bool[Array, " runs"]
     broken: Bool[Array, "records runs"]
@@ -78,7 +82,7 @@ def run_all(
     (axis,) = mesh.axis_names
     runs: Any = PartitionSpec(axis)
     records: Any = PartitionSpec(None, axis)
-    out_specs = Result(trained=runs, counted=runs, failed=runs, broken=records, metrics=records)
+    out_specs = Result(runs, runs, runs, counted=runs, failed=runs, broken=records, metrics=records)
     in_specs = (runs, PartitionSpec())
     return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
         spread, copied
@@ -92,11 +96,12 @@ def _loop(given: Given, common: Common, counts: Array, trained: PyTree, state: P
     none, nowhere = jnp.zeros(num_runs, counts.dtype), jnp.zeros(num_runs, bool)
     start = Runs(trained, state, jnp.zeros((), counts.dtype), none, nowhere)
     # Outside the scan: on CPUs every step takes a third longer when the scan itself makes these zeros.
-    blank = _blank(trained, given, common)
+    blank = _blank(trained, state, given, common)
     end, (broken, metrics) = jax.lax.scan(
         lambda runs, n: _chunk(runs, n, blank, given, common), start, counts
     )
-    return Result(end.trained, end.counted, end.failed, broken, metrics)
+    evaluated = None if common.evaluate is None else jax.vmap(common.evaluate)(end.state, end.trained)
+    return Result(end.trained, end.state, evaluated, end.counted, end.failed, broken, metrics)
 
 
 def _chunk(
@@ -107,12 +112,12 @@ def _chunk(
     measured = jax.lax.cond(
         _is_over(runs, common),
         lambda _: blank,
-        lambda trained: _measure_all(trained, given, common),
-        runs.trained,
+        lambda runs: _measure_all(runs.trained, runs.state, given, common),
+        runs,
     )
     runs = runs._replace(failed=runs.failed | measured.diverged)
     broken = runs.failed
-    if given.minibatches is None:
+    if given.minibatches is None and common.evaluate is None:
         # The first step uses the gradient of the record.
         runs = jax.lax.cond(
             (count > 0) & ~_is_over(runs, common),
@@ -130,15 +135,18 @@ def _chunk(
     return runs, (broken, measured.metrics)
 
 
-def _measure_all(trained: PyTree, given: Given, common: Common) -> Measured:
+def _measure_all(trained: PyTree, state: PyTree, given: Given, common: Common) -> Measured:
     """One record of all runs."""
     each = eqx.if_array(0)
-    return eqx.filter_vmap(measure, in_axes=(each, each, None))(trained, given, common)
+    recorded = trained if common.evaluate is None else jax.vmap(common.evaluate)(state, trained)
+    return eqx.filter_vmap(measure, in_axes=(each, each, None))(recorded, given, common)
 
 
-def _blank(trained: PyTree, given: Given, common: Common) -> Measured:
+def _blank(trained: PyTree, state: PyTree, given: Given, common: Common) -> Measured:
     """A record of zeros, for the time after all runs have stopped."""
-    shapes = jax.eval_shape(lambda trained: _measure_all(trained, given, common), trained)
+    shapes = jax.eval_shape(
+        lambda trained, state: _measure_all(trained, state, given, common), trained, state
+    )
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from didsim import _checks
 from didsim._registry import Registry
 from didsim.information import LogProbs, did_entropy, entropy, expectation, js, kl
 from didsim.margins import check_order
@@ -32,6 +33,7 @@ class Snapshot(eqx.Module):
         lengths: number of tokens of every sequence, or None.
         loss: the exact loss, over the whole population or dataset.
         gradient: the direction that the optimiser gets, in the policy's parameters (`Objective.direction`).
+            At a corner of the loss it is the subgradient in which the part with the corner has slope 0.
     """
 
     policy: HasLogProbs
@@ -77,6 +79,14 @@ class Metric:
     needs_support: bool = False
     needs_cover: bool = False
     by_default: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.function("measure", self.measure, "a function of a Snapshot")
+        for name in ("long_name", "units"):
+            if getattr(self, name) is not None:
+                _checks.instance(name, getattr(self, name), str, "words, or None")
+        for name in ("needs_target", "needs_support", "by_default"):
+            _checks.flag(name, getattr(self, name))
 
     def __call__(self, snapshot: Snapshot) -> Array:
         """The metric of a snapshot."""

@@ -5,7 +5,7 @@ compile it again. It calls `tick` with that number to move the bar.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ Item = TypeVar("Item")
 
 _METERS: dict[int, Callable[[int], None]] = {}
 _METER_NUMBERS = itertools.count()
+
+_MOVES = 1000  # of a bar over many items
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def shown_bar(
         options: of `rich.progress.Progress`.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
@@ -80,12 +82,24 @@ def shown_bar(
         yield move
 
 
-def tracked(items: Sequence[Item], label: str, progress: bool) -> Iterator[Item]:
-    """The items one by one, with a progress bar until the last, unless `progress` is false."""
-    if not progress:
+def tracked(items: Iterable[Item], total: int, label: str, progress: bool) -> Iterator[Item]:
+    """The items one by one. A progress bar on standard error, or a line if that is no terminal, says so.
+
+    Args:
+        items: the items.
+        total: their number.
+        label: what is done with them.
+        progress: whether to say anything.
+    """
+    console = Console(stderr=True)
+    if not (progress and console.is_terminal):
+        if progress and total:
+            console.print(f"{label}: {total:,}", highlight=False)
         yield from items
         return
-    with shown_bar(label, len(items), transient=True) as move:
+    seldom = max(1, total // _MOVES)
+    with shown_bar(label, total, console=console, transient=True) as move:
         for count, item in enumerate(items, 1):
             yield item
-            move(count)
+            if count % seldom == 0:
+                move(count)

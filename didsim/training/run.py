@@ -6,8 +6,9 @@ import equinox as eqx
 import jax
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
+from didsim import _checks
 from didsim.policies import HasLogProbs, partition
 
 
@@ -19,6 +20,9 @@ class Run(eqx.Module):
         steps: the number of steps taken before each record. The first is 0.
         metrics: for each metric, by name, an array `[*batch, records, …]`.
         diverged_at: for each run, the number of steps that it took before it diverged; −1 if it did not.
+        state: the state of the optimiser after the last step, with the batch axes of the runs first in every
+            array.
+        evaluated: the policy that `Record.evaluate` makes of the last state and parameters; None without it.
         attributes: for each metric its name, its long name and its units. They are words, so that a run can
             be pickled, and combined with another run by `jax.tree.map`.
     """
@@ -27,6 +31,8 @@ class Run(eqx.Module):
     steps: Int[np.ndarray, " records"]
     metrics: dict[str, Array]
     diverged_at: Int[np.ndarray, "*batch"]
+    state: PyTree
+    evaluated: HasLogProbs | None
     attributes: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = eqx.field(static=True)
 
     def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
@@ -36,6 +42,7 @@ class Run(eqx.Module):
             ValueError: `batch_dims` does not name every batch axis, or a metric has more than one number for
                 each record.
         """
+        batch_dims = _checks.words("batch_dims", batch_dims)
         variables = {}
         attributes = dict(self.attributes)
         for name, values in self.metrics.items():

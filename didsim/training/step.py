@@ -4,8 +4,10 @@ Arrays here belong to one run. They have no axis of runs, since `loop` maps thes
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -67,6 +69,8 @@ class Common(eqx.Module):
         metrics: the functions to record, by name.
         meter: the number that identifies the progress bar, or None without a bar.
         together: whether all runs stop when one diverges.
+        evaluate: what makes the parameters to record of the optimiser's state and the trained parameters, or
+            None where these are recorded.
     """
 
     fixed: PyTree
@@ -74,6 +78,7 @@ class Common(eqx.Module):
     metrics: Mapping[str, Measure]
     meter: Array | None
     together: bool = eqx.field(static=True)
+    evaluate: Callable[[PyTree, PyTree], PyTree] | None = None
 
 
 class Source(NamedTuple):
@@ -116,7 +121,12 @@ def prepared(given: Given) -> Given:
 @eqx.filter_jit
 def initial_states(trained: PyTree, optimizers: Optimizer) -> PyTree:
     """The optimiser states before the first step. Here arrays do have a first axis of runs."""
-    return eqx.filter_vmap(lambda one, optimizer: _made(optimizer).init(one), out_axes=0)(trained, optimizers)
+
+    def one_state(one: PyTree, optimizer: Optimizer) -> PyTree:
+        with _told_of_optimizer():
+            return _made(optimizer).init(one)
+
+    return eqx.filter_vmap(one_state, out_axes=0)(trained, optimizers)
 
 
 def step(trained: PyTree, state: PyTree, index: Array, given: Given, common: Common) -> Stepped:
@@ -126,14 +136,13 @@ def step(trained: PyTree, state: PyTree, index: Array, given: Given, common: Com
         key = jax.random.fold_in(given.minibatches.key, index)
         pairs = source.problem.sample(key, given.minibatches.size)
         source = Source(pairs, _marginals(pairs, given.reference))
-    slope = _slope(trained, source, given, common)
-    return _update(trained, state, slope, _loss_near(trained, source, given, common), given)
+    return _update(trained, state, _slope(trained, source, given, common), source, given, common)
 
 
 def step_along(trained: PyTree, state: PyTree, slope: Slope, given: Given, common: Common) -> Stepped:
     """A step over all pairs, along a slope that is already known."""
     source = _all_pairs(trained, given, common)
-    return _update(trained, state, slope, _loss_near(trained, source, given, common), given)
+    return _update(trained, state, slope, source, given, common)
 
 
 def measure(trained: PyTree, given: Given, common: Common) -> Measured:
@@ -201,27 +210,39 @@ def _loss_near(trained: PyTree, source: Source, given: Given, common: Common) ->
 
 
 def _slope(trained: PyTree, source: Source, given: Given, common: Common) -> Slope:
-    loss, gradient = jax.value_and_grad(_loss_near(trained, source, given, common))(trained)
+    return _slope_of(_loss_near(trained, source, given, common), trained, source, given, common)
+
+
+def _slope_of(
+    loss: Callable[[PyTree], Array], trained: PyTree, source: Source, given: Given, common: Common
+) -> Slope:
+    value, gradient = jax.value_and_grad(loss)(trained)
 
     def chosen_gradient() -> PyTree:
         chosen, _ = _marginals_of(source, given)
         return jax.grad(lambda trained: expectation(chosen, _policy(trained, common).log_probs()))(trained)
 
-    return Slope(loss, given.objective.direction(gradient, chosen_gradient))
+    return Slope(value, given.objective.direction(gradient, chosen_gradient))
 
 
 def _update(
-    trained: PyTree, state: PyTree, slope: Slope, loss: Callable[[PyTree], Array], given: Given
+    trained: PyTree, state: PyTree, slope: Slope, source: Source, given: Given, common: Common
 ) -> Stepped:
     """One update by the optimiser. It fails if the gradient or the new parameters are not finite.
 
     With minibatches it also fails if the loss is not finite.
     """
     value, gradient = slope
-    # A line search evaluates `loss`, which is over the same pairs as the gradient.
-    updates, new_state = _made(given.optimizer).update(
-        gradient, state, trained, value=value, grad=gradient, value_fn=loss
-    )
+    loss = _loss_near(trained, source, given, common)
+
+    def gradient_at(trained: PyTree, *_: Any) -> PyTree:
+        return _slope_of(loss, trained, source, given, common).gradient
+
+    # A line search evaluates the loss, and a sharpness-aware optimiser its gradient, over the same pairs.
+    extra = {"value": value, "grad": gradient, "value_fn": loss, "grad_fn": gradient_at}
+    update = _made(given.optimizer).update
+    with _told_of_optimizer():
+        updates, new_state = update(gradient, state, trained, **_taken(update, extra))
     new = optax.apply_updates(trained, updates)
     # The loss over all pairs is costly, and its gradient does not need it. So only records check it.
     good = _all_finite((gradient, new) if given.minibatches is None else (value, gradient, new))
@@ -229,6 +250,24 @@ def _update(
         lambda new, old: jnp.where(good, new, old), (new, new_state), (trained, state)
     )
     return Stepped(new, new_state, ~good)
+
+
+def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Those of some extra arguments that the update of an optimiser takes."""
+    parameters = inspect.signature(update).parameters
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return {name: one for name, one in extra.items() if takes_all or name in parameters}
+
+
+@contextmanager
+def _told_of_optimizer() -> Iterator[None]:
+    """Say of an error inside an optimiser that it is one of the argument `optimizer`."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`optimizer` must train the parameters of a policy; it raises {type(error).__name__}: {error}"
+        ) from error
 
 
 def _all_finite(tree: PyTree) -> Array:

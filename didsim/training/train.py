@@ -19,12 +19,13 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 from didsim import _checks
 from didsim._batches import as_runs, batched
 from didsim._checks import Shape
+from didsim._memory import PAIR, check_fits, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward
 from didsim.policies import HasLogProbs, partition
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Problem, check_over
 from didsim.training.loop import Result, run_all
 from didsim.training.progress import progress_bar
 from didsim.training.record import Record, metric_attributes
@@ -75,6 +76,9 @@ def train(
         objective: the objective to minimise. A batch of objectives has batch axes on its parameters.
         optimizer: any optax optimiser, line searches included, or a `jax.tree_util.Partial` of a function
             that makes one. The arguments of the `Partial` are numbers or arrays, with or without batch axes.
+            `optax.contrib.sam` gets the gradient at its worse point over the same pairs. Of
+            `optax.MultiSteps` give its `gradient_transformation()`. `optax.lookahead` is refused, as it
+            trains two copies of the parameters. Of averaging optimisers see `Record(evaluate=…)`.
         steps: number of steps; 0 records only the start.
         record: when and what to record; see `Record`, which also has the defaults.
         batch_size: number of pairs that each step draws for its gradient. By default the gradient is exact,
@@ -103,8 +107,11 @@ def train(
         after a record uses the gradient of the record. Parameters and optimiser states are updated in place.
 
     Raises:
-        ValueError: a distribution is not normalised or has a zero that counts, shapes do not fit,
-            `steps < 0`, `key` is missing, or the runs cannot be spread over the mesh.
+        ValueError: a distribution is not normalised or has a zero that counts, shapes do not fit, `steps` is
+            negative or 2^31 or more, the records or a minibatch are more than memory can hold, `key` is
+            missing, the runs cannot be spread over the mesh, or an argument is of another kind. So is an
+            optimiser that cannot train the parameters of a policy, or a field of the problem that is not
+            static and holds no array or number.
         DivergenceError: with `on_divergence="raise"`, a gradient or the loss of a run became NaN or infinite.
             The loss over all pairs is checked at records, the loss of a minibatch at every step. The error
             holds all records until then.
@@ -118,14 +125,16 @@ def train(
     ((31,), True)
     """
     record = Record() if record is None else record
-    _check_kinds(policy, problem, objective, optimizer, steps, record, batch_size, key, on_divergence)
+    _check_kinds(
+        policy, problem, objective, optimizer, steps, record, batch_size, key, progress, on_divergence
+    )
     if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
         raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
-    problem.check_size(start.shape[-1])
-    reference = _checks.distribution("reference", reference)
-    covers_all = bool(jnp.isfinite(reference).all())
-    reference = visible_reference(reference, problem, objective.terms)
+    array = _checks.distribution("reference", reference)
+    check_over(problem, "reference", array)
+    covers_all = bool(jnp.isfinite(array).all())
+    reference = visible_reference(array, problem, objective.terms)
     _checks.same_sequences(policy=start, reference=reference)
     _checks.parameters("objective", objective, start.dtype)
     if target is None:
@@ -150,9 +159,11 @@ def train(
         optimizer=runs(optimizer, 0) if isinstance(optimizer, Partial) else optimizer,
         minibatches=_minibatches(batch_size, key, batch),
     )
-    recorded = [0, *range(record.every, steps, record.every), *([steps] if steps else [])]
+    numbers = record.count(steps) * len(metrics) * math.prod(batch)
+    check_fits(f"`record.every` = {record.every:,}: {record.count(steps):,} records", 4 * numbers)
+    recorded = record.counts(steps)
     with progress_bar(progress, steps) as meter:
-        common = Common(fixed, lengths, metrics, meter, together=on_divergence == "raise")
+        common = Common(fixed, lengths, metrics, meter, on_divergence == "raise", record.evaluate)
         result = _run(given, common, recorded, trained, mesh)
     return _finished(result, common, recorded, batch)
 
@@ -166,23 +177,25 @@ def _check_kinds(
     record: Record,
     batch_size: int | None,
     key: Any,
+    progress: bool | str,
     on_divergence: str,
 ) -> None:
     """Raise `ValueError` for an argument of the wrong kind."""
     _checks.instance("problem", problem, Problem, "a Problem, as Contrastive, Labelled or Pairs")
+    _checks.numeric_fields("problem", problem)
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     _check_optimizer(optimizer)
     if not hasattr(policy, "log_probs") or not jax.tree.leaves(partition(policy)[0]):
         raise ValueError(
             f"`policy` must be a module with log_probs() and floating-point arrays to train; got {policy!r}"
         )
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
-        raise ValueError(f"`steps` must be an integer of at least 0; got {steps!r}")
-    if on_divergence not in ("raise", "record"):
-        raise ValueError(f"`on_divergence` must be 'raise' or 'record'; got {on_divergence!r}")
+    _checks.count("steps", steps, 0)
+    _checks.one_of("on_divergence", on_divergence, ("raise", "record"))
+    if not isinstance(progress, bool | str):
+        raise ValueError(f"`progress` must be True, False or a label; got {progress!r}")
     _checks.instance("record", record, Record, "a Record")
     if batch_size is not None:
-        _checks.positive_int("batch_size", batch_size)
+        fitting_int("batch_size", batch_size, PAIR)
         if key is None:
             raise ValueError("`key` must be given with `batch_size`; got None")
 
@@ -206,7 +219,15 @@ def _check_optimizer(optimizer: optax.GradientTransformation | Partial) -> None:
                     f"`optimizer` must be a Partial whose arguments are numbers or arrays; got {leaf!r}. Set "
                     "a flag or a schedule inside a function of your own, as in Partial(lambda rate: …, 0.1)"
                 )
-        made = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)()
+        try:
+            made = jax.tree.map(lambda leaf: jnp.ravel(leaf)[0], optimizer)()
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"`optimizer` must make an optimiser of its arguments: {error}") from error
+    if isinstance(made, optax.MultiSteps):
+        raise ValueError(
+            "`optimizer` must be an optimiser; got optax.MultiSteps, whose method gradient_transformation() "
+            "gives one"
+        )
     _checks.instance(
         "optimizer", made, optax.GradientTransformation, "an optax optimiser, or a Partial that makes one"
     )
@@ -291,9 +312,14 @@ def _minibatches(batch_size: int | None, key: Array | None, batch: Shape) -> Min
     return Minibatches(keys, int(batch_size))
 
 
-def _run(given: Given, common: Common, recorded: list[int], trained: PyTree, mesh: Mesh | None) -> Result:
+def _run(given: Given, common: Common, recorded: np.ndarray, trained: PyTree, mesh: Mesh | None) -> Result:
     """Call the compiled program, and wait for it."""
     state = initial_states(trained, given.optimizer)
+    if any(isinstance(one, optax.LookaheadState) for one in _nodes(state)):
+        raise ValueError(
+            "`optimizer` must train one copy of the parameters; optax.lookahead has two, a fast and a slow "
+            "one. optax.contrib.schedule_free averages parameters instead, and Record(evaluate=…) takes them"
+        )
     if mesh is not None:
         sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
         given, trained, state = jax.tree.map(
@@ -307,7 +333,16 @@ def _run(given: Given, common: Common, recorded: list[int], trained: PyTree, mes
     return jax.block_until_ready(result)
 
 
-def _finished(result: Result, common: Common, recorded: list[int], batch: Shape) -> Run:
+def _nodes(tree: PyTree) -> list[Any]:
+    """All states of optimisers inside of a state."""
+
+    def is_node(one: Any) -> bool:
+        return isinstance(one, optax.LookaheadState)
+
+    return jax.tree.leaves(tree, is_leaf=is_node)
+
+
+def _finished(result: Result, common: Common, recorded: np.ndarray, batch: Shape) -> Run:
     """The `Run` that `train` returns. If all stop when one diverges, the error holds it instead."""
     counted, failed, broken = (np.asarray(x) for x in (result.counted, result.failed, result.broken))
     metrics, kept = result.metrics, len(recorded)
@@ -318,9 +353,13 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
             metrics = {name: _without(values, broken) for name, values in metrics.items()}
     run = Run(
         policy=eqx.combine(batched(result.trained, batch), common.fixed),
-        steps=np.asarray(recorded[:kept], dtype=int),
+        steps=recorded[:kept],
         metrics={name: batched(jnp.moveaxis(metrics[name][:kept], 0, 1), batch) for name in common.metrics},
         diverged_at=np.where(failed, counted, -1).reshape(batch),
+        state=batched(result.state, batch),
+        evaluated=None
+        if result.evaluated is None
+        else eqx.combine(batched(result.evaluated, batch), common.fixed),
         attributes=tuple(
             (name, tuple(metric_attributes(name, one).items())) for name, one in common.metrics.items()
         ),
@@ -332,4 +371,6 @@ def _finished(result: Result, common: Common, recorded: list[int], batch: Shape)
 
 def _without(values: Array, broken: np.ndarray) -> Array:
     """The records `[records, runs, …]`, with NaN where `broken`."""
-    return jnp.where(broken.reshape(*broken.shape, *(1,) * (values.ndim - 2)), jnp.nan, values)
+    blank = broken.reshape(*broken.shape, *(1,) * (values.ndim - 2))
+    # Not in JAX, which would take the NaN for a mistake if it is asked to look for mistakes.
+    return jax.device_put(np.where(blank, np.nan, values).astype(jnp.result_type(values, float)))

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 import didsim
+from didsim._memory import check_fits
 from didsim.sweeps.axes import parsed
 
 Names = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 PolicyName = Literal["energy_based", "autoregressive"]
@@ -19,7 +20,8 @@ class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The settings of every experiment: the random seed and the space of sequences.
 
     Raises:
-        ValueError: there is no such space, a number is not finite, or a tuple has an entry twice.
+        ValueError: there is no such space, a number is not finite, a tuple has an entry twice, or the arrays
+            of the experiment are more than memory can hold.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
@@ -35,6 +37,13 @@ class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise ValueError(f"`{name}` must be finite; got {value}")
             if isinstance(value, tuple) and len(set(value)) < len(value):
                 raise ValueError(f"`{name}` must have no entry twice; got {value}")
+        parts = self.numbers()
+        largest = max(parts, key=parts.__getitem__)
+        check_fits(f"`{largest}`: the experiment", 8 * sum(parts.values()))
+
+    def numbers(self) -> dict[str, int]:
+        """About how many numbers are in memory at once, by the setting that decides on them."""
+        return {"vocab_size": 200 * self.make_space().size}
 
     def make_space(self) -> didsim.SequenceSpace:
         """The space of sequences."""
@@ -50,6 +59,11 @@ class TrainingConfig(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fiel
     steps: Count = 800
     every: Count = 10
     learning_rate: Positive = 0.1
+
+    def numbers(self) -> dict[str, int]:
+        """Vectors over the space, and records of ten metrics, for each seed."""
+        records = self.steps // self.every + 2
+        return {"seeds": 200 * self.seeds * self.make_space().size, "steps": 10 * self.seeds * records}
 
 
 Config = TypeVar("Config", bound=SpaceConfig)

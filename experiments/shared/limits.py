@@ -16,9 +16,27 @@ _RUNS_OFF = -300.0
 _AT_REST = 1e-6
 
 
-def all_names() -> tuple[str, ...]:
-    """Every objective of `OBJECTIVES`, and one sum of two."""
-    return (*didsim.OBJECTIVES, SUM)
+# They joined the library after the committed figures, which do not change. `--set objectives=…` draws them.
+_NOT_DRAWN = frozenset(
+    {
+        "alphapo",
+        "aot",
+        "aot_unpaired",
+        "bdpo",
+        "chi_po",
+        "dpo_rao_kupper",
+        "dpo_shift",
+        "h_dpo",
+        "ld_dpo",
+        "npo",
+        "wpo",
+    }
+)
+
+
+def drawn_names() -> tuple[str, ...]:
+    """Every objective of the committed figures, and those that a user has added to `OBJECTIVES`."""
+    return tuple(name for name in didsim.OBJECTIVES if name not in _NOT_DRAWN)
 
 
 def check_names(names: tuple[str, ...]) -> None:
@@ -59,8 +77,8 @@ class Limit(NamedTuple):
         method: how the end was found.
         converged: whether the end is stationary.
         runs_off: whether the policy was still moving towards zero probabilities when the solver stopped.
-        unique: 1 if this is proven to be the only minimiser, 0 if it is proven not to be, NaN if nothing
-            is proven.
+        unique: 1 if this is proven to be the only minimiser, 0 if it is not; NaN for all if nothing is
+            proven of any.
         agreed: 1 if all starts ended here, 0 if they did not, NaN if there was one start.
     """
 
@@ -118,6 +136,6 @@ def find_limit(
         known.method,
         converged,
         ~converged & (np.asarray(solution.log_probs).min(axis=-1) < _RUNS_OFF),
-        unknown if known.unique is None else np.asarray(known.unique, float),
+        known.unique.astype(float) if (known.unique | known.has_others).any() else unknown,
         unknown if known.agreed is None else np.asarray(known.agreed, float),
     )

@@ -43,7 +43,7 @@ def test_smoothed_labels_on_a_large_space() -> None:
     assert known.method == "L-BFGS on rewards"
     assert known.converged.tolist() == [True, True]
     assert known.finite.tolist() == [True, True]
-    assert known.unique.tolist() == [True, True]  # type: ignore[union-attr]
+    assert known.unique.tolist() == [True, True]
     expected = log_softmax(REFERENCE + (CHOSEN - REJECTED) / BETA)
     assert float(didsim.js(solution.log_probs[0], expected)) < 1e-16
     weights = np.exp(CHOSEN)[:, None] * np.exp(REJECTED)

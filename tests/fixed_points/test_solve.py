@@ -100,11 +100,8 @@ def test_certificates(name: str) -> None:
     method, starts, unique = CERTIFIED[name]
     known = solved(name).certificate
     assert (known.method, known.starts) == (method, starts)
-    if unique is None:
-        assert known.unique is None
-    else:
-        assert known.unique is not None
-        assert known.unique.tolist() == [unique] * SEEDS
+    assert known.unique.tolist() == [bool(unique)] * SEEDS
+    assert not known.has_others.any()
     assert known.converged.tolist() == known.finite.tolist() == [True] * SEEDS
     if starts == 1:
         assert known.agreed is None
@@ -153,7 +150,7 @@ def test_robust_dpo_with_preferences_surer_than_its_noise_allows_runs_off() -> N
     solution = didsim.solve(OBJECTIVES["robust"], REFERENCE, problem, LENGTHS)
     known = solution.certificate
     assert known.converged.tolist() == known.finite.tolist() == [True, False, False]
-    assert known.unique is None or known.unique.tolist() == [True, False, False]
+    assert known.unique.tolist() == [True, False, False]
     np.testing.assert_allclose(solution.log_probs[0], solved("robust").log_probs[0], rtol=1e-12)
     with pytest.raises(didsim.NoMinimiserError, match="the policy runs off in 2 of 3 problems") as caught:
         didsim.fixed_point(OBJECTIVES["robust"], REFERENCE, problem, LENGTHS)

@@ -15,7 +15,7 @@ EPS32 = float(np.finfo(np.float32).eps)
 P = np.log([0.5, 0.3, 0.2])
 Q = np.log([0.1, 0.3, 0.6])
 # These have exponentials of log-ratios, which overflow.
-EXPONENTIAL = ("exponential", "fdpo_forward_kl", "fdpo_alpha")
+EXPONENTIAL = ("exponential", "fdpo_forward_kl", "fdpo_alpha", "alphapo", "chi_po")
 
 
 def baseline(name: str, b: float, p: np.ndarray, r: np.ndarray, log_table: np.ndarray) -> float:

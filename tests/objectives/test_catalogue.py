@@ -45,10 +45,25 @@ def test_defaults_are_those_documented() -> None:
         "exponential": np.exp(-d),
         "reference_free": -log_expit(0.1 * (w - y)),
         "dpo_pg": -log_expit(d),
+        "alphapo": -log_expit(8 * (np.exp(-y / 20) - np.exp(-w / 16)) - 1),
+        "bdpo": -log_expit(0.1 * t - 0.1 * np.log((1 + np.exp(u)) / 2)),
+        "chi_po": -log_expit(0.1 * (np.exp(t) + t - np.exp(u) - u)),
+        "dpo_shift": -log_expit(0.1 * t - 0.075 * u),
+        "h_dpo": -log_expit(0.1 * (0.9 * (w - y) - (rw - rl))),
+        "npo": -20 * log_expit(-0.1 * u),
+        # A single pair is a batch of its own.
+        "aot": -log_expit(d),
+        "aot_unpaired": -log_expit(d),
+        "ld_dpo": -log_expit(0.1 * ((0.3 + 0.5 * (t - 0.3)) - (-0.2 + 0.5 * (u + 0.2)))),
+        "wpo": -np.exp(0.3 - 0.5) * log_expit(d),
     }
     assert set(expected) == set(OBJECTIVES)
+    tokens = {"ld_dpo": (0.3, -0.2), "wpo": (0.3, -0.5)}
     for name, value in expected.items():
-        loss = OBJECTIVES[name]().pair_loss(w, y, rw, rl, 4, 5, baseline=0.0)
+        of_w, of_y = tokens.get(name, (None, None))
+        loss = OBJECTIVES[name]().pair_loss(
+            w, y, rw, rl, 4, 5, baseline=0.0, chosen_tokens=of_w, rejected_tokens=of_y
+        )
         assert float(loss) == pytest.approx(float(value), rel=1e-12), name
     below = didsim.dpop().pair_loss(rw, rl, w, y)
     assert float(below) == pytest.approx(float(-log_expit(0.3 * (u - t - 50 * t))), rel=1e-12)
@@ -88,6 +103,20 @@ def test_relations_between_objectives() -> None:
     uniform = np.full(3, -np.log(3))
     against_uniform = float(didsim.dpo(0.3).loss(Q, uniform, problem))
     assert value(didsim.reference_free(0.3)) == pytest.approx(against_uniform, rel=1e-13)
+    for same in (
+        didsim.dpo_shift(0.3, 1.0),
+        didsim.bdpo(0.3, 1.0),
+        didsim.h_dpo(0.3, 1.0),
+        didsim.ld_dpo(0.3, 0.2),  # without a space every sequence is one token
+    ):
+        assert value(same) == pytest.approx(value(didsim.dpo(0.3)), rel=1e-14)
+    near = value(didsim.alphapo(0.3, 0.2, 1e-6))
+    assert near == pytest.approx(value(didsim.simpo(0.3, 0.2)), rel=1e-5)
+    assert value(didsim.npo(1e-6)) == pytest.approx(
+        2e6 * np.log(2) + np.exp(problem.rejected_marginal(3)) @ (Q - P), rel=1e-12
+    )
+    means = didsim.ipo(0.3, length_normalised=True).loss(Q, P, problem, np.full(3, 2))
+    assert float(means) == pytest.approx(value(didsim.ipo(0.15)) / 4 + 0, rel=1e-14)
     likelihood = value(didsim.cpo(0.3, 1.0)) - value(didsim.reference_free(0.3))
     assert value(didsim.cpo(0.3, 3.0)) - value(didsim.reference_free(0.3)) == pytest.approx(3 * likelihood)
 
@@ -95,16 +124,16 @@ def test_relations_between_objectives() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_registry_holds_every_objective(name: str) -> None:
     assert OBJECTIVES[name] is getattr(didsim, name)
-    assert set(OBJECTIVES) == set(NAMES)
+    assert set(OBJECTIVES) == set(NAMES) | set(papers.OTHERS)
 
 
 def test_an_unknown_objective_is_answered_with_the_known_ones() -> None:
-    known = ", ".join(sorted(NAMES))
+    known = ", ".join(sorted(OBJECTIVES))
     with pytest.raises(ValueError, match=f"^unknown objective 'ppo'; there are {known}$"):
         OBJECTIVES["ppo"]
 
 
-FIRST = {name: "beta" for name in NAMES if name != "sft"} | {"ipo": "tau", "orpo": "weight"}
+FIRST = {name: "beta" for name in OBJECTIVES if name != "sft"} | {"ipo": "tau", "orpo": "weight"}
 
 
 @pytest.mark.parametrize("name", FIRST)
@@ -130,6 +159,14 @@ OTHERS: list[tuple[Callable[..., Objective], str, str, tuple[float, ...]]] = [
     (didsim.dpop, "weight", "be zero or more and finite", (-1.0,)),
     (didsim.rdpo, "alpha", "be zero or more and finite", (-1.0,)),
     (didsim.fdpo_alpha, "alpha", "be between 1e-06 and 1", (0.0, 1.5)),
+    (didsim.alphapo, "gamma", "be zero or more and finite", (-1.0,)),
+    (didsim.alphapo, "alpha", "be between 1e-06 and 100", (0.0, -0.5)),
+    (didsim.bdpo, "mixture", "be between 1e-06 and 1", (0.0, 1.5)),
+    (didsim.dpo_shift, "shift", "be between 0 and 1", (-0.1, 1.5)),
+    (didsim.h_dpo, "alpha", "be positive and finite", (-1.0, 0.0)),
+    (didsim.aot, "label_smoothing", "be between 0 and 0.5", (-0.1, 0.6)),
+    (didsim.aot_unpaired, "label_smoothing", "be between 0 and 0.5", (-0.1, 0.6)),
+    (didsim.ld_dpo, "alpha", "be between 0 and 1", (-0.1, 1.5)),
 ]
 
 
@@ -142,7 +179,8 @@ def test_the_other_arguments_are_checked(
             objective(0.1, **{argument: bad})
 
     def traced(value: jax.Array) -> jax.Array:
-        return objective(0.1, **{argument: value}).pair_loss(-1.0, -2.0, -1.0, -1.0, 1, 1)
+        made = objective(0.1, **{argument: value})
+        return made.pair_loss(-1.0, -2.0, -1.0, -1.0, 1, 1, chosen_tokens=-0.5, rejected_tokens=-0.5)
 
     with pytest.raises(Exception, match=f"`{argument}` must {expected}"):
         jax.jit(traced)(wrong[0])

@@ -26,8 +26,10 @@ from tests.papers import NAMES, magnitude, make, rounding
 from tests.strategies import betas, hostile_logits, ordinary_logits
 from tests.tables import table
 
-OF_DIFFERENCES = ("dpo", "cdpo", "robust", "ipo", "slic", "rdpo", "exponential", "reference_free", "dpo_pg")
-CONVEX = (*OF_DIFFERENCES, "cpo", "sft")
+OF_DIFFERENCES = (
+    *("dpo", "cdpo", "robust", "ipo", "slic", "rdpo", "exponential", "reference_free", "dpo_pg", "h_dpo"),
+)
+CONVEX = (*OF_DIFFERENCES, "cpo", "sft", "bdpo", "dpo_shift")
 
 
 few_sizes = st.sampled_from((1, 5))

@@ -8,11 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp, wrightomega
 
 import didsim
-from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon, decreasing_root
-from didsim.objectives.rewards import Guarded, LengthRegularised, LogOdds, LogProb, LogRatio, Reward
+from didsim.objectives.divergences import (
+    Alpha,
+    ChiSquared,
+    ForwardKL,
+    JensenShannon,
+    PowerProb,
+    decreasing_root,
+)
+from didsim.objectives.rewards import (
+    Guarded,
+    LengthRegularised,
+    LogOdds,
+    LogProb,
+    LogRatio,
+    MixedWithReference,
+    Reward,
+    Shrunk,
+    WeightedEntropy,
+)
 from tests.strategies import betas, extreme_logits, hostile_logits, near_deterministic_logits, ordinary_logits
 
 EPS = float(np.finfo(np.float64).eps)
@@ -37,6 +54,9 @@ def rewards(beta: Any) -> dict[str, Reward]:
         "jensen_shannon": JensenShannon(beta),
         "alpha": Alpha(beta, jnp.asarray(SHARP)),
         "alpha_one": Alpha(beta, jnp.asarray(1.0)),
+        "weighted_entropy": WeightedEntropy(beta, jnp.asarray(0.8)),
+        "chi_squared": ChiSquared(beta),
+        "power_prob": PowerProb(beta, jnp.asarray(SHARP)),
     }
 
 
@@ -56,6 +76,9 @@ def formula(name: str, beta: float, p: np.ndarray, r: np.ndarray, n: np.ndarray)
         "jensen_shannon": lambda: beta * (np.log(2) - np.logaddexp(0, -t)),
         "alpha": lambda: beta * -np.expm1(-SHARP * t) / SHARP,
         "alpha_one": lambda: beta * -np.expm1(-t),
+        "weighted_entropy": lambda: beta * (0.8 * p - r),
+        "chi_squared": lambda: beta * (np.exp(t) + t),
+        "power_prob": lambda: beta * -np.expm1(-SHARP * p / n) / SHARP,
     }[name]()
 
 
@@ -70,6 +93,9 @@ def steepness(name: str, beta: float, p: np.ndarray, r: np.ndarray, n: np.ndarra
         "jensen_shannon": lambda: beta * np.exp(-np.logaddexp(0, t)),
         "alpha": lambda: beta * np.exp(-SHARP * t),
         "alpha_one": lambda: beta * np.exp(-t),
+        "weighted_entropy": lambda: 0.8 * beta + 0 * t,
+        "chi_squared": lambda: beta * (1 + np.exp(t)),
+        "power_prob": lambda: beta / n * np.exp(-SHARP * p / n),
     }.get(name, lambda: beta + 0 * t)()
 
 
@@ -128,7 +154,8 @@ def test_rewards_invert_to_policies(data: st.DataObject, beta: float, hostile: b
         # A log-probability is good to some eps of the logarithms that make it up, which include h/beta, and
         # a reward moves with it by its slope; the rewards themselves and h are rounded by eps of their sizes.
         sizes = np.abs(p) + np.abs(r) + 1 + np.abs(p - r)
-        sizes = sizes + (np.abs(h).max() / beta if name not in DIVERGENCES else np.log1p(np.ptp(h) / beta))
+        has_powers = name in (*DIVERGENCES, "power_prob")
+        sizes = sizes + (np.log1p(np.ptp(h) / beta) if has_powers else np.abs(h).max() / beta)
         error = (
             steepness(name, beta, p, r, n) * sizes + np.abs(formula(name, beta, p, r, n)) + np.abs(h).max()
         )
@@ -139,6 +166,25 @@ INVERT = eqx.filter_jit(lambda reward, h, r, n: reward.policy(h, r, None if n is
 INVERT_ALL = eqx.filter_jit(
     lambda rewards, h, r, n: {name: INVERT(reward, h, r, n) for name, reward in rewards.items()}
 )
+
+
+@given(data=st.data(), beta=betas)
+def test_policies_of_the_chi_squared_reward_agree_with_scipy(data: st.DataObject, beta: float) -> None:
+    """`u + log u = x` has the solution `ω(x)`, Wright's omega function."""
+    h = data.draw(st.one_of(ordinary_logits(5), extreme_logits(5)))
+    r = log_softmax(data.draw(st.one_of(ordinary_logits(5), near_deterministic_logits(5))))
+    x = h / beta
+
+    def log_ratios(c: float) -> np.ndarray:
+        u = np.asarray(wrightomega(x + c), float)
+        # Where `u` underflows, it is e^x.
+        return np.where(u > 1e-300, np.log(np.maximum(u, 1e-300)), x + c)
+
+    c = brentq(lambda c: logsumexp(r + log_ratios(c)), -x.max(), 2 - x.min(), xtol=1e-15, rtol=8.9e-16)
+    found = np.asarray(INVERT_ALL(rewards(beta), h, r, LENGTHS[5])["chi_squared"])
+    # `log u` moves with `x` at most as fast, and `x` has the rounding of its size.
+    size = 1 + np.abs(x).max() + np.abs(r).max() + abs(c)
+    np.testing.assert_allclose(found, r + log_ratios(c), rtol=0, atol=64 * EPS * size)
 
 
 def ratio(name: str, gap: np.ndarray) -> np.ndarray:
@@ -271,8 +317,9 @@ def test_log_odds_agree_with_probabilities() -> None:
 
 def test_rewards_say_what_they_need() -> None:
     for name, reward in rewards(1.0).items():
-        assert reward.needs_reference == (not name.startswith("log_prob")), name
-        assert reward.needs_lengths == (name.endswith("per_token") or name == "length_regularised"), name
+        assert reward.needs_reference == (not name.startswith(("log_prob", "power_prob"))), name
+        needs_lengths = name.endswith("per_token") or name in ("length_regularised", "power_prob")
+        assert reward.needs_lengths == needs_lengths, name
     assert Guarded.needs_reference
     assert not LogOdds.needs_reference
     assert LogOdds().needs_lengths
@@ -294,6 +341,8 @@ ALL = {
     "guarded": Guarded(jnp.array(0.7), jnp.array(4.0)),
     "rounded_guarded": Guarded(jnp.array(0.7), jnp.array(4.0)).rounded(jnp.array(0.3)),
     "log_odds": LogOdds(),
+    "shrunk": Shrunk(jnp.array(0.7), jnp.array(0.6)),
+    "mixed": MixedWithReference(jnp.array(0.7), jnp.array(0.3)),
 }
 
 
@@ -324,6 +373,12 @@ def test_stated_facts_are_true(name: str) -> None:
         penalty = 0.7 * (t + 2.0) - of(1)
         assert np.diff(penalty).max() <= 1e-12
         assert np.diff(penalty, 2).min() >= -1e-12
+    if reward.rises_slower:
+        elsewhere = np.asarray(reward(jnp.asarray(t - 1), ref - 1, tokens))
+        np.testing.assert_allclose(elsewhere, reward(jnp.asarray(t), ref, tokens), rtol=1e-12, atol=1e-15)
+        assert slopes[0].min() >= 0
+        assert slopes[0].max() <= 0.7
+        assert np.diff(of(1), 2).min() >= -1e-12
     if not reward.has_inverse:
         with pytest.raises(ValueError, match="`reward` must have a known inverse"):
             reward.policy(jnp.zeros(2), jnp.zeros(2), None)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from scipy.special import expit, log_softmax
 
 from didsim import Contrastive, Labelled
+from didsim.objectives.baselines import PairMean, PolicyMean
 from didsim.objectives.kernels import Linear, Logistic, Sigmoid
 from didsim.objectives.rewards import Guarded, LogOdds, LogProb, LogRatio
-from didsim.objectives.terms import Pair, PairMean, PolicyMean, Population, Sequences, Single
+from didsim.objectives.terms import Pair, Population, Sequences, Single
 from tests.strategies import betas, ordinary_policies
 from tests.tables import table
 

@@ -11,9 +11,12 @@ def test_an_analytic_kernel_needs_a_function_and_a_strip() -> None:
     build: Any = Analytic
     with pytest.raises(TypeError, match="strip"):
         build(jnp.exp)
-    for strip in (0, -1.0, math.inf, math.nan, "wide", None, 1j):
+    for strip in (0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="`strip` must be positive and finite; got"):
             build(jnp.exp, strip)
+    for wrong in ("wide", None, 1j, True):
+        with pytest.raises(ValueError, match="`strip` must be a real number; got"):
+            build(jnp.exp, wrong)
     with pytest.raises(ValueError, match="`function` must be a function of a difference; got 3"):
         build(3, 1.0)
 

@@ -36,11 +36,21 @@ def by_difference(h: np.ndarray) -> np.ndarray:
     return table / table.sum()
 
 
+def by_capped_difference(h: np.ndarray, cap: float) -> np.ndarray:
+    """As the authors' code has it: the smaller of `1/(σ(d) σ(−d))` and `2 + e^cap + e^−cap`."""
+    d = h[:, None] - h
+    table = np.minimum(1 / (expit(d) * expit(-d)), 2 + np.exp(cap) + np.exp(-cap))
+    return table / table.sum()
+
+
 # The joint distribution of the two sequences, entry by entry.
 JOINT: dict[str, tuple[didsim.Sampler, np.ndarray]] = {
     "uniform": (didsim.Uniform(), np.outer(UNIFORM, UNIFORM)),
     "on_policy": (didsim.OnPolicy(), np.outer(powers(1), powers(1))),
     "tempered": (didsim.OnPolicy(0.3), np.outer(powers(0.3), powers(0.3))),
+    "policy_and_uniform": (didsim.PolicyAndUniform(0.3), np.outer(powers(0.3), UNIFORM)),
+    "capped": (didsim.CappedRewardDifference(0.5), by_capped_difference(H, 0.5)),
+    "capped_by_reward": (didsim.CappedRewardDifference(), by_capped_difference(H, np.ptp(REWARD))),
     "policy_difference": (didsim.RewardDifference(), by_difference(H)),
     "reward_difference": (didsim.RewardDifference("reward"), by_difference(REWARD)),
 }
@@ -113,6 +123,10 @@ def test_in_near_linear_time_the_same(name: str) -> None:
     if name in tempered:
         one = np.exp(log_softmax(tempered[name] * policy))
         joint = np.outer(one, one)
+    elif name == "policy_and_uniform":
+        joint = np.outer(np.exp(log_softmax(0.3 * policy)), np.full(size, 1 / size))
+    elif name.startswith("capped"):
+        joint = by_capped_difference(h, 0.5 if name == "capped" else np.ptp(reward))
     else:
         joint = by_difference(h if name == "policy_difference" else reward)
     wins = expit(reward[:, None] - reward)
@@ -261,6 +275,10 @@ def test_what_needs_a_policy_says_so_and_wrong_arguments_are_named() -> None:
         didsim.Online(np.array([0.0, np.inf]), didsim.OnPolicy())
     with pytest.raises(ValueError, match="`exponent` must be zero or more"):
         didsim.OnPolicy(-1.0)
+    with pytest.raises(ValueError, match="`exponent` must be zero or more"):
+        didsim.PolicyAndUniform(-1.0)
+    with pytest.raises(ValueError, match="`cap` must be zero or more"):
+        didsim.CappedRewardDifference(-1.0)
     with pytest.raises(ValueError, match="`of` must be 'policy' or 'reward'; got 'h'"):
         didsim.RewardDifference("h")
     with pytest.raises(ValueError, match="`problem` must be over 5 sequences; got one over 6"):

@@ -118,7 +118,7 @@ def test_an_axis_is_a_list(given: Any, shown: str) -> None:
 
 
 def test_axes_are_a_table() -> None:
-    with pytest.raises(ValueError, match=r"^`sweep` must be a table of axes by key; got \[1\]$"):
+    with pytest.raises(ValueError, match=r"^`axes` must be a table of axes by key; got \[1\]$"):
         Sweep(SMALL, [1])  # type: ignore[arg-type]
 
 

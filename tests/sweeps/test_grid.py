@@ -115,7 +115,7 @@ def test_more_than_a_million_cells_are_refused_quickly() -> None:
 
 def test_a_million_cells_are_not_too_many_and_more_are_if_they_are_meant() -> None:
     assert MANY == 1_000_000
-    began = time.perf_counter()
+    began = time.process_time()
     sweep = Sweep(SMALL, {"seed": range(500_000), "problem.rejected": ["optimal", "uniform"]})
     assert sweep.size == MANY
     sweep = Sweep(
@@ -124,7 +124,7 @@ def test_a_million_cells_are_not_too_many_and_more_are_if_they_are_meant() -> No
     assert sweep.size == 1_000_002
     assert sweep.programs == 2
     # Seeds are not looked at one by one.
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_many_cells_are_refused_before_anything_else_is_looked_at() -> None:
@@ -210,7 +210,8 @@ def test_what_all_cells_have_between_them(sweep: Sweep) -> None:
     cells = [sweep.cell(index) for index in np.ndindex(*sweep.shape)]
     steps = {0} | {one["steps"] for one in cells}
     steps |= {k for one in cells for k in range(one["steps"]) if k % one["record"]["every"] == 0}
-    assert sweep.steps == sorted(steps)
+    assert list(sweep.steps) == sorted(steps)
+    assert sweep.count_steps() == len(steps)
     assert sweep.has_limits == any(one["limit"] for one in cells)
     pairs = any(one["problem"]["pairs"] is None for one in cells)
     expected = [name for name in didsim.METRICS if name not in ("reward_accuracy", "fraction_ordered")]

@@ -17,7 +17,7 @@ import xarray as xr
 
 import didsim
 from didsim.sweeps.clusters import dask_executor
-from didsim.sweeps.store import Status
+from didsim.sweeps.layout import Status
 from tests.sweeps.run_cases import MEMORY, start, sweep_of
 
 

@@ -115,3 +115,27 @@ def test_a_range_of_a_quadrillion_is_refused(stop: float | None) -> None:
 def test_a_range_of_ones_own_may_be_too_long() -> None:
     with pytest.raises(ValueError, match="1,000,000,000,000,000 cells"):
         Sweep(SMALL, {"seed": Range(0, 10**15)})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"count": 0}, "`count`: Expected `int` >= 1; got 0"),
+        ({"count": "3"}, "`count`: Expected `int`, got `str`"),
+        ({"count": 2.5}, "`count`: Expected `int`, got `float`"),
+        ({"count": True}, "`count`: Expected `int`, got `bool`"),
+        ({"count": 3, "scale": "Linear"}, "`scale`: Invalid enum value 'Linear'"),
+        ({"count": 3, "stop": math.inf}, "`stop` must be finite; got inf"),
+        ({"count": 3, "start": math.nan}, "`start` must be finite; got nan"),
+        ({"count": 3, "start": None}, "`start`: Expected `float`, got `null`"),
+    ],
+)
+def test_a_range_of_ones_own_is_checked_when_it_is_made(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Range(**{"start": 1.0, **given})
+
+
+def test_a_range_of_numpys_numbers() -> None:
+    one: Any = Range(np.float32(0.5), np.int64(3), np.float64(1.5))  # type: ignore[arg-type]
+    assert one == Range(0.5, 3, 1.5)
+    assert one.values() == [0.5, 1.0, 1.5]

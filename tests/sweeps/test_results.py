@@ -18,8 +18,10 @@ import didsim
 from didsim import Sweep, open_results, run_sweep
 from didsim.plotting import plot_study
 from didsim.sweeps.cells import compute
+from didsim.sweeps.folder import StoreError
+from didsim.sweeps.layout import Status
 from didsim.sweeps.results import export, summarise
-from didsim.sweeps.store import Status, StoreError, open_store
+from didsim.sweeps.store import open_store
 from tests.sweeps.store_cases import TABLES, panels_of
 
 DIMS = ("objective", "beta", "learning_rate", "seed")
@@ -79,7 +81,7 @@ def test_a_cell_that_diverged_is_nan_from_then_on(results: xr.Dataset) -> None:
 
 
 def test_attributes_say_what_it_is(sweep: Sweep, results: xr.Dataset) -> None:
-    assert results.attrs["format"] == 1
+    assert results.attrs["format"] == 2
     config = json.loads(results.attrs["config"])
     assert config == json.loads(json.dumps(sweep.config()))
     assert config["study"]["objective"] == {"name": "exponential", "beta": 1.0}
@@ -111,7 +113,6 @@ def test_nothing_is_read_before_it_is_asked_for(store: Path, tmp_path: Path) -> 
     shutil.copytree(store, copy)
     lazy = open_results(copy)
     assert all(lazy[name].chunks is None for name in lazy), "without Dask"
-    # A chunk that is gone is one that was never written.
     shutil.rmtree(copy / "loss" / "c")
     assert lazy["loss"].isnull().all()
     assert lazy["js_limit"].notnull().all()

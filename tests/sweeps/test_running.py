@@ -1,3 +1,5 @@
+import os
+import signal
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 import didsim
 from didsim.sweeps import running
+from didsim.sweeps.layout import Status
 from didsim.sweeps.results import summarise
 from tests.sweeps.run_cases import MEMORY, sweep_of
 
@@ -105,6 +108,72 @@ def test_whatever_a_function_of_a_study_raises_is_its_cells_own(
     sweep = sweep_of({"problem.rejected": ["uniform", "odd", "optimal"], "seed": range(2)})
     assert didsim.run_sweep(sweep, path) == (4, 0, 2, 0)
     assert set(summarise(path).failures.values()) == {"TypeError: not today"}
+
+
+def fail_for(monkeypatch: pytest.MonkeyPatch, seeds: set[int]) -> list[list[int]]:
+    """Make `compute` fail for blocks with these seeds; the seeds of all blocks that are computed then."""
+    compute, computed = running.compute, []
+
+    def odd(cells: Any, size: int) -> dict[str, np.ndarray]:
+        computed.append([cell["seed"] for cell in cells])
+        if seeds & set(computed[-1]):
+            raise ValueError("odd")
+        return compute(cells, size)
+
+    monkeypatch.setattr(running, "compute", odd)
+    return computed
+
+
+def test_a_cell_that_fails_for_ever_is_all_that_is_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sweep = tmp_path / "r.zarr", sweep_of({"seed": range(8)})
+    with monkeypatch.context() as patched:
+        computed = fail_for(patched, {2, 5})
+        assert didsim.run_sweep(sweep, path, memory=MEMORY) == (6, 0, 2, 0)
+        assert sorted(computed) == [[0], [0, 1, 2, 3], [1], [2], [3], [4], [4, 5, 6, 7], [5], [6], [7]]
+        before = didsim.open_results(path).load()
+        computed.clear()
+        assert didsim.run_sweep(sweep, path, memory=MEMORY) == (6, 0, 2, 0)
+        assert computed == [[2], [5]]
+        assert didsim.open_results(path).load().identical(before)
+        assert set(summarise(path).failures.values()) == {"odd"}
+    # Once it can be computed, it is, and the others keep their bits.
+    assert didsim.run_sweep(sweep, path, memory=MEMORY) == (8, 0, 0, 0)
+    after = didsim.open_results(path).load()
+    others = [0, 1, 3, 4, 6, 7]
+    np.testing.assert_array_equal(after["loss"].sel(seed=others), before["loss"].sel(seed=others))
+    assert didsim.run_sweep(sweep, tmp_path / "whole.zarr", memory=MEMORY).done == 8
+    expected = didsim.open_results(tmp_path / "whole.zarr").load()
+    for name in ("loss", "js_to_target"):
+        np.testing.assert_allclose(after[name], expected[name], rtol=1e-9, atol=1e-14)
+
+
+def test_an_interrupt_is_heard_between_the_cells_of_a_block_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sweep = tmp_path / "r.zarr", sweep_of({"seed": range(8)})
+    with monkeypatch.context() as patched:
+        computed = fail_for(patched, {1})
+        compute = running.compute
+
+        def interrupted(cells: Any, size: int) -> dict[str, np.ndarray]:
+            if [cell["seed"] for cell in cells] == [2]:
+                os.kill(os.getpid(), signal.SIGINT)
+            return compute(cells, size)
+
+        patched.setattr(running, "compute", interrupted)
+        assert didsim.run_sweep(sweep, path, memory=MEMORY, in_flight=1).pending > 0
+        assert [3] not in computed
+    status = didsim.open_results(path)["status"].values.tolist()
+    assert status[:4] == [Status.DONE, Status.FAILED, Status.DONE, Status.PENDING]
+    with monkeypatch.context() as patched:
+        computed = fail_for(patched, {1})
+        assert didsim.run_sweep(sweep, path, memory=MEMORY) == (7, 0, 1, 0)
+        assert [one for one in computed if one[0] < 4] == [[1], [3]]
+        once = tmp_path / "once.zarr"
+        assert didsim.run_sweep(sweep, once, memory=MEMORY) == (7, 0, 1, 0)
+    assert didsim.open_results(path).load().identical(didsim.open_results(once).load())
 
 
 class Counting(ThreadPoolExecutor):

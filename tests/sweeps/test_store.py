@@ -15,8 +15,10 @@ import zarr
 
 import didsim
 from didsim.sweeps import store as stores
-from didsim.sweeps.results import summarise
-from didsim.sweeps.store import Status, StoreError, difference, locked, open_store
+from didsim.sweeps.folder import StoreError, seal_fixed_files
+from didsim.sweeps.layout import Status
+from didsim.sweeps.results import export, summarise
+from didsim.sweeps.store import difference, locked, open_store
 
 TABLES: dict[str, Any] = {"space": {"vocab_size": 2, "max_length": 1}, "steps": 4, "record": {"every": 2}}
 
@@ -157,7 +159,9 @@ def test_another_format_and_other_things_are_no_stores(tmp_path: Path) -> None:
     path = tmp_path / "r.zarr"
     open_store(sweep_of(), path, 4)
     zarr.open_group(path, mode="r+").attrs["format"] = 99
-    with pytest.raises(StoreError, match="a store of format 99; this version of didsim reads only format 1"):
+    (path / "checksums.json").unlink()
+    seal_fixed_files(path)
+    with pytest.raises(StoreError, match="a store of format 99; this version of didsim reads only format 2"):
         open_store(sweep_of(), path, 4)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("text")
@@ -221,6 +225,45 @@ def test_a_disk_that_is_full_names_the_file_and_keeps_what_is_done(tmp_path: Pat
     assert (results["loss"].values[0, :3] == 7.0).all()
     assert results["status"].values.sum() == 3 * Status.DONE
     assert not list(path.rglob("*.partial"))
+
+
+def test_a_block_is_on_the_disk_before_its_status_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = sweep_of()
+    store = open_store(sweep, tmp_path / "r.zarr", 4)
+    status = store.path / "status" / "c" / "1" / "1"
+    synced: dict[bool, set[Path]] = {False: set(), True: set()}
+    fsync = os.fsync
+
+    def watching(descriptor: int) -> None:
+        synced[status.exists()].add(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watching)
+    store.write(sweep.blocks(store.block_shape)[3], results_of(3, 7.0), {1: "no reason"})
+    for name in (*sweep.metrics, "diverged_at"):
+        last = "0" if name in sweep.metrics else ""
+        chunk = store.path / name / "c" / "1" / "1" / last
+        assert {chunk, chunk.parent, store.path / name / "c", store.path / name} <= synced[False]
+    assert store.path in synced[False], "the name of failures.json is there"
+    assert {status, status.parent, store.path / "status"} <= synced[True]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
+def test_modes_follow_the_umask(mask: int, tmp_path: Path) -> None:
+    sweep = sweep_of()
+    before = os.umask(mask)
+    try:
+        store = open_store(sweep, tmp_path / "new" / "r.zarr", 4)
+        with locked(store.path):
+            store.write(sweep.blocks(store.block_shape)[0], results_of(3, 7.0), {1: "no reason"})
+        for suffix in ("nc", "csv", "parquet"):
+            export(store.path, tmp_path / "new" / f"out.{suffix}")
+    finally:
+        os.umask(before)
+    for one in (tmp_path / "new").rglob("*"):
+        assert one.stat().st_mode & 0o777 == (0o777 if one.is_dir() else 0o666) & ~mask, one
 
 
 def test_differences_are_told_by_key() -> None:

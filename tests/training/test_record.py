@@ -263,3 +263,18 @@ def test_a_run_can_be_pickled_and_combined_with_another_whatever_it_recorded() -
     assert copy.to_dataset().identical(first.to_dataset())
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
     np.testing.assert_array_equal(stacked.metrics["loss"][1], second.metrics["loss"])
+
+
+def test_own_metrics_beside_the_default_ones_of_pairs() -> None:
+    pairs = didsim.Pairs(np.array([0, 1]), np.array([1, 2]))
+
+    def recorded_by(record: Record) -> Any:
+        policy = didsim.EnergyBased(START)
+        return didsim.train(policy, REFERENCE, pairs, didsim.dpo(BETA), SGD, steps=0, record=record)
+
+    default = set(recorded_by(Record()).metrics)
+    assert set(recorded_by(Record(also={"peak": peak})).metrics) == default | {"peak"}
+    everything = recorded_by(Record(metrics={**METRICS, "peak": peak}))
+    assert set(everything.metrics) == default | {"peak", "reward_accuracy"}
+    own = recorded_by(Record(also={"loss": Metric(peak, "Peak", "nats")})).to_dataset()
+    assert own["loss"].attrs == {"long_name": "Peak", "units": "nats"}

@@ -216,7 +216,21 @@ def test_float32_stays_float32_and_float64_float64() -> None:
         assert float(run.metrics["js_to_target"][:, -1].max()) < 1e-6
 
 
-@pytest.mark.parametrize("name", sorted(didsim.OBJECTIVES))
+def test_a_reward_that_overflows_ends_the_run() -> None:
+    """AlphaPO's reward has `e^(1400/4)` here, beyond float32, as its docstring says."""
+    far = jax.nn.log_softmax(jnp.array([-700.0, 0.0, 700.0], jnp.float32))
+    with pytest.raises(didsim.DivergenceError):
+        train(
+            policy=didsim.EnergyBased(far),
+            reference=far,
+            problem=didsim.Contrastive(far, far[::-1]),
+            objective=didsim.alphapo(),
+            target=far,
+            steps=1,
+        )
+
+
+@pytest.mark.parametrize("name", sorted(set(didsim.OBJECTIVES) - {"alphapo"}))
 def test_no_metric_is_nan_on_one_sequence_or_with_logits_of_700(name: str) -> None:
     one = jnp.zeros(1, jnp.float32)
     far = jax.nn.log_softmax(jnp.array([-700.0, 0.0, 700.0], jnp.float32))

@@ -14,7 +14,8 @@ Log-probabilities are sums over tokens unless they are divided by `|y|`.
     single_sequences    losses of each sequence by itself
     regularisers        other divergences in place of the KL divergence
     chosen_likelihood   variants of DPO that keep the likelihood of chosen sequences from falling
-    lengths             variants of DPO that depend on numbers of tokens
+    lengths             variants of DPO that depend on the tokens of a sequence
+    transport           losses of sorted rewards, over all pairs at once
 
 Parameters are arrays, so new values compile nothing. `jax.vmap(didsim.dpo)(betas)` is a batch of objectives.
 """
@@ -22,12 +23,23 @@ Parameters are arrays, so new values compile nothing. `jax.vmap(didsim.dpo)(beta
 from collections.abc import Callable
 
 from didsim._registry import Registry
-from didsim.objectives.catalogue.chosen_likelihood import dpo_pg, dpop
-from didsim.objectives.catalogue.lengths import length_normalised_dpo, rdpo
-from didsim.objectives.catalogue.log_ratios import cdpo, discopop, dpo, exo, exponential, ipo, robust, slic
-from didsim.objectives.catalogue.regularisers import fdpo_alpha, fdpo_forward_kl, fdpo_js
-from didsim.objectives.catalogue.single_sequences import apo_down, apo_zero, bco, kto, nca, sppo
-from didsim.objectives.catalogue.without_reference import cpo, orpo, reference_free, sft, simpo
+from didsim.objectives.catalogue.chosen_likelihood import bdpo, dpo_pg, dpo_shift, dpop
+from didsim.objectives.catalogue.lengths import ld_dpo, length_normalised_dpo, rdpo, wpo
+from didsim.objectives.catalogue.log_ratios import (
+    cdpo,
+    discopop,
+    dpo,
+    dpo_rao_kupper,
+    exo,
+    exponential,
+    ipo,
+    robust,
+    slic,
+)
+from didsim.objectives.catalogue.regularisers import chi_po, fdpo_alpha, fdpo_forward_kl, fdpo_js, h_dpo
+from didsim.objectives.catalogue.single_sequences import apo_down, apo_zero, bco, kto, nca, npo, sppo
+from didsim.objectives.catalogue.transport import aot, aot_unpaired
+from didsim.objectives.catalogue.without_reference import alphapo, cpo, orpo, reference_free, sft, simpo
 from didsim.objectives.objective import Objective
 
 OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
@@ -59,5 +71,16 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
         "exponential": exponential,
         "reference_free": reference_free,
         "dpo_pg": dpo_pg,
+        "alphapo": alphapo,
+        "aot": aot,
+        "aot_unpaired": aot_unpaired,
+        "bdpo": bdpo,
+        "chi_po": chi_po,
+        "dpo_rao_kupper": dpo_rao_kupper,
+        "dpo_shift": dpo_shift,
+        "h_dpo": h_dpo,
+        "ld_dpo": ld_dpo,
+        "npo": npo,
+        "wpo": wpo,
     },
 )

@@ -4,7 +4,7 @@ from didsim import _checks
 from didsim.objectives.catalogue.log_ratios import dpo
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.objective import KeepsChosen, Objective
-from didsim.objectives.rewards import Guarded, LogRatio, ScalarLike
+from didsim.objectives.rewards import Guarded, LogRatio, MixedWithReference, ScalarLike, Shrunk
 from didsim.objectives.terms import Pair
 
 
@@ -47,3 +47,45 @@ def dpo_pg(beta: ScalarLike = 0.1) -> Objective:
         ValueError: `beta <= 0`.
     """
     return KeepsChosen(*dpo(beta).terms)
+
+
+def dpo_shift(beta: ScalarLike = 0.1, shift: ScalarLike = 0.75) -> Objective:
+    """DPO-Shift: DPO with a smaller reward of the rejected sequence.
+
+        −log σ(h(y_w) − shift · h(y_l))
+
+    The smaller `shift`, the less the likelihood of chosen sequences falls. The loss is convex in the logits
+    of an `EnergyBased` policy, as `Pair.is_convex_in_logits` shows. Source: Yang et al., "DPO-Shift"
+    (arXiv 2502.07599), which calls the factor `f(λ)`. The paper also changes it along a run, linearly in the
+    step. The default is ours; the paper tries several.
+
+    Args:
+        beta: inverse temperature, positive.
+        shift: factor of the reward of the rejected sequence, from 0 (none) to 1 (DPO).
+
+    Raises:
+        ValueError: `beta <= 0`, or `shift` is not in [0, 1].
+    """
+    beta, shift = _checks.positive("beta", beta), _checks.within("shift", shift, 0, 1)
+    return Objective(Pair(LogRatio(beta), Logistic(), rejected_reward=Shrunk(beta, shift)))
+
+
+def bdpo(beta: ScalarLike = 0.1, mixture: ScalarLike = 0.5) -> Objective:
+    """Bounded DPO: the rejected sequence is judged by a mixture of the policy and the reference.
+
+        −log σ(h(y_w) − beta · log[λ · π(y_l)/ref(y_l) + 1 − λ])
+
+    The reward of the rejected sequence is never below `beta · log(1 − λ)`. So the loss can't be lowered
+    without end by making rejected sequences improbable. It is convex in the logits of an `EnergyBased`
+    policy, as `Pair.is_convex_in_logits` shows. Source: Cho et al., "Rethinking DPO: the role of rejected
+    responses in preference misalignment" (arXiv 2506.12725).
+
+    Args:
+        beta: inverse temperature, positive.
+        mixture: `λ`, the weight of the policy in the mixture, above 0, at most 1 (DPO).
+
+    Raises:
+        ValueError: `beta <= 0`, or `mixture` is not in (0, 1].
+    """
+    beta, mixture = _checks.positive("beta", beta), _checks.within("mixture", mixture, 1e-6, 1)
+    return Objective(Pair(LogRatio(beta), Logistic(), rejected_reward=MixedWithReference(beta, mixture)))

@@ -22,7 +22,8 @@ def dpo(beta: ScalarLike = 0.1) -> Objective:
 
         −log σ(beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
 
-    Convex in the logits of an `EnergyBased` policy. Source: Rafailov et al., "Direct Preference
+    Convex in the logits of an `EnergyBased` policy. TRL's `sigmoid` is this loss. From its version 1 on it
+    ignores `label_smoothing`; before, it was `cdpo`. Source: Rafailov et al., "Direct Preference
     Optimization" (arXiv 2305.18290).
 
     Args:
@@ -74,22 +75,25 @@ def robust(beta: ScalarLike = 0.01, label_smoothing: ScalarLike = 0.1) -> Object
     )
 
 
-def ipo(tau: ScalarLike = 0.1) -> Objective:
+def ipo(tau: ScalarLike = 0.1, length_normalised: bool = False) -> Objective:
     """Identity preference optimisation.
 
         (log(π/ref)(y_w) − log(π/ref)(y_l) − 1/(2 tau))²
 
     Source: Azar et al., "A general theoretical paradigm to understand learning from human preferences"
-    (arXiv 2310.12036). Log-probabilities are sums over tokens, as in the paper. Some trainers take means.
+    (arXiv 2310.12036). Log-probabilities are sums over tokens, as in the paper. TRL takes means over tokens,
+    which `length_normalised=True` gives: `log(π/ref)(y)` is then divided by `|y|`.
 
     Args:
         tau: strength of the regularisation towards the reference, positive.
+        length_normalised: whether log-ratios are divided by lengths.
 
     Raises:
-        ValueError: `tau <= 0`.
+        ValueError: `tau <= 0`, or `length_normalised` is not a boolean.
     """
     centre = 1 / (2 * _checks.positive("tau", tau))
-    return Objective(Pair(LogRatio(jnp.asarray(1.0)), Squared(centre)))
+    _checks.instance("length_normalised", length_normalised, bool, "True or False")
+    return Objective(Pair(LogRatio(jnp.asarray(1.0), per_token=length_normalised), Squared(centre)))
 
 
 def slic(beta: ScalarLike = 0.1, delta: ScalarLike = 1.0) -> Objective:

@@ -1,10 +1,10 @@
 """DPO with another regulariser in place of the KL divergence: the implicit reward differs."""
 
 from didsim import _checks
-from didsim.objectives.divergences import Alpha, ForwardKL, JensenShannon
+from didsim.objectives.divergences import Alpha, ChiSquared, ForwardKL, JensenShannon
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.objective import Objective
-from didsim.objectives.rewards import ScalarLike
+from didsim.objectives.rewards import ScalarLike, WeightedEntropy
 from didsim.objectives.terms import Pair
 
 
@@ -47,7 +47,8 @@ def fdpo_alpha(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.5) -> Objective:
 
         −log σ(beta · [u_l^−alpha − u_w^−alpha] / alpha),    u = π/ref
 
-    Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1). The reward overflows if a log-ratio
+    Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1). TRL's `f_alpha_divergence_coef` is
+    `1 − alpha` from its version 1 on. The reward overflows if a log-ratio
     is below −88/alpha nats in float32, or −709/alpha in float64. Training then raises `DivergenceError`.
 
     Args:
@@ -59,3 +60,44 @@ def fdpo_alpha(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.5) -> Objective:
     """
     alpha = _checks.within("alpha", alpha, 1e-6, 1)
     return Objective(Pair(Alpha(_checks.positive("beta", beta), alpha), Logistic()))
+
+
+def h_dpo(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.9) -> Objective:
+    """H-DPO: DPO with its own weight for the policy's entropy.
+
+        −log σ(beta · [alpha · log(π(y_w)/π(y_l)) − log(ref(y_w)/ref(y_l))])
+
+    The KL divergence of the policy from the reference is a cross-entropy minus the entropy of the policy.
+    Here the entropy has the weight `alpha`. So the policy is sharper than DPO's if `alpha < 1`: DPO ends at
+    some `π ∝ ref · e^(r/beta)`, and H-DPO at `π^(1/alpha)`, normalised. (Derived here.) Source: Omura et al.,
+    "Entropy controllable direct preference optimization" (arXiv 2411.07595).
+
+    Args:
+        beta: inverse temperature, positive.
+        alpha: weight of the entropy, positive; 1 gives DPO.
+
+    Raises:
+        ValueError: `beta <= 0` or `alpha <= 0`.
+    """
+    reward = WeightedEntropy(_checks.positive("beta", beta), _checks.positive("alpha", alpha))
+    return Objective(Pair(reward, Logistic()))
+
+
+def chi_po(beta: ScalarLike = 0.1) -> Objective:
+    """χ²-preference optimisation (χPO): DPO regularised by the χ² and the KL divergence together.
+
+        −log σ(beta · φ(u_w) − beta · φ(u_l)),    φ(z) = z + log z,    u = π/ref
+
+    Source: Huang et al., "Correcting the mythos of KL-regularization: direct alignment without
+    overoptimization via chi-squared preference optimization" (arXiv 2407.13399). Their analysis also clips
+    the difference of rewards at `±2 R_max`, for a known bound `R_max` on rewards. Here it is not clipped. The
+    reward overflows if a log-ratio is above 88 nats in float32, or 709 in float64. Training then raises
+    `DivergenceError`.
+
+    Args:
+        beta: strength of the regularisation, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    return Objective(Pair(ChiSquared(_checks.positive("beta", beta)), Logistic()))

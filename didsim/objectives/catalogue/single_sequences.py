@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 
 from didsim import _checks
+from didsim.objectives.baselines import ClippedPairMean, PairMean, PolicyMean
 from didsim.objectives.kernels import Logistic, Sigmoid, Squared
 from didsim.objectives.objective import Objective
 from didsim.objectives.rewards import LogRatio, ScalarLike
-from didsim.objectives.terms import ClippedPairMean, LabelledSquare, Pair, PairMean, PolicyMean, Single
+from didsim.objectives.terms import LabelledSquare, Pair, Single
 
 
 def nca(beta: ScalarLike = 0.01) -> Objective:
@@ -37,10 +38,10 @@ def bco(beta: ScalarLike = 0.01) -> Objective:
         −log σ(h(y_w) − δ) − log σ(−(h(y_l) − δ)),    δ = (E_w h + E_l h)/2
 
     `E_w` and `E_l` are means over the chosen and the rejected sequences of the population, the dataset or the
-    minibatch that the loss is over. No gradient passes through `δ`, which is that of the current policy. The
-    authors track it with a moving average, and some trainers leave it out. Source: Jung et al., "Binary
-    classifier optimization for large language model alignment" (arXiv 2404.04656), without its weights for
-    prompts that differ between the two classes.
+    minibatch that the loss is over. No gradient passes through `δ`. It is that of the current policy. The
+    authors and TRL track it as a running mean over the batches of a run, and some trainers leave it out.
+    Source: Jung et al., "Binary classifier optimization for large language model alignment"
+    (arXiv 2404.04656), without its weights for prompts that differ between the two classes.
 
     Args:
         beta: scale of the reward, positive.
@@ -145,6 +146,8 @@ def kto(
     loss of the dataset. Trainers estimate `z0` in this way, from responses to other prompts. Here all
     sequences answer one prompt. Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
 
+    TRL takes the mean over the `2n` sequences of `n` pairs, which is half of the mean of this loss.
+
     Args:
         beta: scale of the reward, positive.
         desirable_weight: `λ_D`, positive.
@@ -154,8 +157,7 @@ def kto(
     Raises:
         ValueError: a number is not positive, or `baseline` is neither "policy" nor "pairs".
     """
-    if baseline not in ("policy", "pairs"):
-        raise ValueError(f"`baseline` must be 'policy' or 'pairs'; got {baseline!r}")
+    _checks.one_of("baseline", baseline, ("policy", "pairs"))
     z0 = PolicyMean() if baseline == "policy" else ClippedPairMean()
     reward = LogRatio(_checks.positive("beta", beta))
     desirable = _checks.positive("desirable_weight", desirable_weight)
@@ -164,3 +166,24 @@ def kto(
         Single(reward, Sigmoid(), desirable, sequence="chosen", push="up", baseline=z0),
         Single(reward, Sigmoid(), undesirable, sequence="rejected", push="down", baseline=z0),
     )
+
+
+def npo(beta: ScalarLike = 0.1) -> Objective:
+    """Negative preference optimisation: DPO's loss of the rejected sequence alone, for unlearning.
+
+        −(2/beta) · log σ(−h(y_l))
+
+    For `beta → 0` its gradient is that of `log π(y_l)`, which lowers the likelihood of rejected sequences
+    without end. On a population it has no minimiser of full support if `beta ≤ 1`: the loss of every sequence
+    is then strictly concave in its probability, so the loss is least where one sequence has probability 1.
+    (Derived here.) Source: Zhang et al., "Negative preference optimization: from catastrophic
+    collapse to effective unlearning" (arXiv 2404.05868).
+
+    Args:
+        beta: inverse temperature, positive.
+
+    Raises:
+        ValueError: `beta <= 0`.
+    """
+    beta = _checks.positive("beta", beta)
+    return Objective(Single(LogRatio(beta), Logistic(), 2 / beta, sequence="rejected", push="down"))

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from didsim import _checks
+from didsim.objectives.divergences import PowerProb
 from didsim.objectives.kernels import Linear, Logistic
 from didsim.objectives.objective import Objective
 from didsim.objectives.rewards import LogOdds, LogProb, Scalar, ScalarLike
@@ -39,13 +40,44 @@ def simpo(
     return Objective(Pair(reward, Logistic(margin=margin)))
 
 
+def alphapo(
+    beta: ScalarLike = 2.0,
+    gamma: ScalarLike = 1.0,
+    alpha: ScalarLike = 0.25,
+) -> Objective:
+    """AlphaPO: SimPO with a power of the probability in place of its logarithm.
+
+        −log σ(r(y_w) − r(y_l) − gamma),    r(y) = beta · (1 − P^−alpha)/alpha,    log P = log π(y)/|y|
+
+    The limit `alpha → 0` is SimPO. Source: Gupta et al., "AlphaPO: reward shape matters for LLM alignment"
+    (arXiv 2501.03884). `alpha` is one of the paper's values; the other defaults are those of `simpo`. Here
+    `gamma` is the margin itself. Some trainers ask for `gamma / beta`. The reward overflows if the mean
+    log-probability of the tokens is below −88/alpha nats in float32, or −709/alpha in float64. Training then
+    raises `DivergenceError`.
+
+    Args:
+        beta: scale of the reward, positive.
+        gamma: target margin, zero or more. The Python number 0 leaves the margin out. The minimiser then is
+            known up to one root.
+        alpha: power of the probability, above 0. The paper's negative powers bound the reward on both sides,
+            so that most preferences have no policy. They are refused here.
+
+    Raises:
+        ValueError: `beta <= 0`, `gamma < 0`, or `alpha` is not in [1e-6, 100].
+    """
+    margin = None if _is_plain_zero(gamma) else _checks.non_negative("gamma", gamma)
+    reward = PowerProb(_checks.positive("beta", beta), _checks.within("alpha", alpha, 1e-6, 100))
+    return Objective(Pair(reward, Logistic(margin=margin)))
+
+
 def orpo(weight: ScalarLike = 0.1) -> Objective:
     """Odds-ratio preference optimisation: a likelihood term and an odds-ratio term.
 
         −log P(y_w) − weight · log σ(log odds(y_w) − log odds(y_l)),
         log P(y) = log π(y) / |y|,    odds(y) = P(y) / (1 − P(y))
 
-    Source: Hong, Lee, Thorne, "ORPO" (arXiv 2403.07691), which calls the weight lambda.
+    Source: Hong, Lee, Thorne, "ORPO" (arXiv 2403.07691), which calls the weight lambda. In TRL the likelihood
+    term is over the tokens of the prompt as well. Here there is no prompt.
 
     Args:
         weight: factor of the odds-ratio term, positive.
@@ -97,7 +129,9 @@ def sft(length_normalised: bool = False) -> Objective:
 
         −log π(y_w)
 
-    It can be added to another loss with a weight: `dpo(0.1) + 0.5 * sft()`.
+    It can be added to another loss with a weight: `dpo(0.1) + 0.5 * sft()`. TRL's `sft` pools the tokens of a
+    batch: it divides the sum of all log-probabilities by the number of all tokens. So a long sequence counts
+    more than with `length_normalised=True`, which takes the mean of each sequence first.
 
     Args:
         length_normalised: whether the loss is divided by `|y_w|`.

@@ -1,0 +1,128 @@
+"""Where gradient descent ends on pairs that identify no minimiser.
+
+Some sequences may win against others and never lose to them. Then the loss has no minimiser: it falls as long
+as their rewards part. Still the policy can tend to a limit.
+
+Let the kernel be convex, and let its slope tend to zero as a difference grows. Divide the sequences into the
+strong components of the graph of wins (`win_graph`). The infimum of the loss is the sum of two parts: the
+minimum over the pairs inside each component, and the infimum of the kernel for each pair across two
+components. Rewards come as close to it as you like: let the components keep their own minimisers, and move
+each component far above those that it wins against. Gradient descent with small steps brings a convex loss to
+its infimum, so that each part tends to its own. Hence
+
+- inside a component, the differences of rewards tend to those that minimise the loss of its own pairs;
+- across components, the reward of the winner less that of the loser grows without end.
+
+**One source.** If comparisons join all sequences, and only one component is unbeaten, a chain of wins leads
+from it to every other. All others then fall below it without end. The limit has all mass on this component,
+with the policy whose rewards minimise the loss of its own pairs.
+
+**Sequences that are never compared with these.** Let the reward have the same slope for all sequences. Then
+the normaliser cancels, and the gradient in the logits sums to zero over each set of sequences that
+comparisons join. So each such set keeps the sum of its logits, which is that of the reference. In a set with
+one source the source therefore rises without end, past every set that is one component alone, whose logits
+converge. If there is no set with losers, the sums alone fix the limit, and every sequence keeps a positive
+probability. If there are two sets with losers, their speeds would decide, and the limit is not known here.
+
+(Derived here.)
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.task import DENSE, Task
+from didsim.fixed_points.win_graph import Comparisons
+from didsim.objectives.kernels import Kernel
+from didsim.objectives.terms import Term
+from didsim.preferences.problem import Problem
+
+_LARGE = 1e4  # a difference of rewards at which the slopes of logistic and exponential losses are 0
+
+
+def limit_of_descent(
+    task: Task, pair: Term, problem: Problem, compared: Comparisons
+) -> Float[np.ndarray, "runs sequences"]:
+    """The limit of gradient descent from the reference, as log-probabilities; NaN where it is not known.
+
+    It is not computed beyond 1,024 sequences. It costs as much as Newton's method on the rewards.
+    """
+    unknown = np.full((task.runs, task.size), np.nan, task.reference.dtype)
+    open_runs = ~np.asarray(compared.identified.all(axis=-1))
+    if not (open_runs.any() and pair.kernel.convex and task.size <= DENSE):
+        return unknown
+    keeps = _what_keeps_mass(compared, _levels_off(pair.kernel, jnp.full_like(task.reference[:, 0], _LARGE)))
+    if not _has_same_slopes(pair, task.lengths):
+        keeps &= (compared.together == compared.together[:, :1]).all(axis=-1, keepdims=True)
+    known = np.asarray(open_runs & keeps.any(axis=-1))
+    # All sequences stand in where nothing is known, so that the program has something to solve.
+    keeps = np.where(known[:, None], keeps, True)
+    table = jnp.exp(problem.joint(task.size).log_probs)
+    found, policy = _within(task, pair, table, jnp.asarray(keeps), jnp.asarray(compared.together))
+    known &= np.asarray(found.converged)
+    return np.where(known[:, None], policy, unknown)
+
+
+def _what_keeps_mass(
+    compared: Comparisons, levels_off: Bool[np.ndarray, " runs"]
+) -> Bool[np.ndarray, "runs sequences"]:
+    """The sequences that keep a positive probability; none where that is not known."""
+    keeps = np.zeros_like(compared.identified)
+    for run, (component, together, unbeaten) in enumerate(
+        zip(compared.component, compared.together, compared.unbeaten, strict=True)
+    ):
+        parted = [one for one in np.unique(together) if len(np.unique(component[together == one])) > 1]
+        if not parted:
+            keeps[run] = True
+        elif len(parted) == 1 and levels_off[run]:
+            sources = unbeaten & (together == parted[0])
+            keeps[run] = sources & (len(np.unique(component[sources])) == 1)
+    return keeps
+
+
+def _levels_off(kernel: Kernel, large: Array) -> Bool[np.ndarray, " runs"]:
+    """Whether a convex loss is level at a large difference. It is then level at every larger one."""
+    return np.asarray(eqx.filter_vmap(lambda kernel, d: jax.grad(kernel)(d) == 0)(kernel, large))
+
+
+def _has_same_slopes(pair: Term, lengths: Array | None) -> bool:
+    """Whether the normaliser cancels in all differences of rewards."""
+    of_one_length = lengths is None or len(np.unique(np.asarray(lengths))) == 1
+    return pair.reward.has_one_slope or (pair.reward.affine and of_one_length)
+
+
+@eqx.filter_jit
+@eqx.filter_vmap
+def _minimised(kernel: Kernel, table: Array, keeps: Array, joined: Array) -> Found:
+    weights = jnp.where(keeps[:, None] & keeps, table, 0)
+    size = table.shape[-1]
+    # A row for each set of joined sequences, and for each sequence that does not count. Its sum is held at 0.
+    held = jnp.where(keeps, joined, size + jnp.arange(size))
+    rows = jnp.arange(2 * size)[:, None] == held
+
+    def loss(h: Array, _: Array) -> Array:
+        return jnp.sum(weights * kernel(h[:, None] - h)) + jnp.sum((rows @ h) ** 2) / 2
+
+    return minimise(loss, jnp.zeros(size, table.dtype), 0, moves=False)
+
+
+def _within(
+    task: Task, pair: Term, table: Array, keeps: Array, joined: Int[Array, "runs sequences"]
+) -> tuple[Found, Array]:
+    """The rewards that minimise the loss of the pairs among `keeps`, and the policies that have them."""
+    found = _minimised(pair.kernel, table, keeps, joined)
+
+    @eqx.filter_jit
+    @eqx.filter_vmap
+    def policy(pair: Term, reference: Array, h: Array, keeps: Array, joined: Array) -> Array:
+        z = pair.reward.policy(jnp.where(keeps, h, -jnp.inf), reference, task.lengths)
+        whole = jnp.all(keeps)
+        # Each set keeps the sum of its logits.
+        same = joined[:, None] == joined
+        owed = same @ (reference - jnp.where(whole, z, 0)) / jnp.sum(same, axis=-1)
+        return jnp.where(whole, jax.nn.log_softmax(jnp.where(whole, z, 0) + owed), z)
+
+    return found, policy(pair, task.reference, found.z, keeps, joined)

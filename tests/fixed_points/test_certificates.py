@@ -1,0 +1,135 @@
+"""What a certificate says: separable data, level losses, families that run off, and each problem alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.special import log_softmax
+
+import didsim
+from didsim.fixed_points import Verdict
+from didsim.objectives.kernels import Logistic
+from didsim.objectives.rewards import LogRatio
+from didsim.objectives.terms import Population, Sequences, Term
+
+ROOT = Path(__file__).parents[2]
+UNIFORM = np.full(3, -np.log(3))
+CHAIN = didsim.Pairs(np.array([0, 1, 0]), np.array([1, 2, 2]))
+
+
+@pytest.mark.parametrize("name", ["dpo", "robust", "exponential", "rdpo", "reference_free", "discopop"])
+def test_one_sided_wins_identify_nothing(name: str) -> None:
+    solution = didsim.solve(didsim.OBJECTIVES[name](), UNIFORM, CHAIN)
+    assert solution.verdict == Verdict.NOT_IDENTIFIED
+    assert np.isnan(solution.log_probs).all()
+    limit = np.exp(solution.certificate.limit)
+    # Robust DPO has no infimum, and DiscoPOP is not convex: where they end is not known.
+    expected = [np.nan] * 3 if name in ("robust", "discopop") else [1, 0, 0]
+    np.testing.assert_array_equal(limit, expected)
+
+
+def test_the_limit_of_two_that_tie_against_long_training() -> None:
+    """0 and 1 beat one another, 0 twice as often; both beat 2; 3 is never compared."""
+    pairs = didsim.Pairs(np.array([0, 0, 1, 0, 1]), np.array([1, 1, 0, 2, 2]))
+    reference = log_softmax(np.array([0.5, 0.0, 1.0, 0.2]))
+    limit = np.exp(didsim.solve(didsim.dpo(1.0), reference, pairs).certificate.limit)
+    odds = np.exp(reference[0] - reference[1]) * 2
+    np.testing.assert_allclose(limit, [odds / (1 + odds), 1 / (1 + odds), 0, 0], rtol=1e-12)
+    policy = didsim.EnergyBased(reference)
+    record = didsim.Record(2_000, {"policy": lambda s: s.log_probs})
+    # The curvature is at most 0.3, so that this step is small enough.
+    run = didsim.train(policy, reference, pairs, didsim.dpo(1.0), optax.sgd(4.0), 20_000, record=record)
+    learned = np.exp(run.metrics["policy"])
+    np.testing.assert_allclose(learned[-1, 0] / learned[-1, 1], odds, rtol=1e-3)
+    # 2 falls behind like 1/steps. The logits of 0, 1 and 2 keep their sum, so that those of 0 and 1 rise by a
+    # third of that, and 3 stays where it is.
+    behind = learned[:, 2:] / learned[:, :1]
+    np.testing.assert_allclose(behind[-1] / behind[1], [1 / 10, 10 ** (-1 / 3)], rtol=0.02)
+
+
+def test_the_loss_does_not_change_along_directions_of_a_family() -> None:
+    features = np.array([[2, 0.1, 0], [2, 0, 0.1], [-2, 0.5, -0.5], [0, 0, 0]])
+    pairs = didsim.Pairs(np.array([0, 1]), np.array([1, 0]), np.array([0.7, 0.3]))
+    policy = didsim.LogLinear(features, np.zeros(3))
+    solution = didsim.solve(didsim.dpo(1.0), np.full(4, -np.log(4)), pairs, policy=policy)
+    known = solution.certificate
+    assert solution.verdict == Verdict.NOT_UNIQUE
+    assert (bool(known.has_others), bool(known.unique), int(known.flat)) == (True, False, 2)
+    objection = solution.objection()
+    assert objection is not None
+    assert "the loss does not change along 2 directions" in objection
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_family_that_runs_off_has_no_parameters(dtype: type) -> None:
+    policy = didsim.LogLinear(np.eye(3, 2, dtype=dtype), np.zeros(2, dtype))
+    solution = didsim.solve(didsim.dpo(1.0), UNIFORM.astype(dtype), CHAIN, policy=policy)
+    assert np.isnan(solution.log_probs).all()
+    assert isinstance(solution.policy, didsim.LogLinear)
+    assert np.isnan(solution.policy.weights).all()
+
+
+class Closeness(Term):
+    """`KL(π ‖ reference)`."""
+
+    def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: jax.Array | None) -> jax.Array:
+        return -(self.reward(*chosen) + self.reward(*rejected)) / 2
+
+    def expected(self, space: Sequences, over: Population) -> jax.Array:
+        assert space.ref_logps is not None
+        return didsim.kl(space.logps, space.ref_logps)
+
+
+def test_a_term_of_ones_own_takes_several_starts() -> None:
+    term = Closeness(LogRatio(jnp.asarray(1.0)), Logistic())
+    problem = didsim.Contrastive(np.log([0.5, 0.3, 0.2]), UNIFORM)
+    alone = didsim.solve(didsim.Objective(term), UNIFORM, problem)
+    np.testing.assert_allclose(alone.log_probs, UNIFORM, atol=1e-12)
+    assert (alone.certificate.starts, bool(alone.certificate.unique)) == (8, False)
+
+
+WINNERS = np.array([0, 1, 2, 3, 4, 5, 1, 0, 3, 2, 2, 4, 4, 5, 1, 4, 3, 0, 0, 2, 3, 0, 3, 5, 0, 0])
+LOSERS = np.array([1, 2, 3, 4, 5, 0, 2, 5, 4, 3, 1, 3, 3, 2, 2, 5, 1, 3, 1, 4, 0, 5, 2, 3, 4, 2])
+
+
+def test_neither_beta_nor_the_place_in_a_batch_changes_a_certificate() -> None:
+    six, pairs = np.full(6, -np.log(6)), didsim.Pairs(WINNERS, LOSERS)
+    both = jax.vmap(lambda beta: didsim.exo(beta, 1e-3))(np.array([0.1, 1.0, 1.0]))
+    known = didsim.solve(both, six, pairs).certificate
+    assert known.agreed is not None
+    assert known.agreed.tolist() == [False] * 3
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_refused_by_name(dtype: str) -> None:
+    half = jnp.asarray(UNIFORM, dtype)
+    with pytest.raises(ValueError, match=f"`reference` must have dtype float32 or float64; got {dtype}"):
+        didsim.solve(didsim.dpo(), half, CHAIN)
+    with pytest.raises(ValueError, match=f"`logits` must have dtype float32 or float64; got {dtype}"):
+        didsim.EnergyBased(half)
+    with pytest.raises(ValueError, match=f"`beta` must have dtype float32 or float64; got {dtype}"):
+        didsim.dpo(jnp.asarray(0.1, dtype))
+
+
+def test_no_nan_is_computed_on_purpose() -> None:
+    """In a process of its own, as JAX reads the flag at its start."""
+    readme = (ROOT / "README.md").read_text()
+    ten_lines = readme.split("## Ten lines")[1].split("```python\n")[1].split("```")[0]
+    more = """
+import numpy as np
+u, pairs = np.full(3, -np.log(3), np.float32), didsim.Pairs(np.array([0, 1, 0]), np.array([1, 2, 2]))
+for name in ("dpo", "slic", "kto", "dpo_pg"):
+    print(name, didsim.solve(didsim.OBJECTIVES[name](), u, pairs).verdict.name)
+"""
+    env = {**os.environ, "JAX_DEBUG_NANS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ten_lines + more], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dpo NOT_IDENTIFIED" in done.stdout
