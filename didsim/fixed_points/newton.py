@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from didsim.fixed_points.decompositions import eigen, least_squares
+
 # A step changes no number by more than this.
 _LONGEST_STEP = 8.0
 _STEPS = 300
@@ -146,7 +148,7 @@ def minimise(
         z = jnp.where(nowhere, start, z)
     g, diagonal, values, vectors = curvature(z)
     if moves:
-        step = -jnp.linalg.lstsq(jax.jacfwd(whole)(z), g)[0]
+        step = -least_squares(jax.jacfwd(whole)(z), g)
     else:
         step = newton_step(g, diagonal, values, vectors)
     size = jnp.abs(values)
@@ -187,7 +189,7 @@ def _magnitude(hessian: Array, scale: Array) -> Array:
 def _decomposed(hessian: Array, scale: Array) -> tuple[Array, Array]:
     """Eigenvalues and eigenvectors of a Hessian whose rows and columns are multiplied by `scale`."""
     scaled = hessian * scale[:, None] * scale
-    return jnp.linalg.eigh((scaled + scaled.T) / 2)
+    return eigen((scaled + scaled.T) / 2)
 
 
 def _same(a: Array, b: Array) -> Array:
@@ -208,7 +210,7 @@ def _root(field: Callable[[Array], Array], start: Array, steps: int = 30) -> Arr
 
     def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         z, _, iteration = state
-        new = z - jnp.linalg.lstsq(jax.jacfwd(field)(z), field(z))[0]
+        new = z - least_squares(jax.jacfwd(field)(z), field(z))
         better = size(new) < size(z)
         return jnp.where(better, new, z), better, iteration + 1
 

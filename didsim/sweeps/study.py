@@ -34,10 +34,13 @@ Named = dict[str, Any] | str
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         # A table that Python code makes is checked as one that a file holds.
-        for field in msgspec.structs.fields(self):
-            value = getattr(self, field.name)
+        fields = msgspec.structs.fields(self)
+        tables = {field.name: as_toml(getattr(self, field.name), field.name) for field in fields}
+        if "problem" in tables:
+            tables = _with_problem_named(tables)
+        for field in fields:
             try:
-                msgspec.convert(as_toml(value, field.name), field.type)
+                msgspec.convert(tables[field.name], field.type)
             except msgspec.ValidationError as error:
                 raise ValueError(f"`{field.name}`: {error}") from None
 
@@ -136,6 +139,20 @@ class Study(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dtype: Literal["float32", "float64"] = "float64"
 
 
+def _with_problem_named(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables whose problem is a table with a name."""
+    tables = dict(tables)
+    problem = tables.get("problem")
+    if isinstance(problem, str):
+        problem = {"name": problem}
+    if isinstance(problem, Mapping):
+        name = problem.get("name", "contrastive")
+        if not isinstance(name, str) or name not in _PROBLEMS:
+            raise ValueError(f"`problem.name` is unknown: {name!r}; {nearest(str(name), list(_PROBLEMS))}")
+        tables["problem"] = {**problem, "name": name}
+    return tables
+
+
 def _table(given: Named) -> dict[str, Any]:
     return {"name": given} if isinstance(given, str) else dict(given)
 
@@ -213,20 +230,6 @@ def nearest(key: str, known: list[str]) -> str:
     """The end of a message on an unknown key: the known key that is nearest, or all of them."""
     close = difflib.get_close_matches(key, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
-
-
-def _with_problem_named(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables whose problem is a table with a name."""
-    tables = dict(tables)
-    problem = tables.get("problem")
-    if isinstance(problem, str):
-        problem = {"name": problem}
-    if isinstance(problem, Mapping):
-        name = problem.get("name", "contrastive")
-        if not isinstance(name, str) or name not in _PROBLEMS:
-            raise ValueError(f"`problem.name` is unknown: {name!r}; {nearest(str(name), list(_PROBLEMS))}")
-        tables["problem"] = {**problem, "name": name}
-    return tables
 
 
 def _check_keys(tables: Mapping[str, Any]) -> None:

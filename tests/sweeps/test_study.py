@@ -217,6 +217,10 @@ def test_a_study_object_is_its_tables() -> None:
     assert found["steps"] == 7
     assert found["objective"] == {"name": "ipo", "tau": 0.3}
     assert found["problem"]["beta"] == 1.0
+    unnamed = Study(problem={"rejected": "reference"})  # type: ignore[arg-type]
+    assert complete(msgspec.to_builtins(unnamed))["problem"]["name"] == "contrastive"
+    with pytest.raises(ValueError, match=r"`problem\.name` is unknown: 'nothing'"):
+        Study(problem={"name": "nothing"})  # type: ignore[arg-type]
 
 
 def test_an_objective_of_ones_own() -> None:
