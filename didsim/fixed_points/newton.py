@@ -147,10 +147,7 @@ def minimise(
         nowhere = nowhere & _same(loss(z, z), loss(start, start))
         z = jnp.where(nowhere, start, z)
     g, diagonal, values, vectors = curvature(z)
-    if moves:
-        step = -least_squares(jax.jacfwd(whole)(z), g)
-    else:
-        step = newton_step(g, diagonal, values, vectors)
+    step = -least_squares(jax.jacfwd(whole)(z), g) if moves else newton_step(g, diagonal, values, vectors)
     size = jnp.abs(values)
     flat = jnp.sum(size <= _flat(z) * jnp.max(size)) - idle
     if mass is not None and len(z) > idle:
