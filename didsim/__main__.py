@@ -8,6 +8,7 @@ def main() -> None:
     try:
         from didsim.cli import app
     except KeyboardInterrupt:
+        print("Interrupted", file=sys.stderr)
         sys.exit(130)
     app(prog_name="didsim")
 

@@ -5,11 +5,10 @@ Shapes and dtypes are always checked. Values are checked if they are known at th
 of distributions are not checked there, since this would cost as much as the functions themselves.
 """
 
+import contextlib
 import math
 import numbers
-import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -63,14 +62,6 @@ def words(name: str, value: Any) -> tuple[str, ...]:
     if not is_list or not all(isinstance(word, str) for word in listed):
         raise ValueError(f"`{name}` must be a list of words; got {value!r}")
     return listed
-
-
-def path(name: str, value: Any) -> Path:
-    """The value as a path."""
-    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(f"`{name}` must be a path; got {value!r}")
-    return Path(text)
 
 
 def _array(name: str, value: Any, expected: str, kind: Any) -> Array:
@@ -216,15 +207,16 @@ def _number(
     `beside`, if it is given. A number is checked as it is used, rounded to its dtype.
     """
     value = python_number(value)
-    array = _array(name, value, "a real number", jnp.number)
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
-    if array.size == 0:
-        raise ValueError(f"`{name}` must be a real number; got shape {array.shape}")
-    array = array * 1.0 if jnp.issubdtype(array.dtype, jnp.integer) else array
+    # What is known stays known under `jit`, so that a second check of it needs no run.
+    with jax.ensure_compile_time_eval() if known(value) else contextlib.nullcontext():
+        array = _array(name, value, "a real number", jnp.number)
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+            raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")
+        if array.size == 0:
+            raise ValueError(f"`{name}` must be a real number; got shape {array.shape}")
+        array = array * 1.0 if jnp.issubdtype(array.dtype, jnp.integer) else array
     if not known(value):
         return eqx.error_if(array, ~good(_flushed(array, beside), jnp), f"`{name}` must be {expected}")
-    # In NumPy, since JAX would trace even a constant under `jit`.
     given = np.asarray(value)
     # In double precision, as bounds would be rounded to the dtype of an array of float16.
     if not np.all(good(given.astype(float), np)):

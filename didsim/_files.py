@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from didsim import _checks
-
 DRAFTS = ".partial"
 """How the name of a folder of drafts ends. A process that is killed leaves its own behind."""
 
@@ -21,7 +19,10 @@ def local_path(name: str, value: Any) -> Path:
     Raises:
         ValueError: it is no path, or it is a URL, whose parts would be taken for folders.
     """
-    path = _checks.path(name, value)
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"`{name}` must be a path; got {value!r}")
+    path = Path(text)
     # A `Path` writes `s3://b/x` as `s3:/b/x`.
     if url := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", str(path)):
         raise ValueError(f"`{name}` must be a path on this machine; got the URL '{url[1]}://{url[2]}'")

@@ -153,7 +153,7 @@ def test_diverged_and_failed_cells_are_told(study: str) -> None:
     assert "0 cells done, 0 diverged, 12 failed" in printed
     assert "why: didsim show failing.zarr" in printed
     failures = output_of("show", "failing.zarr")
-    assert "beta=0.5, seed=2: `reference` must give every sequence of a pair a" in failures
+    assert "beta=0.5, seed=2: `reference` must give every sequence a positive" in failures
 
 
 def test_what_is_left_to_do_is_told_beside_what_failed(study: str, monkeypatch: pytest.MonkeyPatch) -> None:

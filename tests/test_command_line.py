@@ -175,8 +175,10 @@ def test_failures_whose_reasons_are_gone(here: Path) -> None:
     assert invoke("run", "tiny.toml", "--set", steep, "--store", "f.zarr", "--quiet").exit_code == 1
     Path("f.zarr/failures.json").unlink()
     result = invoke("show", "f.zarr")
-    assert result.exit_code == 0
-    assert "seed=2: the reason is lost" in result.output
+    assert result.exit_code == 2
+    assert "f.zarr/failures.json is damaged: it is gone" in result.output
+    assert invoke("run", "tiny.toml", "--set", steep, "--store", "f.zarr", "--quiet").exit_code == 1
+    assert "seed=2: `reference` must give" in invoke("show", "f.zarr").output
 
 
 def test_the_name_of_a_picture_is_the_true_one(here: Path) -> None:

@@ -61,7 +61,9 @@ def limit_of_descent(
     # All sequences stand in where nothing is known, so that the program has something to solve.
     keeps = np.where(known[:, None], keeps, True)
     table = jnp.exp(problem.joint(task.size).log_probs)
-    found, policy = _within(task, pair, table, jnp.asarray(keeps), jnp.asarray(compared.together))
+    shown = jnp.asarray(keeps), jnp.asarray(compared.together)
+    found = _minimised(pair.kernel, table, *shown)
+    policy = _policy(pair, task.reference, task.lengths, found.z, *shown)
     known &= np.asarray(found.converged)
     return np.where(known[:, None], policy, unknown)
 
@@ -97,6 +99,7 @@ def _has_same_slopes(pair: Term, lengths: Array | None) -> bool:
 @eqx.filter_jit
 @eqx.filter_vmap
 def _minimised(kernel: Kernel, table: Array, keeps: Array, joined: Array) -> Found:
+    """The rewards that minimise the loss of the pairs among `keeps`."""
     weights = jnp.where(keeps[:, None] & keeps, table, 0)
     size = table.shape[-1]
     # A row for each set of joined sequences, and for each sequence that does not count. Its sum is held at 0.
@@ -109,20 +112,17 @@ def _minimised(kernel: Kernel, table: Array, keeps: Array, joined: Array) -> Fou
     return minimise(loss, jnp.zeros(size, table.dtype), 0, moves=False)
 
 
-def _within(
-    task: Task, pair: Term, table: Array, keeps: Array, joined: Int[Array, "runs sequences"]
-) -> tuple[Found, Array]:
-    """The rewards that minimise the loss of the pairs among `keeps`, and the policies that have them."""
-    found = _minimised(pair.kernel, table, keeps, joined)
+@eqx.filter_jit
+def _policy(
+    pair: Term, reference: Array, lengths: Array | None, h: Array, keeps: Array, joined: Array
+) -> Array:
+    """The policies that have some rewards where `keeps`, and in which each joined set keeps its logits' sum."""
 
-    @eqx.filter_jit
-    @eqx.filter_vmap
-    def policy(pair: Term, reference: Array, h: Array, keeps: Array, joined: Array) -> Array:
-        z = pair.reward.policy(jnp.where(keeps, h, -jnp.inf), reference, task.lengths)
+    def one(pair: Term, reference: Array, h: Array, keeps: Array, joined: Array) -> Array:
+        z = pair.reward.policy(jnp.where(keeps, h, -jnp.inf), reference, lengths)
         whole = jnp.all(keeps)
-        # Each set keeps the sum of its logits.
         same = joined[:, None] == joined
         owed = same @ (reference - jnp.where(whole, z, 0)) / jnp.sum(same, axis=-1)
         return jnp.where(whole, jax.nn.log_softmax(jnp.where(whole, z, 0) + owed), z)
 
-    return found, policy(pair, task.reference, found.z, keeps, joined)
+    return eqx.filter_vmap(one)(pair, reference, h, keeps, joined)

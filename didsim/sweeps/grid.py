@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from didsim import _checks
+from didsim._files import local_path
 from didsim._memory import check_fits, machine_memory
 from didsim.spaces import SequenceSpace
 from didsim.sweeps.axes import (
@@ -132,7 +133,7 @@ class Sweep:
                 beside an axis.
             OSError: the file cannot be read.
         """
-        path, settings = _checks.path("path", path), _checks.words("settings", settings)
+        path, settings = local_path("path", path), _checks.words("settings", settings)
         _checks.flag("allow_many", allow_many)
         try:
             tables = msgspec.toml.decode(path.read_bytes())

@@ -238,8 +238,12 @@ def _update(
     def gradient_at(trained: PyTree, *_: Any) -> PyTree:
         return _slope_of(loss, trained, source, given, common).gradient
 
+    def loss_at(trained: PyTree, grad_fn: Any = None) -> Array:
+        # optax's line searches refuse extra arguments that the loss does not name.
+        return loss(trained)
+
     # A line search evaluates the loss, and a sharpness-aware optimiser its gradient, over the same pairs.
-    extra = {"value": value, "grad": gradient, "value_fn": loss, "grad_fn": gradient_at}
+    extra = {"value": value, "grad": gradient, "value_fn": loss_at, "grad_fn": gradient_at}
     update = _made(given.optimizer).update
     with _told_of_optimizer():
         updates, new_state = update(gradient, state, trained, **_taken(update, extra))

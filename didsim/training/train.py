@@ -131,11 +131,11 @@ def train(
     if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
         raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
-    array = _checks.distribution("reference", reference)
-    check_over(problem, "reference", array)
-    covers_all = bool(jnp.isfinite(array).all())
-    reference = visible_reference(array, problem, objective.terms)
+    reference = _checks.distribution("reference", reference)
     _checks.same_sequences(policy=start, reference=reference)
+    check_over(problem, "policy", start)
+    covers_all = bool(jnp.isfinite(reference).all())
+    reference = visible_reference(reference, problem, objective.terms)
     _checks.parameters("objective", objective, start.dtype)
     if target is None:
         target = _encoded_target(objective, reference, problem)

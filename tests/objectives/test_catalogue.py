@@ -48,6 +48,7 @@ def test_defaults_are_those_documented() -> None:
         "alphapo": -log_expit(8 * (np.exp(-y / 20) - np.exp(-w / 16)) - 1),
         "bdpo": -log_expit(0.1 * t - 0.1 * np.log((1 + np.exp(u)) / 2)),
         "chi_po": -log_expit(0.1 * (np.exp(t) + t - np.exp(u) - u)),
+        "dpo_rao_kupper": -log_expit(d - np.log(3)),
         "dpo_shift": -log_expit(0.1 * t - 0.075 * u),
         "h_dpo": -log_expit(0.1 * (0.9 * (w - y) - (rw - rl))),
         "npo": -20 * log_expit(-0.1 * u),

@@ -202,7 +202,7 @@ def test_wrong_outcomes_are_named() -> None:
             )
     with pytest.raises(ValueError, match="`win_probs` must have one entry for each pair"):
         Pairs([0, 1], [1, 0], win_probs=[0.5])
-    with pytest.raises(ValueError, match="`tied` must be one boolean per pair"):
+    with pytest.raises(ValueError, match="`tied` must be True or False for each pair"):
         Pairs([0, 1], [1, 0], tied=[0, 1])
     with pytest.raises(ValueError, match="`tied` must be True or False for each pair"):
         didsim.dpo().pair_loss(-1.0, -1.0, -1.0, -1.0, tied=np.array(1))

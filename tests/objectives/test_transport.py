@@ -149,9 +149,9 @@ PROBLEM = didsim.Contrastive(CHOSEN, REJECTED)
 
 @pytest.mark.parametrize("name", MAKE)
 def test_a_solution_is_stationary_and_nothing_near_it_is_lower(name: str) -> None:
-    solution = didsim.solve(MAKE[name], REFERENCE, PROBLEM, starts=2)
+    solution = didsim.solve(MAKE[name], REFERENCE, PROBLEM, starts=8)
     known = solution.certificate
-    assert known.starts == 2
+    assert known.starts == 8
     assert not known.unique  # not known to be convex
     assert bool(known.converged)
     assert float(known.gradient_norm) < 1e-12

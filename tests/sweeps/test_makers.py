@@ -190,6 +190,8 @@ def test_every_setting_matters(place: str, name: str) -> None:
     for key, value in settings.items():
         if isinstance(value, bool):
             other: Any = not value
+        elif value is None:
+            other = 0.25
         elif isinstance(value, str):
             other = {"of": "reward", "baseline": "pairs"}[key]
         else:

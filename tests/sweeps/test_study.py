@@ -215,7 +215,7 @@ def test_a_study_object_is_its_tables() -> None:
     given = Study(steps=7, objective={"name": "ipo", "tau": 0.3}, problem={"name": "labelled", "beta": 1.0})  # type: ignore[arg-type]
     found = complete(msgspec.to_builtins(given))
     assert found["steps"] == 7
-    assert found["objective"] == {"name": "ipo", "tau": 0.3}
+    assert found["objective"] == {"name": "ipo", "tau": 0.3, "length_normalised": False}
     assert found["problem"]["beta"] == 1.0
     unnamed = Study(problem={"rejected": "reference"})  # type: ignore[arg-type]
     assert complete(msgspec.to_builtins(unnamed))["problem"]["name"] == "contrastive"

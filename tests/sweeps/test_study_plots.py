@@ -156,7 +156,7 @@ def test_runs_that_diverged_are_left_out_of_bands(results: xr.Dataset) -> None:
             r"^`dataset` must have one value of rejected, unless `x`, `hue`, `col` or `over` names it$",
         ),
         (
-            {"hue": "beta", "col": "rejected", "over": "run"},
+            {"hue": "beta", "x": "rejected", "over": "step"},
             r"^`dataset` must have one value of seed, unless `x`, `hue`, `col` or `over` names it$",
         ),
     ],

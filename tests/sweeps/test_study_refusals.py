@@ -98,7 +98,7 @@ WRONG_NAMES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"problem": {"name": "online", "sampler": "best"}},
-        "`problem.sampler.name` is unknown: 'best'; there are on_policy, reward_difference, uniform",
+        "`problem.sampler.name` is unknown: 'best'; there are capped_reward_difference, on_policy, pol",
     ),
     (
         {"record": {"metrics": ["js_to_targt"]}},
