@@ -31,7 +31,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.task import DENSE, Task
@@ -116,7 +116,7 @@ def _minimised(kernel: Kernel, table: Array, keeps: Array, joined: Array) -> Fou
 def _policy(
     pair: Term, reference: Array, lengths: Array | None, h: Array, keeps: Array, joined: Array
 ) -> Array:
-    """The policies that have some rewards where `keeps`, and in which each joined set keeps its logits' sum."""
+    """The policies with some rewards where `keeps`, in which each joined set keeps the sum of its logits."""
 
     def one(pair: Term, reference: Array, h: Array, keeps: Array, joined: Array) -> Array:
         z = pair.reward.policy(jnp.where(keeps, h, -jnp.inf), reference, lengths)
