@@ -52,5 +52,5 @@ def minimise_large(loss: Callable[[Array], Array], start: Array, mass: Array) ->
         jnp.maximum(step, size),
         jnp.zeros((), int),
         jnp.zeros((), int),
-        jnp.zeros_like(value),
+        jnp.zeros((), bool),
     )

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from didsim.fixed_points.decompositions import eigen, least_squares
+from didsim.fixed_points.decompositions import eigen, least_squares, linear, solved, triangle
 
 # A step changes no number by more than this.
 _LONGEST_STEP = 8.0
 _STEPS = 300
 _NOTHING = 1e-30
+# A Hessian of unit diagonal whose Cholesky decomposition has no smaller pivot is far from singular.
+_SAFE = 1e-7
 _ROUNDING = 8
 
 
@@ -28,7 +30,7 @@ class Found(NamedTuple):
             known not to change are not counted.
         level: the number of those along which the function did not curve at the start either, if it does not
             change along them.
-        lowest: the smallest eigenvalue of the scaled Hessian; not negative at a minimum.
+        falls: whether the function curves downwards along some direction, as it does at a saddle.
     """
 
     z: Float[Array, "*starts numbers"]
@@ -37,14 +39,13 @@ class Found(NamedTuple):
     step: Float[Array, "*starts"]
     flat: Int[Array, "*starts"]
     level: Int[Array, "*starts"]
-    lowest: Float[Array, "*starts"]
+    falls: Bool[Array, "*starts"]
 
     @property
     def converged(self) -> Bool[Array, "*starts"]:
         """Whether Newton's next step is tiny, and the loss rises along every direction that is not level."""
-        within = tolerance(self.z)
-        rises = (self.flat >= 0) & (self.flat <= self.level) & (self.lowest > -within)
-        return (self.step < within) & rises
+        rises = (self.flat >= 0) & (self.flat <= self.level) & ~self.falls
+        return (self.step < tolerance(self.z)) & rises
 
 
 def tolerance(like: Array) -> float:
@@ -65,48 +66,41 @@ class _State(NamedTuple):
 
 
 def minimise(
-    loss: Callable[[Array, Array], Array], start: Array, idle: int, *, moves: bool, mass: Array | None = None
+    loss: Callable[[Array, Array], Array],
+    start: Array,
+    idle: Float[Array, "idle numbers"],
+    *,
+    moves: bool,
+    hessian: Callable[[Array], Array] | None = None,
+    mass: Array | None = None,
 ) -> Found:
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
-    Newton's method with backtracking. Negative eigenvalues of the Hessian `H` are taken by magnitude, so that
-    saddles repel. `H` is first scaled to a unit diagonal. So neither the unit of a number matters nor how
-    improbable its sequence is. O(n³) a step.
+    Newton's method with backtracking. The Hessian `H` is first scaled to a unit diagonal. So neither the unit
+    of a number matters nor how improbable its sequence is. A step is a Cholesky decomposition. Where `H` has
+    negative or tiny eigenvalues, it is an eigendecomposition: negative ones are taken by magnitude, so that
+    saddles repel, and tiny ones are left out. O(n³) a step, beside the cost of `hessian`.
 
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
             it depends on the latter, the result is a point where the gradient in the former vanishes.
         start: where to start.
-        idle: the number of directions along which the loss is known not to change.
+        idle: directions along which the loss is known not to change, one in each row.
         moves: whether the loss depends on the numbers that are held fixed.
+        hessian: the Hessian of the loss in the former numbers, where both are the same. By default it is
+            differentiated, at n times the cost of a gradient.
         mass: for each sequence, about how much the loss curves along its number. A direction with far less
             curvature than this counts as flat.
     """
     gradient = jax.grad(loss)
 
     def hessian_at(z: Array) -> Array:
-        return jax.jacfwd(gradient)(z, z)
-
-    def curvature(z: Array) -> tuple[Array, Array, Array, Array]:
-        """The gradient, the Hessian's diagonal by magnitude, and the eigendecomposition of it scaled."""
-        g = gradient(z, z)
-        hessian = hessian_at(z)
-        diagonal = jnp.abs(jnp.diag(hessian))
-        return g, diagonal, *_decomposed(hessian, _scale(diagonal))
-
-    def newton_step(g: Array, diagonal: Array, values: Array, vectors: Array) -> Array:
-        scale = _scale(diagonal)
-        along = (scale * g) @ vectors
-        size = jnp.abs(values)
-        # Along directions that do not count the gradient is rounding.
-        flat = _flat(g)
-        along = jnp.where(size > flat * jnp.max(size), along / jnp.maximum(size, flat), 0)
-        return -scale * (vectors @ along)
+        return jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z)
 
     def advance(state: _State) -> _State:
         z = state.z
-        g, *decomposed = curvature(z)
-        step = newton_step(g, *decomposed)
+        g = gradient(z, z)
+        step = _decomposed(hessian_at(z), idle).step(g)
         longest = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1, _LONGEST_STEP / longest)
         before = loss(z, z)
@@ -138,7 +132,7 @@ def minimise(
         return gradient(z, z)
 
     if moves:
-        z = _root(whole, z)
+        z = _root(whole, z, idle)
     at_start = hessian_at(start)
     nowhere = jnp.zeros((), bool)
     if mass is not None:
@@ -146,22 +140,73 @@ def minimise(
         nowhere = jnp.all(jnp.abs(jnp.diag(at_start)) <= 4 * jnp.finfo(z.dtype).eps * mass)
         nowhere = nowhere & _same(loss(z, z), loss(start, start))
         z = jnp.where(nowhere, start, z)
-    g, diagonal, values, vectors = curvature(z)
-    step = -least_squares(jax.jacfwd(whole)(z), g) if moves else newton_step(g, diagonal, values, vectors)
-    size = jnp.abs(values)
-    flat = jnp.sum(size <= _flat(z) * jnp.max(size)) - idle
-    if mass is not None and len(z) > idle:
+    g, at_end = gradient(z, z), hessian_at(z)
+    decomposed = _decomposed(at_end, idle)
+    step = root_step(jax.jacfwd(whole)(z), g, idle) if moves else decomposed.step(g)
+    flat = decomposed.flat
+    if mass is not None and len(z) > len(idle):
         # Far out nothing is left of the loss but rounding, which looks like curvature at a unit diagonal.
+        diagonal = jnp.abs(jnp.diag(at_end))
         curves = jnp.where(mass > 0, diagonal / jnp.where(mass > 0, mass, 1), jnp.inf)
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
-    level, along = _level(at_start, hessian_at(z))
-    unchanged = _same(loss(z + along, z), loss(z, z)) & _same(loss(z - along, z), loss(z, z))
-    level = jnp.where(unchanged, level, idle) - idle
-    step, lowest = jnp.max(jnp.abs(step)), jnp.min(values)
+
+    def level_there(_: None) -> Array:
+        level, along = _level(at_start, at_end)
+        unchanged = _same(loss(z + along, z), loss(z, z)) & _same(loss(z - along, z), loss(z, z))
+        return jnp.where(unchanged, level - len(idle), 0)
+
+    # A direction that is level is flat, too.
+    level = jax.lax.cond(flat > 0, level_there, lambda _: jnp.zeros_like(flat), None)
+    step, falls = jnp.max(jnp.abs(step)), decomposed.lowest < -tolerance(z)
     # What is left of such a loss is rounding, in every direction but the idle ones.
-    flat, level = (jnp.where(nowhere, len(z) - idle, count) for count in (flat, level))
-    step, lowest = (jnp.where(nowhere, 0, number) for number in (step, lowest))
-    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, lowest)
+    flat, level = (jnp.where(nowhere, len(z) - len(idle), count) for count in (flat, level))
+    step, falls = jnp.where(nowhere, 0, step), falls & ~nowhere
+    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls)
+
+
+class _Decomposed(NamedTuple):
+    """A Hessian, decomposed.
+
+    Attributes:
+        step: Newton's step for a gradient.
+        flat: the number of directions along which the Hessian does not curve, without the idle ones.
+        lowest: the smallest eigenvalue of the scaled Hessian; 0 if all are known to be positive.
+    """
+
+    step: Callable[[Array], Array]
+    flat: Int[Array, ""]
+    lowest: Float[Array, ""]
+
+
+def _decomposed(hessian: Array, idle: Array) -> _Decomposed:
+    scale = _scale(jnp.abs(jnp.diag(hessian)))
+    scaled = _symmetric(hessian * scale[:, None] * scale)
+    # Along the idle directions it gets the curvature 1, and is otherwise the same.
+    held = idle / scale
+    held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
+    lower = triangle(scaled + held.T @ held)
+    is_safe = jnp.min(jnp.diag(lower)) ** 2 > _SAFE
+    least = _flat(scale)
+
+    def by_eigenvalues(_: None) -> tuple[Array, Array]:
+        return eigen(scaled)
+
+    def unused(_: None) -> tuple[Array, Array]:
+        return jnp.ones_like(scale), jnp.zeros_like(scaled)
+
+    values, vectors = jax.lax.cond(is_safe, unused, by_eigenvalues, None)
+    size = jnp.abs(values)
+    counts = size > least * jnp.max(size)
+
+    def step(g: Array) -> Array:
+        # Along directions that do not count the gradient is rounding.
+        along = (scale * g) @ vectors
+        by_values = vectors @ jnp.where(counts, along / jnp.maximum(size, least), 0)
+        by_triangle = solved(jnp.where(is_safe, lower, jnp.eye(len(lower), dtype=lower.dtype)), scale * g)
+        return -scale * jnp.where(is_safe, by_triangle, by_values)
+
+    flat = jnp.where(is_safe, 0, jnp.sum(~counts) - len(idle))
+    return _Decomposed(step, flat, jnp.where(is_safe, 0, jnp.min(values)))
 
 
 def _level(first: Array, last: Array) -> tuple[Array, Array]:
@@ -170,7 +215,7 @@ def _level(first: Array, last: Array) -> tuple[Array, Array]:
     The largest entry of the mixture is 1.
     """
     scale = _scale(jnp.maximum(jnp.abs(jnp.diag(first)), jnp.abs(jnp.diag(last))))
-    size, vectors = _decomposed(_magnitude(first, scale) + _magnitude(last, scale), jnp.ones_like(scale))
+    size, vectors = eigen(_symmetric(_magnitude(first, scale) + _magnitude(last, scale)))
     level = size <= _flat(size) * jnp.max(size)
     mixture = scale * (vectors @ jnp.where(level, jnp.cos(jnp.arange(len(size), dtype=size.dtype)), 0))
     longest = jnp.max(jnp.abs(mixture))
@@ -179,14 +224,12 @@ def _level(first: Array, last: Array) -> tuple[Array, Array]:
 
 def _magnitude(hessian: Array, scale: Array) -> Array:
     """The scaled Hessian with its eigenvalues taken by magnitude."""
-    values, vectors = _decomposed(hessian, scale)
+    values, vectors = eigen(_symmetric(hessian * scale[:, None] * scale))
     return (vectors * jnp.abs(values)) @ vectors.T
 
 
-def _decomposed(hessian: Array, scale: Array) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors of a Hessian whose rows and columns are multiplied by `scale`."""
-    scaled = hessian * scale[:, None] * scale
-    return eigen((scaled + scaled.T) / 2)
+def _symmetric(matrix: Array) -> Array:
+    return (matrix + matrix.T) / 2
 
 
 def _same(a: Array, b: Array) -> Array:
@@ -199,7 +242,7 @@ def _scale(diagonal: Array) -> Array:
     return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
 
 
-def _root(field: Callable[[Array], Array], start: Array, steps: int = 30) -> Array:
+def _root(field: Callable[[Array], Array], start: Array, idle: Array, steps: int = 30) -> Array:
     """A root of a field near a start, by Newton's method, until a step no longer shrinks the field."""
 
     def size(z: Array) -> Array:
@@ -207,7 +250,7 @@ def _root(field: Callable[[Array], Array], start: Array, steps: int = 30) -> Arr
 
     def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         z, _, iteration = state
-        new = z - least_squares(jax.jacfwd(field)(z), field(z))
+        new = z + root_step(jax.jacfwd(field)(z), field(z), idle)
         better = size(new) < size(z)
         return jnp.where(better, new, z), better, iteration + 1
 
@@ -216,3 +259,22 @@ def _root(field: Callable[[Array], Array], start: Array, steps: int = 30) -> Arr
 
     first = start, jnp.ones((), bool), jnp.zeros((), int)
     return jax.lax.while_loop(going, advance, first)[0]
+
+
+def root_step(jacobian: Array, field: Array, idle: Array) -> Array:
+    """Newton's step to a root of a field with a given Jacobian.
+
+    The Jacobian is zero along the idle directions. With a curvature added there, one linear system is to be
+    solved. If its solution is not one of the Jacobian itself, the shortest least-squares step is taken.
+    """
+    size = jnp.max(jnp.abs(jacobian))
+    held = idle * jnp.sqrt(size) / jnp.linalg.norm(idle, axis=-1, keepdims=True)
+    quick = -linear(jacobian + held.T @ held, field)
+    left = jnp.max(jnp.abs(jacobian @ quick + field))
+    fits = left <= 1e-8 * jnp.max(jnp.abs(field))
+    return jax.lax.cond(
+        fits & (jnp.max(jnp.abs(quick)) < _LONGEST_STEP),
+        lambda _: quick,
+        lambda _: -least_squares(jacobian, field),
+        None,
+    )

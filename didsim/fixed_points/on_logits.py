@@ -124,8 +124,8 @@ def _masked(z: Array, support: Array) -> Array:
 def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
     moves = task.objective.has_baseline or task.problem.online
 
-    def one(given: tuple[Objective, Array, Problem], support: Array | None, start: Array) -> Found:
-        objective, reference, problem = given
+    def one(given: tuple[Objective, Array, Problem, Array | None], start: Array) -> Found:
+        objective, reference, problem, support = given
         size = reference.shape[-1]
         marginals, weights = None, None
         if not problem.online:
@@ -147,15 +147,25 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
             )
             return loss + anchor
 
-        return minimise(loss, start, 1, moves=moves, mass=weights)
+        def hessian(z: Array) -> Array:
+            z = z if support is None else _masked(z, support)
+            found = objective.curvature(z, reference, problem, task.lengths, marginals)
+            if support is None:
+                return found
+            return jnp.where(support[:, None] & support, found, jnp.diag(jnp.where(support, 0, 1.0)))
+
+        idle = jnp.ones(size, bool) if support is None else support
+        return minimise(
+            loss, start, idle[None].astype(start.dtype), moves=moves, hessian=hessian, mass=weights
+        )
 
     problem = task.problem if task.problem.online else task.problem.joint(task.size)
-    return over_starts(one)((task.objective, task.reference, problem), support, guesses)
+    return over_starts(one, (task.objective, task.reference, problem, support), guesses)
 
 
 @eqx.filter_jit
 def _lbfgs_on_logits(task: Task, guesses: Array) -> Found:
-    def one(given: tuple[Objective, Array, Problem], _: None, start: Array) -> Found:
+    def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
         objective, reference, problem = given
 
         def loss(z: Array) -> Array:
@@ -163,7 +173,7 @@ def _lbfgs_on_logits(task: Task, guesses: Array) -> Found:
 
         return minimise_large(loss, start, mass(problem, start) + jnp.exp(reference))
 
-    return over_starts(one)((task.objective, task.reference, task.problem), None, guesses)
+    return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 
 
 @eqx.filter_jit

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
@@ -45,7 +46,7 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
     def log_probs_of(z: Array) -> Array:
         return eqx.combine(unravel(z), fixed).log_probs()
 
-    idle = flat.size - int(jnp.linalg.matrix_rank(jax.jacfwd(log_probs_of)(flat)))
+    idle = _null_space(np.asarray(jax.jacfwd(log_probs_of)(flat)))
     convex = policy.has_linear_logits and task.objective.is_convex_in_logits
     starts = 1 if convex else starts
     noise = jax.random.normal(jax.random.key(0), (starts, flat.size), flat.dtype).at[0].set(0)
@@ -55,7 +56,7 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
 
     @eqx.filter_jit
     def newton(task: Task, guesses: Array) -> Found:
-        def one(given: tuple[Objective, Array, Problem], _: None, start: Array) -> Found:
+        def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
             objective, reference, problem = given
 
             def loss(z: Array, held: Array) -> Array:
@@ -68,7 +69,7 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
             moves = objective.has_baseline or problem.online
             return minimise(loss, start, idle, moves=moves, mass=curves)
 
-        return over_starts(one)((task.objective, task.reference, task.problem), None, guesses)
+        return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 
     task, found = rounding_kinks(task, guesses, newton)
     best, ends, agreed = best_of(task, found, jax.vmap(jax.vmap(log_probs_of))(found.z))
@@ -95,3 +96,8 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
     parameters = on_device(batched(jax.tree.map(of_family, jax.vmap(unravel)(best.z)), batch))
     solution = finished(solution, batch)
     return Solution(solution.log_probs, solution.certificate, eqx.combine(parameters, fixed))
+
+
+def _null_space(matrix: np.ndarray) -> Array:
+    """Orthonormal directions, one in each row, that a matrix maps to zero."""
+    return jnp.asarray(scipy.linalg.null_space(matrix).T, matrix.dtype)

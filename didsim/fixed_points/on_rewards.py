@@ -25,6 +25,7 @@ from didsim.fixed_points.task import (
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.objectives.rewards import Scalar
 from didsim.objectives.terms import Term
+from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
 
@@ -91,17 +92,25 @@ def _by_newton(
 
 
 @eqx.filter_jit
-def _newton(pair: Term, problem: Problem, guesses: Array) -> Found:
-    def one(pair: Term, problem: Problem, start: Array) -> Found:
-        weights = mass(problem, start)
-        return minimise(lambda h, _: pair.kernel.expect(problem, h), start, 1, moves=False, mass=weights)
+def _newton(pair: Term, table: Joint, guesses: Array) -> Found:
+    def one(given: tuple[Term, Joint], start: Array) -> Found:
+        pair, table = given
+        return minimise(
+            lambda h, _: pair.kernel.expect(table, h),
+            start,
+            jnp.ones((1, len(start)), start.dtype),
+            moves=False,
+            hessian=lambda h: pair.kernel.curvature(table, h, h).hessian(),
+            mass=mass(table, start),
+        )
 
-    return over_starts(one)(pair, problem, guesses)
+    return over_starts(one, (pair, table), guesses)
 
 
 @eqx.filter_jit
 def _lbfgs(pair: Term, problem: Problem, guesses: Array) -> Found:
-    def one(pair: Term, problem: Problem, start: Array) -> Found:
+    def one(given: tuple[Term, Problem], start: Array) -> Found:
+        pair, problem = given
         return minimise_large(lambda h: pair.kernel.expect(problem, h), start, mass(problem, start))
 
-    return over_starts(one)(pair, problem, guesses)
+    return over_starts(one, (pair, problem), guesses)

@@ -109,7 +109,7 @@ def _minimised(kernel: Kernel, table: Array, keeps: Array, joined: Array) -> Fou
     def loss(h: Array, _: Array) -> Array:
         return jnp.sum(weights * kernel(h[:, None] - h)) + jnp.sum((rows @ h) ** 2) / 2
 
-    return minimise(loss, jnp.zeros(size, table.dtype), 0, moves=False)
+    return minimise(loss, jnp.zeros(size, table.dtype), jnp.zeros((0, size), table.dtype), moves=False)
 
 
 @eqx.filter_jit

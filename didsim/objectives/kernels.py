@@ -17,8 +17,10 @@ from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Bool
 
 from didsim import _checks
+from didsim.objectives.curvature import OfRewards, of_table
 from didsim.objectives.rewards import Scalar
 from didsim.pairwise.forms import Analytic, Form, PiecewiseLinear, Polynomial
+from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
 
@@ -82,6 +84,10 @@ class Kernel(eqx.Module):
     def expect_across(self, problem: Problem, x: Array, y: Array) -> Array:
         """`E kernel(x_chosen − y_rejected)` over the pairs of a problem. Costs as `expect`."""
         return problem.expect_across(self, x, y)
+
+    def curvature(self, table: Joint, x: Array, y: Array) -> OfRewards:
+        """The derivatives of `expect_across` over the pairs of a table. O(N²)."""
+        return of_table(table.log_probs, self, x, y)
 
     def best_reward(self, problem: Problem) -> Array | None:
         """The reward that minimises `E kernel(h_chosen − h_rejected)`, up to a constant; None if not known.
@@ -318,6 +324,11 @@ class Exponential(Kernel):
 
     def expect(self, problem: Problem, h: Array) -> Array:
         return problem.expect_exp(-h)
+
+    def curvature(self, table: Joint, x: Array, y: Array) -> OfRewards:
+        """As logarithms, since the exponential overflows where the probability underflows."""
+        terms = jnp.exp(table.log_probs - (x[:, None] - y))
+        return OfRewards(-terms.sum(1), terms.sum(0), terms)
 
     def best_reward(self, problem: Problem) -> Array | None:
         """Half the reward of the preferences.

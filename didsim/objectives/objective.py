@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
@@ -249,10 +250,34 @@ class Objective(eqx.Module):
         """
         space = Sequences(policy_logps, reference, lengths)
         held = jax.lax.stop_gradient(policy_logps) if held is None else held
-        as_data = Sequences(held, reference, lengths)
-        problem = problem.at(held, self.reward.of_space(*as_data))
-        over = Population(problem, as_data, marginals)
+        over = self._population(held, reference, problem, lengths, marginals)
         return sum_of([term.weighted(term.expected(space, over)) for term in self.terms])
+
+    def curvature(
+        self,
+        logits: Float[Array, " n"],
+        reference: Array,
+        problem: Problem,
+        lengths: Array | None,
+        marginals: Marginals | None = None,
+    ) -> Float[Array, "n n"]:
+        """The Hessian of `population_loss` in the logits of the policy, without batch axes.
+
+        Baselines and samplers are held fixed. O(N²) for losses of differences and of single sequences, plus
+        a product of N × N matrices if the reward of a sequence depends on the others (ORPO). O(N³) for
+        losses of single tokens and of sorted rewards.
+        """
+        over = self._population(log_softmax(logits), reference, problem, lengths, marginals)
+        return sum_of(
+            [term.weighted(term.curvature(logits, reference, lengths, over)) for term in self.terms]
+        )
+
+    def _population(
+        self, held: Array, reference: Array, problem: Problem, lengths: Array | None, marginals: Any
+    ) -> Population:
+        """The pairs of a problem, with baselines and samplers of the policy that is held fixed."""
+        as_data = Sequences(held, reference, lengths)
+        return Population(problem.at(held, self.reward.of_space(*as_data)), as_data, marginals)
 
     def direction(self, gradient: PyTree, chosen_gradient: Callable[[], PyTree]) -> PyTree:
         """The direction that the optimiser gets in place of the gradient of the loss.

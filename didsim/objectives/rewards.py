@@ -56,6 +56,11 @@ class Reward(eqx.Module):
         return self.affine
 
     @property
+    def looks_at_one_sequence(self) -> bool:
+        """Whether the reward of a sequence depends on no other sequence's log-probability."""
+        return type(self).of_space is Reward.of_space
+
+    @property
     def is_log_ratio(self) -> bool:
         """Whether the reward is known to be `beta · log(π/reference)`, the reward of DPO."""
         return False

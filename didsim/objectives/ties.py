@@ -5,13 +5,16 @@ from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
 from didsim import _checks
+from didsim.objectives.curvature import OfRewards, of_table
 from didsim.objectives.kernels import Kernel, Logistic
 from didsim.objectives.rewards import Scalar
+from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 from didsim.preferences.table import log_tie_factor
 
@@ -60,6 +63,12 @@ class RaoKupper(TieKernel):
         """`E kernel(h_chosen − h_rejected)`, with the loss of a tie where a pair is tied."""
         # The problem counts a tie as half a win for either sequence, which is half of a tie's loss.
         return self._win.expect(problem, h) + problem.expect_ties(self._beyond_half_wins, h)
+
+    def curvature(self, table: Joint, x: Array, y: Array) -> OfRewards:
+        wins = super().curvature(table, x, y)
+        if table.log_ties is None:
+            return wins
+        return jax.tree.map(jnp.add, wins, of_table(table.log_ties, self._beyond_half_wins, x, y))
 
     def _beyond_half_wins(self, difference: Array) -> Array:
         return (self(difference) + self(-difference)) / 2 - log_tie_factor(jnp.log(self.theta))

@@ -36,7 +36,7 @@ def test_a_batch_of_starts_decomposes_one_matrix_at_a_time(moves: bool) -> None:
     """jaxlib spreads a batch over XLA's threads; two batches side by side wait for each other for ever."""
 
     def one(start: Array) -> object:
-        return minimise(lambda z, held: jnp.sum(jnp.cosh(z - held / 2)), start, 1, moves=moves)
+        return minimise(lambda z, held: jnp.sum(jnp.cosh(z - held / 2)), start, jnp.ones((1, 4)), moves=moves)
 
     types = decomposed(jax.vmap(jax.vmap(one)), jnp.ones((2, 3, 4)))
     assert types

@@ -1,0 +1,50 @@
+"""Hessians by structure, held against JAX's own second derivatives of the loss."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.nn import log_softmax
+from jaxtyping import Array
+
+import didsim
+from didsim.objectives.objective import Objective
+from didsim.preferences.problem import Problem
+
+SIZE = 6
+RNG = np.random.default_rng(3)
+REFERENCE, Q, Z = jnp.asarray(RNG.normal(size=(3, SIZE)))
+REFERENCE, Q = log_softmax(REFERENCE), log_softmax(Q)
+TIED = didsim.Pairs([0, 0, 1, 2], [1, 5, 2, 0], tied=[False, True, False, True])
+PROBLEMS: dict[str, Problem] = {
+    "ties": TIED,
+    "online": didsim.Online(Q, didsim.OnPolicy()),
+}
+LENGTHS = np.array([1, 2, 2, 3, 1, 2])
+# These take the tokens from a space, and no lengths.
+WITHOUT_LENGTHS = {"ld_dpo", "wpo"}
+
+
+def by_autodiff(objective: Objective, z: Any, problem: Problem, lengths: Any) -> Array:
+    held = log_softmax(z)
+
+    def loss(z: Array) -> Array:
+        return objective.population_loss(log_softmax(z), REFERENCE, problem, lengths, held=held)
+
+    return jax.hessian(loss)(z)
+
+
+@pytest.mark.parametrize("name", [name for name in didsim.OBJECTIVES if name != "dpo_pg"])
+def test_a_hessian_is_that_of_autodiff(name: str) -> None:
+    objective = didsim.OBJECTIVES[name]()
+    lengths = None if name in WITHOUT_LENGTHS else jnp.asarray(LENGTHS)
+    for kind, problem in PROBLEMS.items():
+        if kind == "online" and name in {"aot", "aot_unpaired"}:
+            continue
+        table = problem if problem.online else problem.joint(SIZE)
+        found = objective.curvature(Z, REFERENCE, table, lengths)
+        expected = by_autodiff(objective, Z, table, lengths)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11 * scale + 1e-15, err_msg=kind)
