@@ -12,6 +12,8 @@ from didsim.fixed_points.decompositions import eigen, least_squares, linear, sol
 # A step changes no number by more than this.
 _LONGEST_STEP = 8.0
 _STEPS = 300
+TOLERANCE = 1e-6
+"""How far from a stationary point a solver may stop."""
 _NOTHING = 1e-30
 # A Hessian of unit diagonal whose Cholesky decomposition has no smaller pivot is far from singular.
 _SAFE = 1e-7
@@ -45,12 +47,7 @@ class Found(NamedTuple):
     def converged(self) -> Bool[Array, "*starts"]:
         """Whether Newton's next step is tiny, and the loss rises along every direction that is not level."""
         rises = (self.flat >= 0) & (self.flat <= self.level) & ~self.falls
-        return (self.step < tolerance(self.z)) & rises
-
-
-def tolerance(like: Array) -> float:
-    """How far from a stationary point a solver may stop: float32's rounding moves the end by more."""
-    return 1e-6 if like.dtype == jnp.float64 else 3e-3
+        return (self.step < TOLERANCE) & rises
 
 
 def _flat(like: Array) -> float:
@@ -157,7 +154,7 @@ def minimise(
 
     # A direction that is level is flat, too.
     level = jax.lax.cond(flat > 0, level_there, lambda _: jnp.zeros_like(flat), None)
-    step, falls = jnp.max(jnp.abs(step)), decomposed.lowest < -tolerance(z)
+    step, falls = jnp.max(jnp.abs(step)), decomposed.lowest < -TOLERANCE
     # What is left of such a loss is rounding, in every direction but the idle ones.
     flat, level = (jnp.where(nowhere, len(z) - len(idle), count) for count in (flat, level))
     step, falls = jnp.where(nowhere, 0, step), falls & ~nowhere

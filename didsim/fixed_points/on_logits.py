@@ -28,8 +28,8 @@ from didsim.objectives.objective import Objective
 from didsim.objectives.terms import Single
 from didsim.preferences.problem import Problem
 
-# The slope of the loss that counts as rounding, when all log-probabilities are shifted.
-_NO_SLOPE = {"float64": 1e-9, "float32": 1e-5}
+# When all log-probabilities are shifted, a slope of this many roundings of the given numbers is none.
+_NO_SLOPE = 1e2
 
 
 def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solution:
@@ -39,7 +39,7 @@ def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solutio
     one_baseline = all(bool(eqx.tree_equal(term.baseline, terms[0].baseline)) for term in terms[1:])
     if not (reward.is_log_ratio and one_reward and one_baseline):
         return solve_on_logits(task, starts)
-    support = _gains(terms, task.problem, task.reference) > 0
+    support = _gains(terms, task.problem, task.reference, task.eps) > 0
     # Where nothing is to be gained there is no such set.
     support = support | ~support.any(axis=-1, keepdims=True)
     note = "Sequences that are rejected more often than chosen, as the loss weighs them, get probability zero"
@@ -53,8 +53,8 @@ def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solutio
 
 
 @eqx.filter_jit
-@eqx.filter_vmap
-def _gains(terms: tuple[Single, ...], problem: Problem, reference: Array) -> Array:
+@eqx.filter_vmap(in_axes=(eqx.if_array(0), eqx.if_array(0), 0, None))
+def _gains(terms: tuple[Single, ...], problem: Problem, reference: Array, eps: float) -> Array:
     """What each sequence adds to minus the loss, per unit of `σ(h − z)`, for losses `1 − σ(±(h − z))`."""
     total = gross = jnp.zeros_like(reference)
     for term in terms:
@@ -62,7 +62,7 @@ def _gains(terms: tuple[Single, ...], problem: Problem, reference: Array) -> Arr
         part = term.weighted(jnp.exp(of(reference.shape[-1])))
         total, gross = (total + part if term.push == "up" else total - part), gross + part
     # What is chosen as often as rejected has no gain but rounding.
-    return jnp.where(jnp.abs(total) <= 8 * jnp.finfo(total.dtype).eps * gross, 0, total)
+    return jnp.where(jnp.abs(total) <= 8 * eps * gross, 0, total)
 
 
 def solve_on_logits(
@@ -88,7 +88,7 @@ def solve_on_logits(
         unique = np.asarray(False)
         if log_convex and not task.objective.has_baseline:
             # A set of log-probabilities that sum to at most one is convex; see `solve`.
-            unique = np.asarray(_shift_slope(task, ends)) <= _NO_SLOPE[ends.dtype.name]
+            unique = np.asarray(_shift_slope(task, ends)) <= max(1e-9, _NO_SLOPE * task.eps)
     return solution_of(
         task,
         ends,

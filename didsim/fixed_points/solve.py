@@ -1,7 +1,12 @@
 """Where an objective converges, with a certificate."""
 
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
@@ -10,7 +15,7 @@ from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
 from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
 from didsim.fixed_points.on_parameters import solve_on_parameters
 from didsim.fixed_points.on_rewards import solve_on_rewards
-from didsim.fixed_points.task import Task, finished, gradient_rule
+from didsim.fixed_points.task import Task, finished, gradient_rule, on_device
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.reference import visible_reference
@@ -151,10 +156,30 @@ def _solve(
         _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
     if not _checks.known((objective, reference, problem)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
-    task = Task.over_runs(objective, reference, problem, lengths, batch, measured)
-    if policy is not None:
-        return solve_on_parameters(task, policy, starts, batch)
-    return finished(_free(task, starts), batch)
+    dtype = reference.dtype
+    with jax.enable_x64(True):
+        given = _in_dtype((objective, reference, problem, policy), np.dtype("float64"))
+        objective, reference, problem, policy = given
+        eps = float(jnp.finfo(dtype).eps)
+        task = Task.over_runs(objective, log_softmax(reference), problem, lengths, batch, measured, eps)
+        if policy is not None:
+            solution = solve_on_parameters(task, policy, starts, batch)
+        else:
+            solution = finished(_free(task, starts), batch)
+    return _in_dtype(solution, dtype)
+
+
+def _in_dtype(tree: Any, dtype: np.dtype) -> Any:
+    """A tree with its floating-point numbers in another dtype."""
+
+    def converted(leaf: Any) -> Any:
+        if not eqx.is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        # In NumPy, which may hold NaN even if JAX looks for NaN in all that it computes.
+        changed = np.asarray(leaf).astype(dtype)
+        return on_device(changed) if isinstance(leaf, jax.Array) else changed
+
+    return jax.tree.map(converted, tree)
 
 
 def _checked(

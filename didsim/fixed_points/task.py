@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from didsim._batches import as_runs, batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Certificate, Method, Solution
-from didsim.fixed_points.newton import Found, tolerance
+from didsim.fixed_points.newton import TOLERANCE, Found
 from didsim.fixed_points.smoothing import has_kinks
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.objectives.objective import Objective
@@ -29,6 +29,7 @@ class Task(eqx.Module):
 
     Attributes:
         measured: whether the certificates of closed forms hold the gradient at the solution.
+        eps: the rounding of the numbers that were given. All arrays have float64.
     """
 
     objective: Objective
@@ -36,6 +37,7 @@ class Task(eqx.Module):
     problem: Problem
     lengths: Array | None
     measured: bool = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
 
     @classmethod
     def over_runs(
@@ -46,6 +48,7 @@ class Task(eqx.Module):
         lengths: Array | None,
         batch: Shape,
         measured: bool,
+        eps: float,
     ) -> "Task":
         return cls(
             objective=as_runs(objective, batch, 0),
@@ -53,6 +56,7 @@ class Task(eqx.Module):
             problem=problem.over_runs(lambda leaf, event_ndim: as_runs(leaf, batch, event_ndim)),
             lengths=lengths,
             measured=measured,
+            eps=eps,
         )
 
     @property
@@ -206,11 +210,11 @@ def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, Array, np.nda
     chosen = ends[jnp.arange(runs), which]
     if starts == 1:
         return best, chosen, None
-    meet = [_meet(points, which, found) for points in (ends, _rewards(task, ends))]
+    meet = [_meet(points, which) for points in (ends, _rewards(task, ends))]
     return best, chosen, (np.asarray(good) & np.logical_and(*meet)).all(axis=1)
 
 
-def _meet(points: Array, which: Array, found: Found) -> np.ndarray:
+def _meet(points: Array, which: Array) -> np.ndarray:
     """Whether each start ended where the chosen one did.
 
     That is to within ten times the solver's tolerance, for log-probabilities and for implicit rewards. Of
@@ -221,7 +225,7 @@ def _meet(points: Array, which: Array, found: Found) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         apart = np.where(ends == chosen, 0, np.abs(ends - chosen)).max(axis=-1)
     size = np.where(np.isfinite(chosen), np.abs(chosen), 0).max(axis=-1)
-    return apart <= 10 * tolerance(found.z) * np.maximum(1, size)
+    return apart <= 10 * TOLERANCE * np.maximum(1, size)
 
 
 @eqx.filter_jit
@@ -256,11 +260,8 @@ def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) 
     def from_all_starts(given: Any, guesses: Array) -> Found:
         return jax.lax.map(lambda start: one(given, start), guesses, batch_size=of_starts)
 
-    return jax.lax.map(
-        lambda run: from_all_starts(*run),
-        (given, guesses),
-        batch_size=_divisor(runs, at_once // (of_starts or 1)),
-    )
+    of_runs = _divisor(runs, at_once // (of_starts or 1))
+    return jax.lax.map(lambda run: from_all_starts(*run), (given, guesses), batch_size=of_runs)
 
 
 def _divisor(number: int, most: int) -> int | None:
