@@ -1,6 +1,7 @@
 """Where an objective converges, with a certificate."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
@@ -38,9 +39,9 @@ def fixed_point(
         NoMinimiserError: there is no unique minimiser of full support, or the certificate leaves a doubt: the
             pairs do not identify it, the solver did not converge, or its starts disagree. The message says
             which, and the error holds the `Solution`. It is a `ValueError`.
-        ValueError: an argument is wrong; or the call is under `jit`, `vmap` or `grad` and there is no closed
-            form.
-        EquinoxRuntimeError: the call is under `jit`, `vmap` or `grad`, and no minimiser has full support.
+        ValueError: an argument is wrong; or an argument is traced by `jit`, `vmap` or `grad`, and there is no
+            closed form.
+        EquinoxRuntimeError: an argument is traced, and no minimiser has full support.
 
     >>> from didsim import Contrastive, dpo, optimal_rejected
     >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -145,12 +146,26 @@ def _solve(
     measured: bool,
 ) -> Solution:
     """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
+    if not _checks.known((objective, reference, problem)):
+        raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
+    # Inside `jit`, what is known is solved while the program is traced.
+    with jax.ensure_compile_time_eval():
+        return _solve_known(objective, reference, problem, lengths, policy, starts, measured)
+
+
+def _solve_known(
+    objective: Objective,
+    reference: LogProbsLike,
+    problem: Problem,
+    lengths: ArrayLike | None,
+    policy: Policy | None,
+    starts: int,
+    measured: bool,
+) -> Solution:
     reference, lengths, batch = _checked(objective, reference, problem, lengths)
     starts = _checks.count("starts", starts)
     if policy is not None:
         _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
-    if not _checks.known((objective, reference, problem)):
-        raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     task = Task.over_runs(objective, reference, problem, lengths, batch, measured)
     if policy is not None:
         return solve_on_parameters(task, policy, starts, batch)
