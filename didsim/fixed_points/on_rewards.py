@@ -70,12 +70,14 @@ def _by_newton(
     task: Task, pair: Term, problem: Problem, starts: int, compared: Comparisons | None
 ) -> Solution:
     """A second-order method on the rewards themselves, in which the loss of a convex kernel is convex."""
+    if compared is not None and not compared.identified.all(axis=-1).any():
+        return _open(task, pair, problem, compared)
     convex = pair.kernel.convex
     guesses = random_starts(task, 1 if convex else starts)
     if task.size > DENSE:
         found, method = _lbfgs(pair, problem, guesses), Method.LBFGS_ON_REWARDS
     else:
-        found, method = _newton(pair, problem.joint(task.size), guesses), Method.NEWTON_ON_REWARDS
+        found, method = _newton(pair, problem, guesses), Method.NEWTON_ON_REWARDS
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
     best, ends, agreed = best_of(task, found, ends)
     return solution_of(
@@ -91,8 +93,22 @@ def _by_newton(
     )
 
 
+def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> Solution:
+    """What is known if no problem has a minimiser that its pairs identify."""
+    return solution_of(
+        task,
+        task.reference,
+        Method.NEWTON_ON_REWARDS if task.size <= DENSE else Method.LBFGS_ON_REWARDS,
+        gradient=np.nan,
+        compared=compared,
+        limit=limit_of_descent(task, pair, problem, compared),
+    )
+
+
 @eqx.filter_jit
-def _newton(pair: Term, table: Joint, guesses: Array) -> Found:
+def _newton(pair: Term, problem: Problem, guesses: Array) -> Found:
+    table = problem.joint(guesses.shape[-1])
+
     def one(given: tuple[Term, Joint], start: Array) -> Found:
         pair, table = given
         return minimise(

@@ -34,10 +34,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from didsim.fixed_points.newton import Found, minimise
-from didsim.fixed_points.task import DENSE, Task
+from didsim.fixed_points.task import DENSE, Task, over_starts
 from didsim.fixed_points.win_graph import Comparisons
 from didsim.objectives.kernels import Kernel
 from didsim.objectives.terms import Term
+from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
 _LARGE = 1e4  # a difference of rewards at which the slopes of logistic and exponential losses are 0
@@ -60,9 +61,8 @@ def limit_of_descent(
     known = np.asarray(open_runs & keeps.any(axis=-1))
     # All sequences stand in where nothing is known, so that the program has something to solve.
     keeps = np.where(known[:, None], keeps, True)
-    table = jnp.exp(problem.joint(task.size).log_probs)
     shown = jnp.asarray(keeps), jnp.asarray(compared.together)
-    found = _minimised(pair.kernel, table, *shown)
+    found = _minimised(pair.kernel, problem, *shown)
     policy = _policy(pair, task.reference, task.lengths, found.z, *shown)
     known &= np.asarray(found.converged)
     return np.where(known[:, None], policy, unknown)
@@ -97,19 +97,33 @@ def _has_same_slopes(pair: Term, lengths: Array | None) -> bool:
 
 
 @eqx.filter_jit
-@eqx.filter_vmap
-def _minimised(kernel: Kernel, table: Array, keeps: Array, joined: Array) -> Found:
+def _minimised(kernel: Kernel, problem: Problem, keeps: Array, joined: Array) -> Found:
     """The rewards that minimise the loss of the pairs among `keeps`."""
-    weights = jnp.where(keeps[:, None] & keeps, table, 0)
-    size = table.shape[-1]
-    # A row for each set of joined sequences, and for each sequence that does not count. Its sum is held at 0.
-    held = jnp.where(keeps, joined, size + jnp.arange(size))
-    rows = jnp.arange(2 * size)[:, None] == held
+    size = keeps.shape[-1]
 
-    def loss(h: Array, _: Array) -> Array:
-        return jnp.sum(weights * kernel(h[:, None] - h)) + jnp.sum((rows @ h) ** 2) / 2
+    def one(given: tuple[Kernel, Joint, Array, Array], start: Array) -> Found:
+        kernel, table, keeps, joined = given
+        kept = jax.tree.map(lambda one: jnp.where(keeps[:, None] & keeps, one, -jnp.inf), table)
+        # A row for each set of joined sequences, and for each sequence that does not count. Its sum is held.
+        held = jnp.where(keeps, joined, size + jnp.arange(size))
+        rows = jnp.arange(2 * size)[:, None] == held
+        joins = held[:, None] == held
 
-    return minimise(loss, jnp.zeros(size, table.dtype), jnp.zeros((0, size), table.dtype), moves=False)
+        def loss(h: Array, _: Array) -> Array:
+            return kernel.expect(kept, h) + jnp.sum((rows @ h) ** 2) / 2
+
+        return minimise(
+            loss,
+            start,
+            jnp.zeros((0, size), start.dtype),
+            moves=False,
+            hessian=lambda h: kernel.curvature(kept, h, h).hessian() + joins,
+        )
+
+    starts = jnp.zeros((*keeps.shape[:-1], 1, size))
+    found = over_starts(one, (kernel, problem.joint(size), keeps, joined), starts)
+    first: Found = jax.tree.map(lambda leaf: leaf[:, 0], found)
+    return first
 
 
 @eqx.filter_jit

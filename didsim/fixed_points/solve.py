@@ -43,9 +43,9 @@ def fixed_point(
         NoMinimiserError: there is no unique minimiser of full support, or the certificate leaves a doubt: the
             pairs do not identify it, the solver did not converge, or its starts disagree. The message says
             which, and the error holds the `Solution`. It is a `ValueError`.
-        ValueError: an argument is wrong; or the call is under `jit`, `vmap` or `grad` and there is no closed
-            form.
-        EquinoxRuntimeError: the call is under `jit`, `vmap` or `grad`, and no minimiser has full support.
+        ValueError: an argument is wrong; or an argument is traced by `jit`, `vmap` or `grad`, and there is no
+            closed form.
+        EquinoxRuntimeError: an argument is traced, and no minimiser has full support.
 
     >>> from didsim import Contrastive, dpo, optimal_rejected
     >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -87,7 +87,7 @@ def solve(
       squared one (IPO) ends at a bounded reward. These are closed forms, O(N).
     - The hinge is a linear program of N² variables. Shortest paths tell whether its solution is unique.
     - Any other convex kernel (a margin, smoothed labels), and finite data, take Newton's method on the
-      reward, in which the loss is convex.
+      reward, in which the loss is convex. Pairs that leave rewards open are told before it starts.
 
     Then comes the policy that has this reward (`Reward.policy`): for the log-ratio `reference · exp(h/beta)`,
     normalised. Some rewards have no normaliser in closed form; a scalar root is found for these.
@@ -122,8 +122,13 @@ def solve(
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
-        there, in O(N²) up to 1,024 sequences. Newton's method costs O(N³) for each of its steps, starts and
-        problems. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to O(N log N) a step.
+        there, in O(N²) up to 1,024 sequences. A step of Newton's method is a Cholesky decomposition, O(N³/3),
+        beside a Hessian in O(N²) (`Objective.curvature`). Where the Hessian is singular or has negative
+        eigenvalues, a step costs about 30 times as much. Each problem and start takes its own number of
+        steps. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to O(N log N) a step.
+
+        All is solved in float64, whatever dtype is given, and then rounded. The certificate holds for the
+        numbers as given; the rounded log-probabilities are off by up to the rounding of their dtype.
 
     Raises:
         ValueError: an argument is not normalised, the reference has a zero that a pair sees, shapes do not
@@ -150,23 +155,25 @@ def _solve(
     measured: bool,
 ) -> Solution:
     """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
-    reference, lengths, batch = _checked(objective, reference, problem, lengths)
-    starts = _checks.count("starts", starts)
-    if policy is not None:
-        _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
     if not _checks.known((objective, reference, problem)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
-    dtype = reference.dtype
-    with jax.enable_x64(True):
-        given = _in_dtype((objective, reference, problem, policy), np.dtype("float64"))
-        objective, reference, problem, policy = given
-        eps = float(jnp.finfo(dtype).eps)
-        task = Task.over_runs(objective, log_softmax(reference), problem, lengths, batch, measured, eps)
+    # Inside `jit`, what is known is solved while the program is traced.
+    with jax.ensure_compile_time_eval():
+        reference, lengths, batch = _checked(objective, reference, problem, lengths)
+        starts = _checks.count("starts", starts)
         if policy is not None:
-            solution = solve_on_parameters(task, policy, starts, batch)
-        else:
-            solution = finished(_free(task, starts), batch)
-    return _in_dtype(solution, dtype)
+            _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
+        dtype = reference.dtype
+        with jax.enable_x64(True):
+            given = _in_dtype((objective, reference, problem, policy), np.dtype("float64"))
+            objective, reference, problem, policy = given
+            eps = float(jnp.finfo(dtype).eps)
+            task = Task.over_runs(objective, log_softmax(reference), problem, lengths, batch, measured, eps)
+            if policy is not None:
+                solution = solve_on_parameters(task, policy, starts, batch)
+            else:
+                solution = finished(_free(task, starts), batch)
+        return _in_dtype(solution, dtype)
 
 
 def _in_dtype(tree: Any, dtype: np.dtype) -> Any:

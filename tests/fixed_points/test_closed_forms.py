@@ -247,16 +247,23 @@ def test_what_has_no_closed_form_is_refused_under_jit() -> None:
 def test_what_has_no_minimiser_is_an_error_under_jit(make: Callable[..., didsim.Objective]) -> None:
     with np.errstate(divide="ignore"):
         holed = np.log(np.array([0.5, 0.5, 0, 0, 0, 0]))
-    uniform = np.full(SIZE, -np.log(SIZE))
+    beta, uniform = jnp.asarray(BETA), np.full(SIZE, -np.log(SIZE))
     problems = [didsim.Contrastive(holed, holed), didsim.Labelled(REWARD[0], holed, holed)]
     if make is not didsim.ipo:
         problems += [didsim.Contrastive(holed, uniform), didsim.Contrastive(uniform, holed)]
     for problem in problems:
         with pytest.raises(eqx.EquinoxRuntimeError, match="`objective` has no minimiser to return here"):
-            eqx.filter_jit(lambda beta, p=problem: didsim.fixed_point(make(beta), REFERENCE[0], p))(BETA)
+            eqx.filter_jit(lambda beta, p=problem: didsim.fixed_point(make(beta), REFERENCE[0], p))(beta)
     whole = didsim.Labelled(REWARD[0], uniform, holed)
-    found = eqx.filter_jit(lambda beta: didsim.fixed_point(make(beta), REFERENCE[0], whole))(BETA)
+    found = eqx.filter_jit(lambda beta: didsim.fixed_point(make(beta), REFERENCE[0], whole))(beta)
     np.testing.assert_allclose(found, didsim.fixed_point(make(BETA), REFERENCE[0], whole), rtol=1e-12)
+
+
+def test_what_is_known_is_solved_under_jit() -> None:
+    """Even where there is no closed form."""
+    for objective in (didsim.dpo(BETA), didsim.simpo(BETA), didsim.orpo()):
+        found = jax.jit(lambda one=objective: didsim.fixed_point(one, REFERENCE[0], PROBLEM))()
+        np.testing.assert_allclose(found, didsim.fixed_point(objective, REFERENCE[0], PROBLEM), rtol=1e-9)
 
 
 def test_a_family_is_refused_under_jit() -> None:
