@@ -21,6 +21,7 @@ from didsim.fixed_points.task import (
     over_starts,
     random_starts,
     solution_of,
+    table_of,
 )
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.objectives.rewards import Scalar
@@ -47,7 +48,7 @@ def _by_linear_program(
     task: Task, pair: Term, margin: Scalar, problem: Problem, compared: Comparisons | None
 ) -> Solution:
     check_dense(task, "a hinge, whose linear program has a variable for every pair")
-    tables = np.exp(np.asarray(problem.joint(task.size).log_probs, float))
+    tables = np.exp(np.asarray(table_of(problem, task.size).log_probs))
     tables = np.broadcast_to(tables, (task.runs, task.size, task.size))
     found = [minimise_hinge(table) for table in tables]
     solved = np.array([one.solved for one in found])

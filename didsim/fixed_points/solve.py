@@ -159,16 +159,16 @@ def _solve(
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     # Inside `jit`, what is known is solved while the program is traced.
     with jax.ensure_compile_time_eval():
-        reference, lengths, batch = _checked(objective, reference, problem, lengths)
+        array, lengths, batch = _checked(objective, reference, problem, lengths)
         starts = _checks.count("starts", starts)
         if policy is not None:
             _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
-        dtype = reference.dtype
+        dtype = array.dtype
         with jax.enable_x64(True):
-            given = _in_dtype((objective, reference, problem, policy), np.dtype("float64"))
-            objective, reference, problem, policy = given
+            given = _in_dtype((objective, array, problem, policy), np.dtype("float64"))
+            objective, array, problem, policy = given
             eps = float(jnp.finfo(dtype).eps)
-            task = Task.over_runs(objective, log_softmax(reference), problem, lengths, batch, measured, eps)
+            task = Task.over_runs(objective, log_softmax(array), problem, lengths, batch, measured, eps)
             if policy is not None:
                 solution = solve_on_parameters(task, policy, starts, batch)
             else:

@@ -17,6 +17,7 @@ from didsim.fixed_points.newton import TOLERANCE, Found
 from didsim.fixed_points.smoothing import has_kinks
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.objectives.objective import Objective
+from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
 DENSE = 1024  # the most numbers to solve for with N × N matrices
@@ -268,6 +269,12 @@ def _divisor(number: int, most: int) -> int | None:
     """The largest divisor of a number that is at most `most`; None for 1."""
     found = max((k for k in range(1, min(number, most) + 1) if number % k == 0), default=1)
     return None if found == 1 else found
+
+
+@eqx.filter_jit
+def table_of(problem: Problem, size: int) -> Joint:
+    """The table of all pairs. It sums to one only up to the rounding of the numbers that were given."""
+    return problem.joint(size)
 
 
 def mass(problem: Problem, like: Array) -> Array:
