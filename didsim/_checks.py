@@ -237,10 +237,16 @@ def _flushed(array: Array, beside: Array | None) -> Array:
     return jnp.where(jnp.abs(used) < jnp.finfo(used.dtype).tiny, 0, used)
 
 
-def parameters(name: str, tree: Any, dtype: Any) -> None:
-    """Raise if a number of a tree has an unsupported dtype, or rounds to infinity or zero in `dtype`."""
+def dtypes(name: str, tree: Any) -> None:
+    """Raise if a number of a tree has a floating-point dtype other than float32 and float64."""
     for leaf in jax.tree.leaves(tree):
         _supported(name, jnp.result_type(leaf))
+
+
+def parameters(name: str, tree: Any, dtype: Any) -> None:
+    """Raise if a number of a tree has an unsupported dtype, or rounds to infinity or zero in `dtype`."""
+    dtypes(name, tree)
+    for leaf in jax.tree.leaves(tree):
         if known(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             given = np.asarray(leaf)
             rounded = _rounded(given, dtype)
