@@ -51,7 +51,8 @@ def fixed_point(
     >>> jnp.exp(fixed_point(dpo(beta=0.1), reference, problem)).tolist()
     [0.2, 0.3, 0.5]
     """
-    if not _checks.known((objective, reference, problem, policy)):
+    # Of known arguments, a compiled program computes what is not known before it runs.
+    if not _checks.known((objective, reference, problem, policy, jnp.negative(1.0))):
         if policy is not None:
             raise ValueError("`policy` has no closed form: call it outside jit, vmap and grad")
         return _traced(objective, reference, problem, lengths)
