@@ -237,10 +237,21 @@ def _flushed(array: Array, beside: Array | None) -> Array:
     return jnp.where(jnp.abs(used) < jnp.finfo(used.dtype).tiny, 0, used)
 
 
-def parameters(name: str, tree: Any, dtype: Any) -> None:
-    """Raise if a number of a tree has an unsupported dtype, or rounds to infinity or zero in `dtype`."""
+def dtypes(name: str, tree: Any) -> None:
+    """Raise if a number of a tree has a floating-point dtype other than float32 and float64."""
     for leaf in jax.tree.leaves(tree):
         _supported(name, jnp.result_type(leaf))
+
+
+def parameters(name: str, tree: Any, dtype: Any) -> None:
+    """Raise if a number of a tree has an unsupported dtype, or is too large or too small for `dtype`.
+
+    A number that rounds to zero is too small. One is too large if its square overflows: so would a reward
+    that it multiplies, and the difference of two such rewards is NaN.
+    """
+    dtypes(name, tree)
+    most = float(np.sqrt(float(jnp.finfo(dtype).max)))
+    for leaf in jax.tree.leaves(tree):
         if known(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             given = np.asarray(leaf)
             rounded = _rounded(given, dtype)
@@ -249,6 +260,11 @@ def parameters(name: str, tree: Any, dtype: Any) -> None:
                 raise ValueError(
                     f"`{name}` must have parameters that {jnp.dtype(dtype)} can hold; got "
                     f"{given[off].flat[0]}, which rounds to {rounded[off].flat[0]}"
+                )
+            if (large := np.isfinite(given) & (np.abs(given) > most)).any():
+                raise ValueError(
+                    f"`{name}` must have parameters of at most {most:.2g} in {jnp.dtype(dtype)}, as rewards "
+                    f"overflow beyond; got {given[large].flat[0]}"
                 )
 
 

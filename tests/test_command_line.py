@@ -136,6 +136,7 @@ def test_a_report_to_a_device() -> None:
         (("run", "tiny.toml", "--store", "s3://b/x"), 2, "got the URL 's3://b/x'"),
         (("run", "tiny.toml", "--store", "gs://b/x", "--dry-run"), 2, "got the URL 'gs://b/x'"),
         (("show", "s3://b/x"), 2, "got the URL 's3://b/x'"),
+        (("verify", "s3://b/x"), 2, "got the URL 's3://b/x'"),
         (("export", "tiny.zarr", "https://b/x.nc"), 2, "got the URL 'https://b/x.nc'"),
         (("plot", "tiny.zarr", "--y", "loss", "--out", "s3://b/x.png"), 2, "got the URL 's3://b/x.png'"),
         (("check", "--out", "s3://b/x"), 2, "got the URL 's3://b/x'"),

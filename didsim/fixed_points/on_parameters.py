@@ -8,6 +8,7 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from didsim import _checks
 from didsim._batches import batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Method, Solution
@@ -31,12 +32,14 @@ from didsim.preferences.problem import Problem
 
 def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -> Solution:
     """The minimiser in the family of a policy, by Newton's method on its parameters."""
-    if policy.log_probs().shape != (task.size,):
+    trained, fixed = eqx.partition(policy, policy.trainable())
+    _checks.dtypes("policy", trained)
+    shape = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True).shape
+    if shape != (task.size,):
         raise ValueError(
             f"`policy` must be one policy over {task.size} sequences; its log-probabilities have shape "
-            f"{policy.log_probs().shape}"
+            f"{shape}"
         )
-    trained, fixed = eqx.partition(policy, policy.trainable())
     flat, unravel = ravel_pytree(trained)
     if flat.size > DENSE:
         raise ValueError(f"`policy` must have at most {DENSE} parameters to solve for; got {flat.size}")

@@ -10,6 +10,7 @@ from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
+from didsim._memory import fitting_int
 from didsim.fixed_points.certificate import NoMinimiserError, Solution
 from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
 from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
@@ -21,6 +22,8 @@ from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.reference import visible_reference
 from didsim.policies import Policy
 from didsim.preferences.problem import Problem, check_over
+
+_START = 64  # bytes for each sequence: the logits of a start, and the vectors of a step from there
 
 
 def fixed_point(
@@ -155,12 +158,12 @@ def _solve(
     measured: bool,
 ) -> Solution:
     """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
-    if not _checks.known((objective, reference, problem)):
+    if not _checks.known((objective, reference, problem, policy)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     # Inside `jit`, what is known is solved while the program is traced.
     with jax.ensure_compile_time_eval():
         array, lengths, batch = _checked(objective, reference, problem, lengths)
-        starts = _checks.count("starts", starts)
+        starts = fitting_int("starts", starts, _START * array.shape[-1])
         if policy is not None:
             _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
         dtype = array.dtype

@@ -146,9 +146,10 @@ class Alpha(DivergenceSlope):
 
 
 class ChiSquared(Reward):
-    """`h = beta · (u + log u)` with `u = π/reference`, the reward of χPO.
+    """`h = beta · (u − 1 + log u)` with `u = π/reference`, the reward of χPO up to a constant.
 
-    It belongs to `f(u) = u²/2 + u log u − 1/2`: the sum of half the χ² divergence and of the KL divergence.
+    The constant makes it 0 at `π = reference`, as the other divergences' rewards are.
+    It belongs to `f(u) = (u − 1)²/2 + u log u`: the sum of half the χ² divergence and of the KL divergence.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -158,7 +159,7 @@ class ChiSquared(Reward):
 
     def __call__(self, logps: Array, ref_logps: Array | None, lengths: Array | None) -> Array:
         t = log_ratio_of(logps, ref_logps)
-        return self.beta * (jnp.exp(t) + t)
+        return self.beta * (jnp.expm1(t) + t)
 
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
         """`π = reference · u` with `u + log u = h/beta + c`. The constant `c` makes `π` sum to one.

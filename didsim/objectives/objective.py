@@ -138,6 +138,7 @@ class Objective(eqx.Module):
         if any(term.needs_reference for term in self.terms):
             logps |= _needed(ref_logps, "its implicit reward uses the reference policy")
         arrays = {name: _logps(name, value) for name, value in logps.items()}
+        _checks.parameters("self", self, jnp.result_type(*arrays.values()))
         if self.needs_lengths:
             needed = _needed(lengths, "it depends on the number of tokens")
             arrays |= {name: _checks.lengths(name, value) for name, value in needed.items()}

@@ -122,7 +122,7 @@ class LabelledByTable(Problem):
 
     def joint(self, size: int) -> Joint:
         """`log [first(i) second(j) + second(i) first(j)] + log [P(i ≻ j) + P(tie)/2]`, and the ties."""
-        self.check_size(size)
+        self.check_table(size)
         one = self.first[..., :, None] + self.second[..., None, :]
         other = self.second[..., :, None] + self.first[..., None, :]
         drawn, ties = _log_space.logaddexp(one, other), self.preferences.log_ties

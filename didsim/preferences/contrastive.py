@@ -154,7 +154,7 @@ class Contrastive(Problem):
 
     def joint(self, size: int) -> "Joint":
         """`log chosen(i) + log rejected(j)`."""
-        self.check_size(size)
+        self.check_table(size)
         return Joint(self.chosen[..., :, None] + self.rejected[..., None, :])
 
     def chosen_marginal(self, size: int) -> LogProbs:

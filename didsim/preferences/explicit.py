@@ -230,7 +230,7 @@ class Pairs(Problem):
 
     def joint(self, size: int) -> "Joint":
         """The weighted share of each pair of sequences in the dataset. O(N²) memory."""
-        self.check_size(size)
+        self.check_table(size)
         count = jnp.vectorize(
             lambda winners, losers, weights: (
                 jnp.zeros((size, size), weights.dtype).at[winners, losers].add(weights)

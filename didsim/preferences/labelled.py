@@ -256,7 +256,7 @@ class Labelled(Problem):
 
     def joint(self, size: int) -> "Joint":
         """`log [first(i) second(j) + second(i) first(j)] + log σ(r_i − r_j)`."""
-        self.check_size(size)
+        self.check_table(size)
         one = self.first[..., :, None] + self.second[..., None, :]
         other = self.second[..., :, None] + self.first[..., None, :]
         margin = self.reward[..., :, None] - self.reward[..., None, :]

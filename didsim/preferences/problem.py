@@ -24,8 +24,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from didsim import _checks
 from didsim._checks import Shape
+from didsim._memory import check_fits
 from didsim.information import LogProbs
 from didsim.pairwise.forms import Form
+
+_BYTES = 8  # of a pair in a table of all pairs: its log-probability
 
 Summand = Callable[[Array], Array] | Form
 Marginals = tuple[Float[Array, "*#batch sequences"], Float[Array, "*#batch sequences"]]
@@ -135,6 +138,11 @@ class Problem(eqx.Module):
     @abstractmethod
     def check_size(self, size: int) -> None:
         """Raise `ValueError` unless the problem is over `size` sequences."""
+
+    def check_table(self, size: int) -> None:
+        """Raise `ValueError` unless the problem is over `size` sequences, and a table of all pairs fits."""
+        self.check_size(size)
+        check_fits(f"`size` = {size:,}: a table of all pairs", _BYTES * size**2)
 
     @abstractmethod
     def preference(self, i: Any, j: Any) -> Float[Array, "..."]:

@@ -21,7 +21,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from didsim._files import DRAFTS, written_whole
+from didsim._files import DRAFTS, local_path, written_whole
 
 FORMAT = 2
 """The number of the layout of a store. It changes when the layout does."""
@@ -118,7 +118,7 @@ def contents_of(path: Path) -> Contents:
     except (KeyError, TypeError, msgspec.DecodeError):
         raise StoreError(f"{path} is no store of didsim, though it says so") from None
     # A block that was written while files were listed is not lost.
-    return Contents(attributes, {name: what for name, what in lost.items() if not (path / name).exists()})
+    return Contents(attributes, {name: what for name, what in lost.items() if not (path / name).is_file()})
 
 
 def open_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -178,8 +178,10 @@ def verify(path: Path) -> Verified:
     """Check every file of a store.
 
     Raises:
+        ValueError: the path is a URL.
         StoreError: the path holds no store, one of another format, or what no store of didsim has.
     """
+    path = local_path("path", path)
     try:
         lost = contents_of(path).lost
         damaged: dict[str, str] = {}
@@ -236,7 +238,7 @@ def unsealed(path: Path, name: str) -> dict[str, str]:
         found = msgspec.json.decode((path / name).read_bytes(), type=_Sealed)
         if sha256(found.content).hexdigest() == found.sha256:
             return msgspec.json.decode(found.content, type=dict[str, str])
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise DamagedError(path, {name: _GONE}) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass

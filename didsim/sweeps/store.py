@@ -106,15 +106,12 @@ class Store:
         The status of a damaged chunk's block goes first. Its cells are then computed again.
         """
         for partial in list(self.path.rglob(f"*{DRAFTS}")):
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                partial.unlink(missing_ok=True)
+            _remove(partial)
         damaged = verify(self.path).damaged
         axes = len(self.block_shape)
         states = {status_chunk(name, axes) for name in damaged if is_chunk(name)}
         for name in [*sorted(states), *damaged]:
-            (self.path / name).unlink(missing_ok=True)
+            _remove(self.path / name)
         if FAILURES in damaged:
             seal(self.path / FAILURES, {})
 
@@ -221,6 +218,13 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         for key in keys
         if before.get(key, nothing) != after.get(key, nothing)
     )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _create(sweep: Sweep, path: Path, block_shape: tuple[int, ...]) -> None:

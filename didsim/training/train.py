@@ -130,6 +130,8 @@ def train(
     )
     if not _checks.known((policy, reference, problem, objective, target, key, optimizer)):
         raise ValueError("`train` must be called outside jit, vmap and grad: it compiles itself")
+    trained, fixed = partition(policy)
+    _checks.dtypes("policy", trained)
     start = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
     reference = _checks.distribution("reference", reference)
     _checks.same_sequences(policy=start, reference=reference)
@@ -146,7 +148,6 @@ def train(
     metrics = record.resolve(
         has_target=target is not None, has_support=problem.has_full_support, covers_all=covers_all
     )
-    trained, fixed = partition(policy)
     trained = _parameters(trained, start.shape[:-1], batch)
     if mesh is not None:
         _check_mesh(mesh, batch)

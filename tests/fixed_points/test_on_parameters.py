@@ -1,6 +1,9 @@
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.optimize
 from scipy.special import log_softmax
@@ -73,6 +76,30 @@ def test_policies_that_do_not_fit_are_refused() -> None:
         didsim.solve(didsim.dpo(), REFERENCE, PROBLEM, policy=didsim.EnergyBased(REFERENCE))
     with pytest.raises(ValueError, match="`policy` must be a Policy, as LogLinear"):
         didsim.solve(didsim.dpo(), REFERENCE, PROBLEM, policy=REFERENCE)
+
+
+class Bare(didsim.Policy):
+    """Logits that nothing has checked."""
+
+    logits: jax.Array
+
+    def log_probs(self) -> jax.Array:
+        return jax.nn.log_softmax(self.logits.astype(float))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_parameters_of_half_precision_are_refused_by_name(dtype: str) -> None:
+    policy = Bare(jnp.zeros(6, dtype))
+    message = f"`policy` must have dtype float32 or float64; got {dtype}"
+    with pytest.raises(ValueError, match=message):
+        didsim.solve(didsim.dpo(), REFERENCE, PROBLEM, policy=policy)
+    with pytest.raises(ValueError, match=message):
+        didsim.train(policy, REFERENCE, PROBLEM, didsim.dpo(), optax.sgd(0.1), 1)
+
+
+def test_a_family_is_refused_under_jit() -> None:
+    with pytest.raises(ValueError, match="`solve` must be called outside jit"):
+        jax.jit(lambda z: didsim.solve(didsim.dpo(), REFERENCE, PROBLEM, policy=Bare(z)).log_probs)(REFERENCE)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,8 +1,11 @@
+import contextlib
+import inspect
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.special import expit, log_expit
 
@@ -244,3 +247,37 @@ def test_lengths_must_be_whole() -> None:
         ValueError, match="`chosen_lengths` must be numbers of tokens, integers of at least 1"
     ):
         didsim.simpo().pair_loss(-1.0, -2.0, chosen_lengths="abc", rejected_lengths=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [3e38, 1e20, 1e-20, 1.2e-38])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_parameters_at_the_edge_of_float32_are_refused_or_give_no_nan(name: str, value: float) -> None:
+    p, q = (jax.nn.log_softmax(jnp.array(z, jnp.float32)) for z in ([1.0, 0.0, -0.5], [0.0, 0.3, 0.2]))
+    losses = []
+    for parameter, one in inspect.signature(OBJECTIVES[name]).parameters.items():
+        if not isinstance(one.default, float):
+            continue
+        with contextlib.suppress(ValueError):
+            objective = OBJECTIVES[name](**{parameter: value})
+            logps = (p[0], p[1], q[0], q[1], 3, 4)
+            tokens = {}
+            if any(term.needs_tokens for term in objective.terms):
+                tokens = {"chosen_tokens": p[0] / 2, "rejected_tokens": p[1] / 2}
+            losses.append(objective.pair_loss(*logps, **tokens))
+            losses.append(objective.loss(p, q, didsim.Contrastive(q, p), np.array([1, 2, 3])))
+    assert not np.isnan(np.array(losses, float)).any()
+
+
+@pytest.mark.parametrize("value", [2e19, 3e38])
+def test_rewards_that_would_overflow_are_refused_at_every_entrance(value: float) -> None:
+    p = jnp.log(jnp.array([0.5, 0.3, 0.2], jnp.float32))
+    problem, objective = didsim.Contrastive(p, p), didsim.simpo(value)
+    message = "must have parameters of at most 1.8e\\+19 in float32, as rewards overflow beyond; got "
+    with pytest.raises(ValueError, match=f"`self` {message}"):
+        objective.loss(p, p, problem)
+    with pytest.raises(ValueError, match=f"`self` {message}"):
+        objective.pair_loss(p, p[::-1], chosen_lengths=3, rejected_lengths=4)
+    with pytest.raises(ValueError, match=f"`objective` {message}"):
+        didsim.solve(objective, p, problem)
+    with pytest.raises(ValueError, match=f"`objective` {message}"):
+        didsim.train(didsim.EnergyBased(p), p, problem, objective, optax.sgd(0.1), 1)

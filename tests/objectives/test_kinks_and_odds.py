@@ -80,6 +80,7 @@ def test_divergence_rewards_are_zero_at_the_reference_and_agree_where_they_are_t
     for reward in (
         rewards.ForwardKL(beta),
         rewards.JensenShannon(beta),
+        rewards.ChiSquared(beta),
         rewards.Alpha(beta, jnp.asarray(0.4)),
         rewards.Alpha(beta, jnp.asarray(1.0)),
         rewards.LogRatio(beta),

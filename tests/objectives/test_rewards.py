@@ -77,7 +77,7 @@ def formula(name: str, beta: float, p: np.ndarray, r: np.ndarray, n: np.ndarray)
         "alpha": lambda: beta * -np.expm1(-SHARP * t) / SHARP,
         "alpha_one": lambda: beta * -np.expm1(-t),
         "weighted_entropy": lambda: beta * (0.8 * p - r),
-        "chi_squared": lambda: beta * (np.exp(t) + t),
+        "chi_squared": lambda: beta * (np.exp(t) - 1 + t),
         "power_prob": lambda: beta * -np.expm1(-SHARP * p / n) / SHARP,
     }[name]()
 

@@ -15,7 +15,7 @@ from didsim.sweeps import folder, running
 from didsim.sweeps.folder import StoreError, verify
 from didsim.sweeps.results import export
 from didsim.sweeps.store import open_store
-from tests.sweeps.damage_cases import TABLES, files_in, fill, flip, is_same, read
+from tests.sweeps.damage_cases import TABLES, files_in, fill, flip, is_same, read, sweep_of
 
 RUNNER = CliRunner()
 
@@ -83,6 +83,26 @@ def test_no_file_is_deleted_or_truncated_unnoticed(
             assert list(verify(copy).damaged) == [str(file.relative_to(copy))]
         file.write_bytes(content)
     assert verify(copy) == (len(files_in(copy)), {})
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_file(copy: Path) -> None:
+    for file in files_in(copy):
+        content = file.read_bytes()
+        file.unlink()
+        file.mkdir()
+        is_status = file.is_relative_to(copy / "status" / "c")
+        if not is_status:  # A block without a status is not done.
+            with pytest.raises(StoreError, match=f"{file} is damaged: it is gone"):
+                read(copy)
+            assert verify(copy).damaged == {str(file.relative_to(copy)): "it is gone"}
+        file.rmdir()
+        file.write_bytes(content)
+    chunk = copy / "loss" / "c" / "1" / "1" / "0" / "0"
+    chunk.unlink()
+    chunk.mkdir()
+    open_store(sweep_of(), copy, 3).tidy()
+    assert not chunk.exists()
+    assert not (copy / "status" / "c" / "1" / "1" / "0").exists()
 
 
 def test_other_readers_of_zarr_notice_a_damaged_chunk(copy: Path) -> None:

@@ -14,9 +14,11 @@ import pytest
 import didsim
 from didsim import Sweep
 from didsim._memory import machine_memory, size_text
+from didsim.sweeps.makers import POLICIES
 from didsim.sweeps.memory import bytes_of
 from didsim.sweeps.plan import plan
 from didsim.sweeps.study import _filled, complete
+from tests.sweeps.study_cases import entry
 from tests.sweeps.sweep_cases import SMALL
 
 KEY = jax.random.key(0)
@@ -65,6 +67,24 @@ def test_a_cell_beyond_the_machine_is_refused_in_a_dry_run(
     assert not (tmp_path / "r.zarr").exists()
 
 
+def test_a_dry_run_allocates_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked on a space of two is made there only if it is small."""
+    made = []
+
+    def spy(space: didsim.SequenceSpace, features: int = 16) -> didsim.LogLinear:
+        made.append(jnp.zeros((space.size, features)))
+        return didsim.LogLinear(made[-1], jnp.zeros(features))
+
+    monkeypatch.setattr("didsim._memory.machine_memory", lambda: 2**60)
+    monkeypatch.setattr("didsim.sweeps.grid.machine_memory", lambda: 2**60)
+    with entry(POLICIES, "spied", spy):
+        plan(Sweep({"policy": {"name": "spied", "features": 2**31 - 1}}, {}), 2**30)
+        assert made
+        assert all(isinstance(one, jax.core.Tracer) for one in made)
+        with pytest.raises(ValueError, match="`policy`"):
+            Sweep({"policy": {"name": "spied", "features": -(2**31)}}, {})
+
+
 def test_the_estimate_by_hand() -> None:
     config = complete(
         {
@@ -105,6 +125,8 @@ def test_sizes_of_functions() -> None:
         (lambda: didsim.markov(KEY, didsim.SequenceSpace(2**24, 1)), "space"),
         (lambda: problem.sample(KEY, 10**13), "num_pairs"),
         (lambda: didsim.Labelled(HALVES, HALVES, HALVES).sample(KEY, 2**63), "num_pairs"),
+        (lambda: didsim.Pairs(np.array([0]), np.array([1])).joint(10**9), "size"),
+        (lambda: didsim.solve(didsim.orpo(), HALVES, problem, starts=2**31 - 1), "starts"),
         (lambda: train(problem, batch_size=10**13), "batch_size"),
         (lambda: train(problem, steps=2**63), "steps"),
         (lambda: train(problem, steps=2**31 - 1, record=didsim.Record(1), runs=2**12), "record.every"),

@@ -55,7 +55,7 @@ def test_an_infinite_loss_stops_a_run_that_does_not_record_it(steps: int, batch_
     with pytest.raises(didsim.DivergenceError, match="at step 0"):
         train(
             policy=didsim.EnergyBased(REFERENCE.astype(jnp.float32)),
-            objective=didsim.ipo(1e-25),
+            objective=1e10 * didsim.ipo(1e-19),
             steps=steps,
             record=didsim.Record(1, {"js": didsim.METRICS["js_to_target"]}),
             target=TARGET,
