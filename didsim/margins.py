@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from didsim import _checks
@@ -232,7 +233,15 @@ def fit_power_law(target: LogProbsLike, reference: LogProbsLike, rejected: LogPr
     residuals = down - exponent[..., None] * up
     explained = jnp.max(jnp.abs(residuals), axis=-1) <= rounding * (1 + jnp.abs(exponent))
     return PowerLaw(
-        exponent=jnp.where(flat, jnp.nan, exponent),
+        exponent=_nan_where(flat, exponent),
         residual=jnp.sqrt(jnp.mean(residuals**2, axis=-1)),
         holds=explained & (flat | (exponent > 0)),
     )
+
+
+def _nan_where(flat: Bool[Array, "*batch"], exponent: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """NaN in the place of an exponent that means nothing."""
+    if not _checks.known((flat, exponent)):
+        return jnp.where(flat, jnp.nan, exponent)
+    # By NumPy, since JAX can be asked to stop at every NaN that it computes.
+    return jax.device_put(np.where(flat, np.nan, exponent).astype(exponent.dtype))

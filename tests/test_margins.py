@@ -362,3 +362,11 @@ def test_the_chosen_distribution_is_checked() -> None:
         check_order(TARGET, REFERENCE, REFERENCE, chosen=REFERENCE + 1)
     with pytest.raises(ValueError, match="`chosen` must agree in their last axis"):
         check_order(TARGET, REFERENCE, REFERENCE, chosen=np.log([0.5, 0.5]))
+
+
+def test_an_exponent_that_means_nothing_is_computed_nowhere() -> None:
+    p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+    with jax.debug_nans(True):
+        law = fit_power_law(p, p, q)
+        assert float(fit_power_law(p, q, p).exponent) == pytest.approx(-1)
+    assert np.isnan(law.exponent)

@@ -70,6 +70,7 @@ def minimise(
     moves: bool,
     hessian: Callable[[Array], Array] | None = None,
     mass: Array | None = None,
+    size: Array | None = None,
 ) -> Found:
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
@@ -88,6 +89,8 @@ def minimise(
             differentiated, at n times the cost of a gradient.
         mass: for each sequence, about how much the loss curves along its number. A direction with far less
             curvature than this counts as flat.
+        size: for each number, the size of the terms that add up to its curvature. A curvature far below is
+            their rounding. By default the curvature itself.
     """
     gradient = jax.grad(loss)
 
@@ -97,7 +100,7 @@ def minimise(
     def advance(state: _State) -> _State:
         z = state.z
         g = gradient(z, z)
-        step = _decomposed(hessian_at(z), idle).step(g)
+        step = _decomposed(hessian_at(z), idle, size).step(g)
         longest = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1, _LONGEST_STEP / longest)
         before = loss(z, z)
@@ -138,7 +141,7 @@ def minimise(
         nowhere = nowhere & _same(loss(z, z), loss(start, start))
         z = jnp.where(nowhere, start, z)
     g, at_end = gradient(z, z), hessian_at(z)
-    decomposed = _decomposed(at_end, idle)
+    decomposed = _decomposed(at_end, idle, size)
     step = root_step(jax.jacfwd(whole)(z), g, idle) if moves else decomposed.step(g)
     flat = decomposed.flat
     if mass is not None and len(z) > len(idle):
@@ -148,7 +151,7 @@ def minimise(
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
 
     def level_there(_: None) -> Array:
-        level, along = _level(at_start, at_end)
+        level, along = _level(at_start, at_end, size)
         unchanged = _same(loss(z + along, z), loss(z, z)) & _same(loss(z - along, z), loss(z, z))
         return jnp.where(unchanged, level - len(idle), 0)
 
@@ -175,8 +178,8 @@ class _Decomposed(NamedTuple):
     lowest: Float[Array, ""]
 
 
-def _decomposed(hessian: Array, idle: Array) -> _Decomposed:
-    scale = _scale(jnp.abs(jnp.diag(hessian)))
+def _decomposed(hessian: Array, idle: Array, size: Array | None) -> _Decomposed:
+    scale = _scale(jnp.abs(jnp.diag(hessian)), size)
     scaled = _symmetric(hessian * scale[:, None] * scale)
     # Along the idle directions it gets the curvature 1, and is otherwise the same.
     held = idle / scale
@@ -206,15 +209,15 @@ def _decomposed(hessian: Array, idle: Array) -> _Decomposed:
     return _Decomposed(step, flat, jnp.where(is_safe, 0, jnp.min(values)))
 
 
-def _level(first: Array, last: Array) -> tuple[Array, Array]:
+def _level(first: Array, last: Array, size: Array | None) -> tuple[Array, Array]:
     """The number of directions along which neither of two Hessians curves, and one mixture of them.
 
     The largest entry of the mixture is 1.
     """
-    scale = _scale(jnp.maximum(jnp.abs(jnp.diag(first)), jnp.abs(jnp.diag(last))))
-    size, vectors = eigen(_symmetric(_magnitude(first, scale) + _magnitude(last, scale)))
-    level = size <= _flat(size) * jnp.max(size)
-    mixture = scale * (vectors @ jnp.where(level, jnp.cos(jnp.arange(len(size), dtype=size.dtype)), 0))
+    scale = _scale(jnp.maximum(jnp.abs(jnp.diag(first)), jnp.abs(jnp.diag(last))), size)
+    values, vectors = eigen(_symmetric(_magnitude(first, scale) + _magnitude(last, scale)))
+    level = values <= _flat(values) * jnp.max(values)
+    mixture = scale * (vectors @ jnp.where(level, jnp.cos(jnp.arange(len(values), dtype=scale.dtype)), 0))
     longest = jnp.max(jnp.abs(mixture))
     return jnp.sum(level), mixture / jnp.where(longest > 0, longest, 1)
 
@@ -229,13 +232,20 @@ def _symmetric(matrix: Array) -> Array:
     return (matrix + matrix.T) / 2
 
 
+def is_rounding(number: Array, size: Array) -> Array:
+    """Whether a number is no more than the rounding of terms of some size."""
+    return jnp.abs(number) <= 64 * jnp.finfo(size.dtype).eps * size
+
+
 def _same(a: Array, b: Array) -> Array:
     """Whether two values of a loss differ by no more than their rounding."""
     return jnp.abs(a - b) <= 64 * jnp.finfo(a.dtype).eps * jnp.maximum(jnp.abs(a), jnp.abs(b))
 
 
-def _scale(diagonal: Array) -> Array:
-    """Factors of rows and columns that give a matrix of this diagonal a unit diagonal."""
+def _scale(diagonal: Array, size: Array | None) -> Array:
+    """Factors of rows and columns that give a matrix of this diagonal a unit diagonal, but for rounding."""
+    if size is not None:
+        diagonal = jnp.where(is_rounding(diagonal, size), size, diagonal)
     return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
 
 

@@ -12,7 +12,7 @@ from didsim import _checks
 from didsim._batches import batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Method, Solution
-from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.newton import Found, is_rounding, minimise
 from didsim.fixed_points.on_logits import rounding_kinks
 from didsim.fixed_points.task import (
     DENSE,
@@ -33,7 +33,6 @@ from didsim.preferences.problem import Problem
 def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -> Solution:
     """The minimiser in the family of a policy, by Newton's method on its parameters."""
     trained, fixed = eqx.partition(policy, policy.trainable())
-    _checks.dtypes("policy", trained)
     shape = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True).shape
     if shape != (task.size,):
         raise ValueError(
@@ -67,10 +66,14 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
                     log_probs_of(z), reference, problem, task.lengths, held=log_probs_of(held)
                 )
 
-            # How much the loss curves at the given policy.
+            # How much the loss curves at the given policy, and the size of the terms that add up to it.
             curves = jnp.abs(jnp.diag(jax.jacfwd(jax.grad(loss))(flat, flat)))
+            slopes = jnp.abs(jax.jacfwd(log_probs_of)(flat))
+            in_logits = objective.curvature(log_probs_of(flat), reference, problem, task.lengths)
+            size = jnp.sum(slopes * (jnp.abs(in_logits) @ slopes), axis=0)
+            curves = jnp.where(is_rounding(curves, size), 0, curves)
             moves = objective.has_baseline or problem.online
-            return minimise(loss, start, idle, moves=moves, mass=curves)
+            return minimise(loss, start, idle, moves=moves, mass=curves, size=size)
 
         return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 

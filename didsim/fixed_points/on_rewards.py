@@ -1,10 +1,13 @@
 """The search over implicit rewards: minimisers of a loss of differences of one reward."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.closed_forms import policy_of, solve_closed_form
@@ -75,10 +78,12 @@ def _by_newton(
         return _open(task, pair, problem, compared)
     convex = pair.kernel.convex
     guesses = random_starts(task, 1 if convex else starts)
+    whole = np.ones(task.runs, bool) if compared is None else compared.identified.all(axis=-1)
+    identified = jnp.asarray(whole)
     if task.size > DENSE:
-        found, method = _lbfgs(pair, problem, guesses), Method.LBFGS_ON_REWARDS
+        found, method = _lbfgs(pair, problem, identified, guesses), Method.LBFGS_ON_REWARDS
     else:
-        found, method = _newton(pair, problem, guesses), Method.NEWTON_ON_REWARDS
+        found, method = _newton(pair, problem, identified, guesses), Method.NEWTON_ON_REWARDS
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
     best, ends, agreed = best_of(task, found, ends)
     return solution_of(
@@ -107,7 +112,7 @@ def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> So
 
 
 @eqx.filter_jit
-def _newton(pair: Term, problem: Problem, guesses: Array) -> Found:
+def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     table = problem.joint(guesses.shape[-1])
 
     def one(given: tuple[Term, Joint], start: Array) -> Found:
@@ -121,13 +126,26 @@ def _newton(pair: Term, problem: Problem, guesses: Array) -> Found:
             mass=mass(table, start),
         )
 
-    return over_starts(one, (pair, table), guesses)
+    return over_starts(_where_identified(one), (identified, (pair, table)), guesses)
 
 
 @eqx.filter_jit
-def _lbfgs(pair: Term, problem: Problem, guesses: Array) -> Found:
+def _lbfgs(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     def one(given: tuple[Term, Problem], start: Array) -> Found:
         pair, problem = given
         return minimise_large(lambda h: pair.kernel.expect(problem, h), start, mass(problem, start))
 
-    return over_starts(one, (pair, problem), guesses)
+    return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
+
+
+def _where_identified(solver: Callable[[Any, Array], Found]) -> Callable[[Any, Array], Found]:
+    """A solver that finds nothing, at no cost, for a problem that its pairs do not identify."""
+
+    def found(given: tuple[Array, Any], start: Array) -> Found:
+        identified, problem = given
+        nothing = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(solver, problem, start)
+        )
+        return jax.lax.cond(identified, lambda: solver(problem, start), lambda: nothing)
+
+    return found

@@ -166,6 +166,7 @@ def _solve(
         starts = fitting_int("starts", starts, _START * array.shape[-1])
         if policy is not None:
             _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
+            _checks.dtypes("policy", eqx.partition(policy, policy.trainable())[0])
         dtype = array.dtype
         with jax.enable_x64(True):
             given = _in_dtype((objective, array, problem, policy), np.dtype("float64"))

@@ -44,7 +44,7 @@ class RaoKupper(TieKernel):
     @property
     def _win(self) -> Logistic:
         # Set afterwards, since the constructor would check inside compiled programs what `theta` has shown.
-        return eqx.tree_at(lambda kernel: kernel.margin, Logistic(margin=0.0), jnp.log(self.theta))
+        return eqx.tree_at(lambda kernel: kernel.margin, Logistic(margin=jnp.zeros(())), jnp.log(self.theta))
 
     @property
     def falling(self) -> bool:

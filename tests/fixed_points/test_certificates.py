@@ -53,11 +53,14 @@ def test_the_limit_of_two_that_tie_against_long_training() -> None:
     np.testing.assert_allclose(behind[-1] / behind[1], [1 / 10, 10 ** (-1 / 3)], rtol=0.02)
 
 
-def test_the_loss_does_not_change_along_directions_of_a_family() -> None:
+@pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 10.0])
+def test_the_loss_does_not_change_along_directions_of_a_family(beta: float) -> None:
     features = np.array([[2, 0.1, 0], [2, 0, 0.1], [-2, 0.5, -0.5], [0, 0, 0]])
     pairs = didsim.Pairs(np.array([0, 1]), np.array([1, 0]), np.array([0.7, 0.3]))
     policy = didsim.LogLinear(features, np.zeros(3))
-    solution = didsim.solve(didsim.dpo(1.0), np.full(4, -np.log(4)), pairs, policy=policy)
+    solution = didsim.solve(didsim.dpo(beta), np.full(4, -np.log(4)), pairs, policy=policy)
+    margin = float(solution.log_probs[0] - solution.log_probs[1])
+    assert margin == pytest.approx(np.log(7 / 3) / beta, rel=1e-9)
     known = solution.certificate
     assert solution.verdict == Verdict.NOT_UNIQUE
     assert (bool(known.has_others), bool(known.unique), int(known.flat)) == (True, False, 2)

@@ -1,6 +1,7 @@
 """Which rewards pairs hold together: against a search over all subsets, and against what is then learned."""
 
 import itertools
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import expit, log_softmax
 
 import didsim
+from didsim.fixed_points import on_rewards
+from didsim.fixed_points.certificate import Verdict
 from didsim.fixed_points.win_graph import compare
 from didsim.preferences.problem import Problem
 
@@ -234,3 +237,18 @@ def test_weak_comparisons_of_all_are_enough_for_smoothed_labels() -> None:
     table = np.exp(half)[:, None] * np.exp(other)
     slope = table * (expit(h[:, None] - h[None, :]) - (1 - smoothing))
     np.testing.assert_allclose(slope.sum(axis=1), slope.sum(axis=0), atol=1e-15)
+
+
+def test_what_is_not_identified_is_told_before_any_search() -> None:
+    pairs, uniform = didsim.Pairs([0, 1, 0], [1, 2, 2]), np.full(3, -np.log(3))
+    with patch.object(on_rewards, "_newton", side_effect=AssertionError("a search")):
+        solution = didsim.solve(didsim.dpo(1.0), uniform, pairs)
+    assert solution.verdict == Verdict.NOT_IDENTIFIED
+    np.testing.assert_array_equal(jnp.exp(solution.certificate.limit), [1, 0, 0])
+    # In a batch, each problem has the answer that it has alone.
+    whole = didsim.Pairs([0, 1, 2], [1, 2, 0])
+    both = didsim.Pairs(np.stack([pairs.winners, whole.winners]), np.stack([pairs.losers, whole.losers]))
+    batch = didsim.solve(didsim.dpo(1.0), uniform, both)
+    assert np.isnan(batch.log_probs[0]).all()
+    np.testing.assert_allclose(batch.log_probs[1], uniform, rtol=1e-12)
+    np.testing.assert_array_equal(jnp.exp(batch.certificate.limit[0]), [1, 0, 0])
