@@ -132,7 +132,7 @@ def _orders(
     """The share of ordered pairs, whether all pairs are ordered, and the worst violation."""
     size = up.shape[-1]
     found = violations(up, down, tolerance, unexplained)
-    unordered = found.count / float(max(size * (size - 1), 1))
+    unordered = found.pairs / float(max(size * (size - 1), 1))
     return jnp.clip(1 - unordered, 0, 1).astype(up.dtype), ~found.any, found.worst
 
 

@@ -21,12 +21,12 @@ class Violations(NamedTuple):
     """Pairs of points whose steps in `x` and in `y` disagree; see `violations`.
 
     Attributes:
-        count: how many there are among the N² ordered pairs, rounded once. Float32 or wider.
+        pairs: how many there are among the N² ordered pairs, as a float32 or wider.
         any: whether there are any.
         worst: largest smaller step among the opposite pairs; 0 if there are none.
     """
 
-    count: Float[Array, ""]
+    pairs: Float[Array, ""]
     any: Bool[Array, ""]
     worst: Float[Array, ""]
 
