@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike, expectation
-from didsim.pairwise.exact import map_rows
+from didsim.pairwise.dominance import violations
 
 
 def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:
@@ -85,7 +85,7 @@ def check_order(
         chosen: distribution of chosen responses, for the expected margins. The default is the reference.
 
     Returns:
-        An `OrderReport`. O(N²) time, O(N) memory.
+        An `OrderReport`. O(N log N) time, O(N) memory.
 
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or `atol < 0`.
@@ -132,21 +132,9 @@ def _orders(
 ) -> tuple[Float[Array, ""], Bool[Array, ""], Float[Array, ""]]:
     """The share of ordered pairs, whether all pairs are ordered, and the worst violation."""
     size = up.shape[-1]
-
-    def row(up_i: Float[Array, ""], down_i: Float[Array, ""]) -> Float[Array, "2"]:
-        up_step, down_step = up_i - up, down_i - down
-        sizes = jnp.abs(up_step), jnp.abs(down_step)
-        smaller, larger = jnp.minimum(*sizes), jnp.maximum(*sizes)
-        # A NaN is no size, and has no sign: it is on no side, and breaks the order.
-        opposite = ~(smaller <= tolerance) & (jnp.sign(up_step) != jnp.sign(down_step))
-        one_sided = (smaller <= tolerance) & (larger > unexplained)
-        violation = jnp.where(opposite, smaller, 0)
-        return jnp.stack([jnp.sum(opposite | one_sided, dtype=up.dtype), jnp.max(violation)])
-
-    rows = map_rows(row, up, down)
-    # Each violating pair is counted in two rows. A sequence paired with itself never violates the order.
-    unordered = jnp.sum(rows[:, 0]) / max(size * (size - 1), 1)
-    return jnp.clip(1 - unordered, 0, 1), jnp.all(rows[:, 0] == 0), jnp.max(rows[:, 1])
+    found = violations(up, down, tolerance, unexplained)
+    unordered = found.pairs / float(max(size * (size - 1), 1))
+    return jnp.clip(1 - unordered, 0, 1).astype(up.dtype), ~found.any, found.worst
 
 
 def _three(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
-from scipy.stats import linregress
+from scipy.stats import kendalltau, linregress
 
 from didsim import check_order, fit_power_law, log_margin, normal_logits, optimal_rejected, pair_exponent
 from tests.strategies import betas, tuples
@@ -190,6 +190,19 @@ def test_one_pair_out_of_order_among_many_is_not_rounded_away() -> None:
     report = check_order(target, uniform, rejected, atol=1e-6)
     assert float(report.worst_violation) > 1e-4
     assert not bool(report.ordered)
+
+
+def test_more_pairs_than_32_bits_can_count_keep_their_share() -> None:
+    size = 10**5
+    up, down = np.random.default_rng(1).normal(size=(2, size))
+    uniform = np.full(size, -np.log(size))
+    target = log_softmax(up).astype(np.float32)
+    rejected = log_softmax(-down).astype(np.float32)
+    report = check_order(target, uniform.astype(np.float32), rejected, atol=0.0)
+    reference = target[0] * 0 + np.float32(-np.log(size))
+    concordant = (1 + kendalltau(target - reference, reference - rejected, variant="c").statistic) / 2
+    # Float32 log-probabilities tie now and then, and a pair that ties in one step alone is unordered.
+    assert float(report.fraction) == pytest.approx(concordant, abs=1e-5)
 
 
 def test_reports_broadcast_over_batches() -> None:

@@ -17,6 +17,7 @@ the bound exceeds the tolerance, all pairs are summed one by one, in O(N²) time
     interpolation   sums of analytic kernels
     moments         sums of polynomials
     sorting         sums of piecewise linear kernels
+    dominance       counts of pairs by the differences of two numbers at once: O(N log N)
 """
 
 from didsim.pairwise.forms import Analytic, Form, PiecewiseLinear, Polynomial

@@ -176,6 +176,10 @@ class Labelled(Problem):
         0.01 or more, and there are 64 sequences or more. In all other cases the sum over pairs is taken
         as first written, in O(N²) time. These include kernels without an `s`, and a problem that was made
         under `jit`, where the mean is not known.
+
+        The reward accuracy has such a kernel, a step: `k(d) − k(−d)` is the sign of `d`. Its sum needs the
+        order of `x` and the values of `r` at once. A count of pairs by two orders
+        (`didsim.pairwise.dominance`) does not give it, since `σ(Δr)` is no count.
         """
         check_kernel(kernel)
         x = values_over(self, "x", x)
