@@ -8,7 +8,6 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from didsim import _checks
 from didsim._batches import batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Method, Solution
@@ -32,13 +31,12 @@ from didsim.preferences.problem import Problem
 
 def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -> Solution:
     """The minimiser in the family of a policy, by Newton's method on its parameters."""
-    trained, fixed = eqx.partition(policy, policy.trainable())
-    shape = _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True).shape
-    if shape != (task.size,):
+    if policy.log_probs().shape != (task.size,):
         raise ValueError(
             f"`policy` must be one policy over {task.size} sequences; its log-probabilities have shape "
-            f"{shape}"
+            f"{policy.log_probs().shape}"
         )
+    trained, fixed = eqx.partition(policy, policy.trainable())
     flat, unravel = ravel_pytree(trained)
     if flat.size > DENSE:
         raise ValueError(f"`policy` must have at most {DENSE} parameters to solve for; got {flat.size}")
@@ -56,28 +54,7 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
 
     compared = compared_by(task) if policy.holds_all else None
 
-    @eqx.filter_jit
-    def newton(task: Task, guesses: Array) -> Found:
-        def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
-            objective, reference, problem = given
-
-            def loss(z: Array, held: Array) -> Array:
-                return objective.population_loss(
-                    log_probs_of(z), reference, problem, task.lengths, held=log_probs_of(held)
-                )
-
-            # How much the loss curves at the given policy, and the size of the terms that add up to it.
-            curves = jnp.abs(jnp.diag(jax.jacfwd(jax.grad(loss))(flat, flat)))
-            slopes = jnp.abs(jax.jacfwd(log_probs_of)(flat))
-            in_logits = objective.curvature(log_probs_of(flat), reference, problem, task.lengths)
-            size = jnp.sum(slopes * (jnp.abs(in_logits) @ slopes), axis=0)
-            curves = jnp.where(is_rounding(curves, size), 0, curves)
-            moves = objective.has_baseline or problem.online
-            return minimise(loss, start, idle, moves=moves, mass=curves, size=size)
-
-        return over_starts(one, (task.objective, task.reference, task.problem), guesses)
-
-    task, found = rounding_kinks(task, guesses, newton)
+    task, found = rounding_kinks(task, guesses, lambda task, z: _newton(task, trained, fixed, idle, z))
     best, ends, agreed = best_of(task, found, jax.vmap(jax.vmap(log_probs_of))(found.z))
     solution = solution_of(
         task,
@@ -102,6 +79,33 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
     parameters = on_device(batched(jax.tree.map(of_family, jax.vmap(unravel)(best.z)), batch))
     solution = finished(solution, batch)
     return Solution(solution.log_probs, solution.certificate, eqx.combine(parameters, fixed))
+
+
+@eqx.filter_jit
+def _newton(task: Task, trained: Policy, fixed: Policy, idle: Array, guesses: Array) -> Found:
+    flat, unravel = ravel_pytree(trained)
+
+    def log_probs_of(z: Array) -> Array:
+        return eqx.combine(unravel(z), fixed).log_probs()
+
+    def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
+        objective, reference, problem = given
+
+        def loss(z: Array, held: Array) -> Array:
+            return objective.population_loss(
+                log_probs_of(z), reference, problem, task.lengths, held=log_probs_of(held)
+            )
+
+        # How much the loss curves at the given policy, and the size of the terms that add up to it.
+        curves = jnp.abs(jnp.diag(jax.jacfwd(jax.grad(loss))(flat, flat)))
+        slopes = jnp.abs(jax.jacfwd(log_probs_of)(flat))
+        in_logits = objective.curvature(log_probs_of(flat), reference, problem, task.lengths)
+        size = jnp.sum(slopes * (jnp.abs(in_logits) @ slopes), axis=0)
+        curves = jnp.where(is_rounding(curves, size), 0, curves)
+        moves = objective.has_baseline or problem.online
+        return minimise(loss, start, idle, moves=moves, mass=curves, size=size)
+
+    return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 
 
 def _null_space(matrix: np.ndarray) -> Array:

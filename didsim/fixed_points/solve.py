@@ -167,6 +167,7 @@ def _solve(
         if policy is not None:
             _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
             _checks.dtypes("policy", eqx.partition(policy, policy.trainable())[0])
+            _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
         dtype = array.dtype
         with jax.enable_x64(True):
             given = _in_dtype((objective, array, problem, policy), np.dtype("float64"))

@@ -9,6 +9,7 @@ import scipy.optimize
 from scipy.special import log_softmax
 
 import didsim
+from tests.compilations import counted_compilations
 from tests.fixed_points.limits import (
     BETA,
     FEATURES,
@@ -114,3 +115,16 @@ def test_no_family_has_a_minimiser_where_nobody_beats_the_winner(beta: float, dt
         features = didsim.LogLinear((scale * np.eye(3)[:, :2]).astype(dtype), np.zeros(2, dtype))
         with pytest.raises(didsim.NoMinimiserError, match=r"runs off|did not converge"):
             didsim.fixed_point(didsim.dpo(beta), uniform, chain, policy=features)
+
+
+def test_new_values_compile_nothing() -> None:
+    one = didsim.Contrastive(PROBLEM.chosen[0], PROBLEM.rejected[0])
+
+    def solve(beta: float, scale: float) -> None:
+        policy = didsim.LogLinear(scale * FEATURES, np.zeros(FEATURES.shape[1]))
+        didsim.solve(didsim.dpo(beta), REFERENCE[0], one, policy=policy)
+
+    solve(0.5, 1.0)
+    with counted_compilations() as compiled:
+        solve(0.7, 2.0)
+    assert compiled == []
