@@ -169,11 +169,11 @@ def _solve(
             _checks.dtypes("policy", eqx.partition(policy, policy.trainable())[0])
             _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
         dtype = array.dtype
+        eps = float(jnp.finfo(dtype).eps)
+        task = Task.over_runs(objective, array, problem, lengths, batch, measured, eps)
         with jax.enable_x64(True):
-            given = _in_dtype((objective, array, problem, policy), np.dtype("float64"))
-            objective, array, problem, policy = given
-            eps = float(jnp.finfo(dtype).eps)
-            task = Task.over_runs(objective, log_softmax(array), problem, lengths, batch, measured, eps)
+            task, policy = _in_dtype((task, policy), np.dtype("float64"))
+            task = eqx.tree_at(lambda task: task.reference, task, log_softmax(task.reference))
             if policy is not None:
                 solution = solve_on_parameters(task, policy, starts, batch)
             else:
