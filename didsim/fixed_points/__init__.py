@@ -9,6 +9,7 @@ on_logits       the search over the logits of all sequences
 on_parameters   the search over the parameters of a policy
 hinge           the linear program of the hinge
 newton, lbfgs   the two minimisers that the searches use
+decompositions  of matrices, one at a time
 smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
 separable       where descent ends if these identify no minimiser

@@ -11,6 +11,7 @@ divergences   implicit rewards that are no logarithms: of f-DPO, χPO and AlphaP
 kernels       losses of a difference of rewards
 reference     references with zeros where no pair looks
 ties          the loss of pairs that can end in a tie
+curvature     Hessians of these losses in the logits, by their structure
 """
 
 from didsim.objectives.baselines import Baseline, ClippedPairMean, PairMean, PolicyMean
