@@ -29,9 +29,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Compiles without XLA's optimiser (conftest.py), which is four times as fast.
+# Compiles without XLA's optimiser (conftest.py), which is four times as fast. All that the other lanes leave.
 suite: .venv/installed
-	$(PYTEST) --dist=loadfile -m "not wheel"
+	$(PYTEST) --dist=loadfile -m "not wheel and not core"
 
 # The program that users compile: XLA's optimiser, and nothing from a cache.
 core: .venv/installed

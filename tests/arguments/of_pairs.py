@@ -59,7 +59,15 @@ def _methods(name: str, problem: Any) -> dict[str, Call]:
         "expect_exp": call(problem.expect_exp, x=over),
         "expect_ties": call(problem.expect_ties, kernel=KERNEL, x=over),
     }
-    for method in ("check_size", "wins", "joint", "listed", "chosen_marginal", "rejected_marginal"):
+    for method in (
+        "check_size",
+        "check_table",
+        "wins",
+        "joint",
+        "listed",
+        "chosen_marginal",
+        "rejected_marginal",
+    ):
         methods[method] = call(getattr(problem, method), size=size)
     return {f"preferences.{name}.{method}": one for method, one in methods.items()}
 

@@ -67,10 +67,12 @@ RESULTS = {
 INNER = {
     "objectives.Objective.direction",
     "plotting.Look.marker",
+    "objectives.Objective.curvature",
     "objectives.Objective.population_loss",
     "objectives.KeepsChosen.direction",
     "pairwise.potentials",
     "preferences.Problem.at",
+    "preferences.Problem.check_table",
     "preferences.Problem.expect_ties",
     "preferences.Problem.listed",
     "preferences.Problem.wins",

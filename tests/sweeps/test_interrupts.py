@@ -34,12 +34,12 @@ def chunks_in(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_ten_times_and_resumed_it_has_the_same_bits(whole: Path, tmp_path: Path) -> None:
+def test_killed_five_times_and_resumed_it_has_the_same_bits(whole: Path, tmp_path: Path) -> None:
     path, cache = tmp_path / "results.zarr", tmp_path / "cache"
     random = np.random.default_rng(0)
     done = 0
     kills = 0
-    for k in range(10):
+    for k in range(5):
         process = start(path, cache)
         if k < 2:
             # At any moment of the start, in which the store is made.
@@ -61,7 +61,7 @@ def test_killed_ten_times_and_resumed_it_has_the_same_bits(whole: Path, tmp_path
             assert int(finished.sum()) >= done
             done = int(finished.sum())
             assert results["js_to_target"].where(finished, 0).notnull().all()
-    assert kills == 10, "each was killed while it ran"
+    assert kills == 5, "each was killed while it ran"
     assert 0 < done < 600
     output, errors = start(path, cache).communicate(timeout=120)
     assert "done=600" in output, errors
