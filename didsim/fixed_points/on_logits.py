@@ -128,11 +128,12 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
         objective, reference, problem, support = given
         size = reference.shape[-1]
         marginals, weights = None, None
+        kept = jnp.ones(size, bool) if support is None else support
+        can_move = kept & (jnp.sum(kept) > 1)  # the logit of one sequence alone changes nothing
         if not problem.online:
             weights = mass(problem, reference)
             if support is not None:
-                # Nothing can move on a support of one.
-                weights = jnp.where(support & (jnp.sum(support) > 1), weights, 0)
+                weights = jnp.where(can_move, weights, 0)
             marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
 
         def loss(z: Array, held: Array) -> Array:
@@ -150,14 +151,11 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
         def hessian(z: Array) -> Array:
             z = z if support is None else _masked(z, support)
             found = objective.curvature(z, reference, problem, task.lengths, marginals)
-            if support is None:
-                return found
-            return jnp.where(support[:, None] & support, found, jnp.diag(jnp.where(support, 0, 1.0)))
+            # Where nothing can move there is rounding in place of a zero.
+            return jnp.where(can_move[:, None] & can_move, found, jnp.diag(jnp.where(kept, 0, 1.0)))
 
-        idle = jnp.ones(size, bool) if support is None else support
-        return minimise(
-            loss, start, idle[None].astype(start.dtype), moves=moves, hessian=hessian, mass=weights
-        )
+        idle = kept[None].astype(start.dtype)
+        return minimise(loss, start, idle, moves=moves, hessian=hessian, mass=weights)
 
     problem = task.problem if task.problem.online else task.problem.joint(task.size)
     return over_starts(one, (task.objective, task.reference, problem, support), guesses)

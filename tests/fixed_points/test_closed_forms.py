@@ -139,6 +139,16 @@ def test_kto_and_apo_zero_end_on_the_boundary() -> None:
             didsim.fixed_point(objective, REFERENCE, PROBLEM, LENGTHS)
 
 
+def test_one_sequence_that_is_chosen_more_often_gets_all() -> None:
+    """Nothing can move there: what is left of the Hessian is rounding, and no curvature."""
+    chosen, rejected = np.log([0.98, 0.01, 0.01]), np.log([0.02, 0.49, 0.49])
+    references = log_softmax(np.random.default_rng(1).normal(size=(20, 3)), axis=-1)
+    for objective in (didsim.apo_zero(0.05), didsim.apo_zero(0.5), didsim.kto(0.25)):
+        solution = didsim.solve(objective, references, didsim.Contrastive(chosen, rejected), starts=2)
+        assert solution.certificate.converged.all()
+        np.testing.assert_array_equal(np.exp(solution.log_probs), np.tile([1.0, 0, 0], (20, 1)))
+
+
 def test_bounded_losses_of_different_betas_are_not_put_on_a_boundary_that_is_none() -> None:
     """Near zero the term of the smaller beta counts most, so that the sum of gains decides nothing."""
     reference, chosen = REFERENCE[0], np.full(SIZE, -np.log(SIZE))

@@ -193,14 +193,16 @@ def test_the_other_arguments_are_checked(
 def test_population_losses_name_wrong_arguments() -> None:
     problem, dpo = Contrastive(P, Q), didsim.dpo()
     zero = np.array([0.0, -np.inf, -np.inf])
-    for expected, bad in {
-        "be log-probabilities normalised": P + 1,
-        "be log-probabilities; got NaN": P * np.nan,
-        r"give every sequence (of a pair )?a positive probability; got zero at index \(1,\)": zero,
-    }.items():
-        with pytest.raises(ValueError, match=f"`policy_logps` must {expected}"):
+    normalised, no_nan = "be log-probabilities normalised", "be log-probabilities; got NaN"
+    positive = r"give every sequence{} a positive probability; got zero at index \(1,\)"
+    for bad, of_policy, of_reference in (
+        (P + 1, normalised, normalised),
+        (P * np.nan, no_nan, no_nan),
+        (zero, positive.format(""), positive.format(" of a pair")),
+    ):
+        with pytest.raises(ValueError, match=f"`policy_logps` must {of_policy}"):
             dpo.loss(bad, Q, problem)
-        with pytest.raises(ValueError, match=f"`reference` must {expected}"):
+        with pytest.raises(ValueError, match=f"`reference` must {of_reference}"):
             dpo.loss(P, bad, problem)
     half = np.log([0.5, 0.5])
     with pytest.raises(ValueError, match="`policy_logps`, `reference` must agree in their last axis"):
