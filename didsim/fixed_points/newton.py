@@ -195,13 +195,13 @@ def _decomposed(hessian: Array, idle: Array, size: Array | None) -> _Decomposed:
         return jnp.ones_like(scale), jnp.zeros_like(scaled)
 
     values, vectors = jax.lax.cond(is_safe, unused, by_eigenvalues, None)
-    size = jnp.abs(values)
-    counts = size > least * jnp.max(size)
+    magnitudes = jnp.abs(values)
+    counts = magnitudes > least * jnp.max(magnitudes)
 
     def step(g: Array) -> Array:
         # Along directions that do not count the gradient is rounding.
         along = (scale * g) @ vectors
-        by_values = vectors @ jnp.where(counts, along / jnp.maximum(size, least), 0)
+        by_values = vectors @ jnp.where(counts, along / jnp.maximum(magnitudes, least), 0)
         by_triangle = solved(jnp.where(is_safe, lower, jnp.eye(len(lower), dtype=lower.dtype)), scale * g)
         return -scale * jnp.where(is_safe, by_triangle, by_values)
 

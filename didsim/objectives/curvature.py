@@ -97,6 +97,10 @@ class RewardMap:
         scaled = self._slope[:, None] * matrix
         return scaled - self._p[:, None] * scaled.sum(0)
 
+    def pulled_on_both_sides(self, matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+        """`Jᵀ · matrix · J`."""
+        return self.pulled(self.pulled(matrix).T).T
+
     def bent(self, weights: Float[Array, " n"]) -> Float[Array, "n n"]:
         """The Hessian of `Σ_i weights_i h_i` in the logits."""
         if not self._separate:
@@ -109,14 +113,15 @@ class RewardMap:
 
 
 def in_logits(chosen: RewardMap, rejected: RewardMap, of: OfRewards) -> Float[Array, "n n"]:
-    """The Hessian in the logits of a loss whose derivatives in the rewards are known."""
+    """The Hessian in the logits of a loss whose derivatives in the rewards are known.
+
+    If all sequences have one reward, chosen or rejected, `chosen` and `rejected` are the same object.
+    """
     if chosen is rejected:
-        pulled = chosen.pulled(chosen.pulled(of.hessian()).T)
-        return pulled + chosen.bent(of.chosen + of.rejected)
-
-    def own(one: RewardMap, curvature: Array) -> Array:
-        return one.pulled(one.pulled(jnp.diag(curvature)).T)
-
+        return chosen.pulled_on_both_sides(of.hessian()) + chosen.bent(of.chosen + of.rejected)
     mixed = chosen.pulled(rejected.pulled(of.across.T).T)
-    bent = chosen.bent(of.chosen) + rejected.bent(of.rejected)
-    return own(chosen, of.across.sum(1)) + own(rejected, of.across.sum(0)) - mixed - mixed.T + bent
+    own = (
+        chosen.pulled_on_both_sides(jnp.diag(of.across.sum(1))) + chosen.bent(of.chosen),
+        rejected.pulled_on_both_sides(jnp.diag(of.across.sum(0))) + rejected.bent(of.rejected),
+    )
+    return own[0] + own[1] - mixed - mixed.T

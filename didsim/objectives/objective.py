@@ -262,8 +262,9 @@ class Objective(eqx.Module):
         lengths: Array | None,
         marginals: Marginals | None = None,
     ) -> Float[Array, "n n"]:
-        """The Hessian of `population_loss` in the logits of the policy, without batch axes.
+        """The Hessian of `population_loss` in the logits of the policy, without batch axes, `[n, n]`.
 
+        `didsim.objectives.curvature` has the formula and its derivation. Arguments are not checked.
         Baselines and samplers are held fixed. O(N²) for losses of differences and of single sequences, plus
         a product of N × N matrices if the reward of a sequence depends on the others (ORPO). O(N³) for
         losses of single tokens and of sorted rewards.

@@ -280,8 +280,9 @@ class Pair(Term):
         self, z: Float[Array, " n"], reference: Array, lengths: Array | None, over: Population
     ) -> Float[Array, "n n"]:
         """The Hessian of `expected` in the logits. O(N²); see `didsim.objectives.curvature`."""
-        chosen, rejected = (RewardMap(one, z, reference, lengths) for one in self._rewards)
-        rejected = chosen if self._has_one_reward else rejected
+        of_chosen, of_rejected = self._rewards
+        chosen = RewardMap(of_chosen, z, reference, lengths)
+        rejected = chosen if self._has_one_reward else RewardMap(of_rejected, z, reference, lengths)
         table = over.problem.joint(z.shape[-1])
         return in_logits(chosen, rejected, self.kernel.curvature(table, chosen.values(), rejected.values()))
 
@@ -371,7 +372,7 @@ class Single(Term):
             jnp.where(jnp.isfinite(h) & (weights > 0), weights * one, 0)
             for one in derivatives(lambda h: self._loss(h, baseline), h)
         )
-        return reward.pulled(reward.pulled(jnp.diag(second)).T) + reward.bent(first)
+        return reward.pulled_on_both_sides(jnp.diag(second)) + reward.bent(first)
 
     def _baseline(self, over: Population) -> Array | None:
         if self.baseline is None:
