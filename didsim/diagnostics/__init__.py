@@ -1,0 +1,1 @@
+"""The theory's questions, asked of a real training run."""
