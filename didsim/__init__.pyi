@@ -1,3 +1,4 @@
+from . import diagnostics as diagnostics
 from . import exercises as exercises
 from . import families as families
 from . import fixed_points as fixed_points
@@ -12,6 +13,9 @@ from . import spaces as spaces
 from . import sweeps as sweeps
 from . import theory as theory
 from . import training as training
+from .diagnostics import Diagnosis as Diagnosis
+from .diagnostics import Finding as Finding
+from .diagnostics import diagnose as diagnose
 from .families import best_of_n as best_of_n
 from .families import dirichlet as dirichlet
 from .families import markov as markov

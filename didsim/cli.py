@@ -233,6 +233,61 @@ def verify(store: StorePath, debug: Debug = False) -> None:
     say(f"{found.files:,} files are whole")
 
 
+@app.command()
+def diagnose(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Logs of a training run, or tables of its pairs.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Table with a row for each preference pair.")] = None,
+    ref_samples: Annotated[Path | None, typer.Option(help="Table of samples of the reference.")] = None,
+    policy_samples: Annotated[Path | None, typer.Option(help="Table of samples of the policy.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Beta of the run, to tell rewards in nats.")] = None,
+    loss_type: Annotated[str | None, typer.Option(help="Loss of the run, as TRL names it.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="Column with a name of its own: ours=theirs. May be given again."),
+    ] = None,
+    drop_bad: Annotated[
+        bool, typer.Option("--drop-bad", help="Leave out pairs with NaN or positive log-probabilities.")
+    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Diagnose a simulated run, beside the truth.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report: HTML, Markdown, JSON and pictures.")
+    ] = None,
+) -> None:
+    """Say what the files of a real training run show, why, and what they cannot tell."""
+    from didsim.diagnostics.terminal import on_terminal
+
+    mapping = dict(_named("--map", one) for one in names or ())
+    if out is not None:
+        from didsim.diagnostics.report import report_folder
+
+        report_folder(out)
+    if demo:
+        from didsim.diagnostics.demo import diagnose_demo
+
+        diagnosis = diagnose_demo()
+    else:
+        from didsim.diagnostics.diagnose import diagnose as diagnose_files
+
+        diagnosis = diagnose_files(
+            files or (), pairs, ref_samples, policy_samples, beta, loss_type, mapping, drop_bad
+        )
+    say(on_terminal(diagnosis))
+    if out is not None:
+        from didsim.diagnostics.report import write_report
+
+        write_report(diagnosis, out)
+        say(f"Written to {out / 'report.html'}")
+
+
+def _named(option: str, text: str) -> tuple[str, str]:
+    ours, separator, theirs = text.partition("=")
+    if not (ours and separator and theirs):
+        raise ValueError(f"{option} must be ours=theirs; got {text!r}")
+    return ours, theirs
+
+
 def _output(out: Path) -> Path:
     """The path of a file to write, which must be neither a URL nor a folder."""
     if local_path("out", out).is_dir():

@@ -1,7 +1,8 @@
 """What a diagnosis says: numbers with intervals, findings with a grade, and the verdict that they add up to."""
 
 import enum
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
 
@@ -87,6 +88,20 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture for a report.
+
+    Attributes:
+        name: the name of its file, without an ending.
+        caption: what to see in it, in a sentence or two.
+        draw: makes the Matplotlib figure. It is called inside the style of the report, light or dark.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[], Any]
+
+
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """What `diagnose` returns.
 
@@ -94,13 +109,28 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
         inputs: the files that were read.
         findings: what they show, the most worrying first.
         unknowns: what they cannot tell, and which file would.
+        pictures: pictures of what they show.
     """
 
     inputs: tuple[Input, ...]
     findings: tuple[Finding, ...]
     unknowns: tuple[Unknown, ...]
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def grade(self) -> Grade:
         """The worst grade of the findings; fine if there is none."""
         return max((finding.grade for finding in self.findings), key=_ORDER.index, default=Grade.FINE)
+
+    @property
+    def verdict(self) -> str:
+        """The diagnosis in one sentence: that of the most worrying finding."""
+        if not self.findings:
+            return "These files hold too little to be judged."
+        first = self.findings[0].sentence
+        return f"Healthy: {first[0].lower()}{first[1:]}" if self.grade is Grade.FINE else first
+
+    def to_json(self) -> bytes:
+        """The grade, the verdict and all that they rest on, as JSON."""
+        fields = {name: getattr(self, name) for name in ("grade", "verdict", "inputs", "findings", "unknowns")}
+        return msgspec.json.format(msgspec.json.encode(fields), indent=1)

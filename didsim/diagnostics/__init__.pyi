@@ -1,0 +1,13 @@
+from .diagnose import LOSS_TYPES as LOSS_TYPES
+from .diagnose import diagnose as diagnose
+from .findings import Diagnosis as Diagnosis
+from .findings import Finding as Finding
+from .findings import Grade as Grade
+from .findings import Input as Input
+from .findings import Number as Number
+from .findings import Picture as Picture
+from .findings import Unknown as Unknown
+from .logs import Rows as Rows
+from .logs import TrainingLog as TrainingLog
+from .logs import read_log as read_log
+from .report import write_report as write_report

@@ -1,0 +1,196 @@
+"""From files to a diagnosis."""
+
+import difflib
+import math
+import numbers
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from didsim._files import local_path
+from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Picture, Unknown
+from didsim.diagnostics.log_pictures import pictures_of
+from didsim.diagnostics.logs import read_log
+from didsim.diagnostics.names import PAIRS, mapped
+from didsim.diagnostics.of_logs import evidence_of, findings_of, input_of, unknowns_of
+from didsim.diagnostics.recognise import is_pairs_table
+
+LOSS_TYPES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_pair"),
+    *("aot_unpaired", "discopop", "apo_zero", "apo_down", "sft", "orpo", "simpo", "cpo", "kto", "kto_pair"),
+)
+"""Losses as TRL names them. The checks of the loss are for `sigmoid`, which is DPO's own."""
+
+_WORST_FIRST = (Grade.WRONG, Grade.LOOK, Grade.FINE)
+
+
+class _Part(NamedTuple):
+    """What one file adds."""
+
+    source: Input
+    findings: list[Finding]
+    unknowns: list[Unknown]
+    pictures: list[Picture] = []
+
+
+def diagnose(
+    files: str | Path | Iterable[str | Path] = (),
+    pairs: str | Path | None = None,
+    ref_samples: str | Path | None = None,
+    policy_samples: str | Path | None = None,
+    beta: float | None = None,
+    loss_type: str | None = None,
+    names: Mapping[str, str] | None = None,
+    drop_bad: bool = False,
+    seed: int = 0,
+) -> Diagnosis:
+    """Say what logs and tables of a preference-optimisation run show, and what they cannot tell.
+
+    A log is read in any of the formats of `read_log`. A file is recognised by what is in it, so a table of
+    pairs may stand among the logs.
+
+    Args:
+        files: one file or several: logs of trainers, or tables of pairs.
+        pairs: a table with a row for each preference pair and checkpoint.
+        ref_samples: a table of responses sampled from the reference.
+        policy_samples: a table of responses sampled from the policy.
+        beta: the coefficient of the run's rewards, `beta · log(π/π_ref)`. Rewards are then given in nats too. By
+            default it is what the log itself tells, if it does.
+        loss_type: the run's loss, as TRL names it; one of `LOSS_TYPES`. By default DPO's is assumed, where
+            nothing in the log contradicts it.
+        names: our names, each with the file's own: `{"chosen_reward": "my/chosen"}`. `eval_loss` is our `loss`
+            on held-out pairs.
+        drop_bad: whether rows of tables with NaN or positive log-probabilities are dropped, not refused.
+        seed: the seed of bootstraps over pairs.
+
+    Returns:
+        Findings, the most worrying first, each with its numbers, intervals and reason.
+
+    Raises:
+        ValueError: an argument is wrong, or a file cannot be read, is empty, cut off, or neither a log nor a
+            table.
+    """
+    logs = _paths("files", files)
+    tables = {
+        name: _paths(name, path)[0]
+        for name, path in (("pairs", pairs), ("ref_samples", ref_samples), ("policy_samples", policy_samples))
+        if path is not None
+    }
+    beta = None if beta is None else _positive("beta", beta)
+    if loss_type is not None:
+        _loss_type(loss_type)
+    ours = _names(names)
+    if not isinstance(drop_bad, bool):
+        raise ValueError(f"`drop_bad` must be True or False; got {drop_bad!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ValueError(f"`seed` must be an integer from 0 to 2³¹ − 1; got {seed!r}")
+    if not logs and not tables:
+        raise ValueError(f"`files` must be at least one file; got {files!r}")
+    found = [path for path in logs if is_pairs_table(path, ours)]
+    logs = [path for path in logs if path not in found]
+    parts: list[_Part] = []
+    for path in logs:
+        # A name that tables have, too, is that of the table's column if there is one.
+        of_logs = {mine: theirs for mine, theirs in ours.items() if not (found or tables) or mine not in PAIRS}
+        evidence = evidence_of(read_log(path, of_logs), beta, loss_type)
+        beta = evidence.beta if beta is None else beta
+        parts.append(
+            _Part(
+                input_of(evidence),
+                findings_of(evidence),
+                unknowns_of(evidence),
+                pictures_of(evidence, len(parts)),
+            )
+        )
+    of_tables = {mine: theirs for mine, theirs in ours.items() if mine in PAIRS}
+    more = []
+    for path in [*found, *([tables["pairs"]] if "pairs" in tables else [])]:
+        from didsim.diagnostics.pairs import diagnose_pairs
+
+        more.append(diagnose_pairs(path, beta=beta, names=of_tables, drop_bad=drop_bad, seed=seed))
+    for role in ("ref_samples", "policy_samples"):
+        if role in tables:
+            from didsim.diagnostics.samples import diagnose_samples
+
+            more.append(
+                diagnose_samples(tables[role], role=role, names=of_tables, drop_bad=drop_bad, seed=seed)
+            )
+    return _together([*parts, *(_Part(*one[:3], getattr(one, "pictures", [])) for one in more)])
+
+
+def _together(parts: list[_Part]) -> Diagnosis:
+    """One diagnosis of all files, the most worrying findings first."""
+    findings = []
+    for part in parts:
+        for finding in part.findings:
+            if len(parts) > 1:
+                finding = msgspec.structs.replace(finding, sentence=f"{part.source.path}: {finding.sentence}")
+            findings.append(finding)
+    findings.sort(key=lambda finding: _WORST_FIRST.index(finding.grade))
+    unknowns = [unknown for part in parts for unknown in part.unknowns] + _of_other_files(parts)
+    return Diagnosis(
+        inputs=tuple(part.source for part in parts),
+        findings=tuple(findings),
+        unknowns=tuple(dict.fromkeys(unknowns)),
+        pictures=tuple(picture for part in parts for picture in part.pictures),
+    )
+
+
+def _of_other_files(parts: list[_Part]) -> list[Unknown]:
+    """What only files of other kinds can tell."""
+    roles = {part.source.role for part in parts}
+    told = []
+    if "pairs" not in roles:
+        told.append(
+            Unknown(
+                what="which pairs moved, in which direction, and whether margins are calibrated",
+                which_file="--pairs: a table with the log-probabilities of each pair",
+            )
+        )
+    if "reference samples" not in roles:
+        told.append(
+            Unknown(
+                what="how far the chosen responses should have fallen, and the DID entropy",
+                which_file="--ref-samples: responses of the reference, with log-probabilities of both models",
+            )
+        )
+    return told
+
+
+def _paths(name: str, value: Any) -> list[Path]:
+    one = isinstance(value, str | os.PathLike)
+    listed = [value] if one else list(value) if isinstance(value, list | tuple) else [None]
+    if not all(isinstance(path, str | os.PathLike) for path in listed):
+        raise ValueError(f"`{name}` must be a path{' or a list of paths' * (name == 'files')}; got {value!r}")
+    paths = [local_path(name, path) for path in listed]
+    for path in paths:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not there"
+            raise ValueError(f"`{name}` must be a file; {path} {what}")
+    return paths
+
+
+def _positive(name: str, value: Any) -> float:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a positive number; got {value!r}")
+    return float(value)
+
+
+def _loss_type(value: Any) -> None:
+    if not isinstance(value, str) or value not in LOSS_TYPES:
+        close = difflib.get_close_matches(str(value), LOSS_TYPES, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"`loss_type` must be one of {', '.join(LOSS_TYPES)}; got {value!r}{hint}")
+
+
+def _names(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(one, str) for pair in value.items() for one in pair):
+        raise ValueError(f"`names` must map our names to columns; got {value!r}")
+    mapped(value)
+    return dict(value)

@@ -1,0 +1,65 @@
+"""A diagnosis on a terminal: the verdict, what it rests on, and what the files cannot tell."""
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from didsim._text import literal
+from didsim.diagnostics.evidence import short, signed
+from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Number
+
+_STYLES = {Grade.FINE: "bold green", Grade.LOOK: "bold yellow", Grade.WRONG: "bold red"}
+
+
+def on_terminal(diagnosis: Diagnosis) -> RenderableType:
+    """What Rich prints of a diagnosis."""
+    parts: list[RenderableType] = [_graded(diagnosis.grade, diagnosis.verdict), Text()]
+    if diagnosis.findings:
+        parts.append(literal("What it rests on", "bold"))
+        for finding in diagnosis.findings:
+            parts += [Padding(_finding(finding), (0, 0, 1, 2), expand=False)]
+    if diagnosis.unknowns:
+        parts.append(literal("What these files cannot tell, and which would", "bold"))
+        parts += [Padding(literal(f"{one.what}: {one.which_file}"), (0, 0, 0, 2), expand=False) for one in diagnosis.unknowns]
+        parts.append(Text())
+    parts.append(literal("What was read", "bold"))
+    for source in diagnosis.inputs:
+        told = f"{source.path}: {source.role}, {source.format}, {source.rows:,} rows"
+        parts += [Padding(literal(line), (0, 0, 0, 2), expand=False) for line in (told, *source.notes)]
+    return Group(*parts)
+
+
+def _graded(grade: Grade, sentence: str) -> Text:
+    return literal(grade.upper(), _STYLES[grade]).append("  ").append_text(literal(sentence, "bold"))
+
+
+def _finding(finding: Finding) -> Group:
+    lines: list[RenderableType] = [
+        literal(finding.grade, _STYLES[finding.grade]).append("  ").append_text(literal(finding.sentence)),
+        literal(f"Why: {finding.reason}", "dim"),
+    ]
+    if finding.advice:
+        lines.append(literal(f"What to do: {finding.advice}"))
+    if finding.numbers:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        for heading, justify in (("number", "left"), ("value", "right"), ("95% interval", "left")):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for name, number in finding.numbers.items():
+            table.add_row(literal(name), literal(value_of(number)), literal(interval_of(number)))
+        lines.append(table)
+    return Group(*lines)
+
+
+def value_of(number: Number) -> str:
+    """A number with its unit."""
+    value = signed(number.value) if number.unit in ("nats", "reward", "nats per token") else short(number.value)
+    return f"{value} {number.unit}".strip()
+
+
+def interval_of(number: Number) -> str:
+    """An interval, or why there is none."""
+    if number.low is None or number.high is None:
+        return f"none: {number.no_interval}"
+    return f"{short(number.low)} to {short(number.high)}".replace("-", "−")
