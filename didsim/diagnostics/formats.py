@@ -17,8 +17,8 @@ Record = dict[str, Any]
 _FLAT = re.compile(r"\{[^{}\n]*\}")
 _DISK = re.compile(r"^Step (\d+) \| (.+)$", re.MULTILINE)
 _ITEM = re.compile(r"""["']([^"']+)["']\s*:\s*(?:[\w.]+\()?["']?([-+]?(?:\d[\d.eE+-]*|\.\d[\d.eE+-]*|nan|inf))""")
-_WORDS = {"None": "null", "True": "true", "False": "false", "nan": "NaN", "inf": "Infinity"}
-_WORD = re.compile(r"(?<=[:\s-])(None|True|False|nan|inf)(?=\s*[,}])")
+_NOT_IN_JSON = ("nan", "inf", "NaN", "Infinity")
+_OF_PYTHON = {"None": "null", "True": "true", "False": "false"}
 _OF_TRAINING = ("training_loss", "epoch", "step", "learning_rate", "grad_norm")
 _HEAD = re.compile(r"^\s*(\|.+\|)[ \t]*\r?\n[ \t]*\|[\s:|-]+\|[ \t]*$", re.MULTILINE)
 _EVENTS = b"brain.Event:"
@@ -99,15 +99,23 @@ def _json(path: Path, text: str) -> Records:
 
 def _json_lines(path: Path, text: str) -> Records:
     try:
-        return Records("JSON lines", _checked(path, msgspec.json.Decoder().decode_lines(text)))
+        return Records("JSON lines", _checked(path, msgspec.json.Decoder().decode_lines(_quoted(text))))
     except msgspec.DecodeError:
-        records = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            if (record := _object(line)) is None:  # NaN is none of JSON's numbers, but Python writes it
-                raise ValueError(f"{path}, line {number}: not whole JSON, so the file may be cut off here")
-            records.append(record)
-    return Records("JSON lines", records)
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip() and _object(line) is None:
+                raise ValueError(
+                    f"{path}, line {number}: not whole JSON, so the file may be cut off here"
+                ) from None
+    return Records("JSON lines", [record for line in text.splitlines() if (record := _object(line)) is not None])
+
+
+def _quoted(text: str) -> str:
+    """JSON in which NaN and infinity, which are none of its numbers but are what Python writes, are words."""
+    for word in _NOT_IN_JSON:
+        if word in text:
+            for written in (word, f"-{word}"):
+                text = text.replace(f": {written}", f': "{written}"').replace(f":{written}", f':"{written}"')
+    return text
 
 
 def _checked(path: Path, found: Any) -> list[Record]:
@@ -191,17 +199,13 @@ def _console(path: Path, text: str) -> Records:
 
 def _dictionaries(found: list[str]) -> list[Record]:
     """Python's dictionaries, all at once if they are as trainers print them."""
-    joined = f"[{','.join(found)}]"
-    if "'" in joined:
-        joined = joined.replace("'", '"')
-    joined = _WORD.sub(lambda word: _WORDS[word[1]], joined)
+    joined = _quoted(f"[{','.join(found)}]".replace("'", '"'))
+    for word, of_json in _OF_PYTHON.items():
+        joined = joined.replace(f": {word}", f": {of_json}")
     try:
         records = msgspec.json.decode(joined)
     except msgspec.DecodeError:
-        try:
-            records = json.loads(joined)
-        except (ValueError, RecursionError):
-            records = [dict(_items(one)) for one in found]
+        records = [dict(_items(one)) for one in found]
     return [record for record in records if isinstance(record, dict)]
 
 

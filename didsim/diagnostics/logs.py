@@ -1,5 +1,6 @@
 """A training log as columns of numbers, for training pairs and for held-out ones."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def log_of_records(path: Path, found: Records, names: Mapping[str, str]) -> Trai
     """
     # A summary of the whole run has averages under the names of the last step's numbers.
     records = [one for one in found.records if "train_runtime" not in one or len(found.records) == 1]
-    keys = list(dict.fromkeys(key for one in records for key in one))
+    keys = list(dict.fromkeys(key for layout in dict.fromkeys(map(tuple, records)) for key in layout))
     wanted = _columns(path, keys, names)
     if not any(name in PREFERENCE for _, name in wanted):
         raise ValueError(_nothing(path, found, keys))
@@ -148,15 +149,13 @@ def _numbers(records: list[Record], key: str) -> tuple[np.ndarray, np.ndarray]:
     """A column, with NaN for what is no finite number, and the rows in which NaN or infinity was logged."""
     raw = [record.get(key) for record in records]
     try:
-        column = np.array(raw, float)
+        column = np.array([math.nan if value is None else float(value) for value in raw])
     except (TypeError, ValueError, OverflowError):
         raw = [_number(value) for value in raw]
-        column = np.array(raw, float)
-    if column.ndim != 1:
-        return np.full(len(raw), np.nan), np.empty(0, int)
+        column = np.array([math.nan if value is None else value for value in raw])
     bad = np.flatnonzero(~np.isfinite(column))
-    column[bad] = np.nan
-    return column, np.array([row for row in bad if raw[row] is not None], int)
+    column[bad] = math.nan
+    return column, np.array([row for row in bad.tolist() if raw[row] is not None], int)
 
 
 def _number(value: Any) -> float | None:

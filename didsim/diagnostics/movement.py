@@ -27,7 +27,7 @@ def displacement(evidence: Evidence) -> Finding | None:
         return None
     rows, words = side
     chosen, rejected = late_mean(rows, "chosen_reward"), late_mean(rows, "rejected_reward")
-    if chosen is None or rejected is None or (chosen == 0 and rejected == 0):
+    if chosen is None or rejected is None or (chosen == 0 and rejected == 0) or collapse(evidence) is not None:
         return None
     margin = chosen - rejected
     # The pair moved apart by the margin and together by the rest. It is the common fall that is worth a look:
