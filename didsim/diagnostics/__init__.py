@@ -2,6 +2,7 @@
 
 findings      what a diagnosis says: numbers with intervals, findings with a grade
 diagnose      from files to a diagnosis
+arguments     what may be asked of it
 recognise     whether a file is a table of pairs or a log
 names         the names under which trainers log what is needed
 formats       files of logs, read into records

@@ -1,4 +1,4 @@
-from .diagnose import LOSS_TYPES as LOSS_TYPES
+from .arguments import LOSS_TYPES as LOSS_TYPES
 from .diagnose import diagnose as diagnose
 from .findings import Diagnosis as Diagnosis
 from .findings import Finding as Finding

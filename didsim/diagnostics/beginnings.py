@@ -18,8 +18,8 @@ def first_rewards(evidence: Evidence) -> Finding | None:
         return None
     at, chosen, rejected = first
     size = max(abs(chosen), abs(rejected))
-    # Ten steps of DPO move a reward by less than 1, that is a log-ratio by less than 10 nats at beta 0.1. Before
-    # the first step it is 0, but for rounding: 1 nat in a long response computed in bfloat16.
+    # Ten steps of DPO move a reward by less than 1, that is a log-ratio by less than 10 nats at beta 0.1.
+    # Before the first step it is 0, but for rounding: 1 nat in a long response computed in bfloat16.
     if size <= 1 and not (size > 0.1 and at <= 1 and evidence.log.unit == "step"):
         return None
     numbers = {
@@ -35,7 +35,8 @@ def first_rewards(evidence: Evidence) -> Finding | None:
             reason="A reward is beta · log(π/π_ref). It is 0 for every response if the policy starts as the "
             "reference, and the first few steps cannot move it this far.",
             advice="Load the same weights, precision and adapter for both. Precomputed reference "
-            "log-probabilities must come from the model that training starts from, with the same template and "
+            "log-probabilities must come from the model that training starts from, with the same template "
+            "and "
             "truncation. If the models are the same, the learning rate is far too high.",
             numbers=numbers,
             step=at,
@@ -44,7 +45,8 @@ def first_rewards(evidence: Evidence) -> Finding | None:
         name="first_rewards_are_not_zero",
         grade=Grade.LOOK,
         sentence=f"Policy and reference differ before the first update: {told}, where both should be 0.",
-        reason="A reward is beta · log(π/π_ref), which is 0 before the first update. Dropout in the policy, low "
+        reason="A reward is beta · log(π/π_ref), which is 0 before the first update. Dropout in the policy, "
+        "low "
         "precision, or slightly different weights make it differ.",
         advice="Switch dropout off, or compute both models in the same precision.",
         numbers=numbers,
@@ -92,7 +94,8 @@ def nothing_reaches_the_loss(evidence: Evidence) -> Finding | None:
         name="nothing_reaches_the_loss",
         grade=Grade.WRONG,
         sentence=f"Nothing reaches the loss: rewards are exactly 0{stays} up to {where}, so {cause}.",
-        reason="The loss sees the policy only through beta · (log π − log π_ref), which is 0 for all pairs if "
+        reason="The loss sees the policy only through beta · (log π − log π_ref), which is 0 for all pairs "
+        "if "
         f"beta is 0, if π_ref is π, or if no token is counted. {why}",
         advice=advice,
         numbers={"logged rows": Number(value=len(rows), no_interval="a count")},
@@ -102,14 +105,17 @@ def nothing_reaches_the_loss(evidence: Evidence) -> Finding | None:
 def _cause_of_zeros(evidence: Evidence) -> tuple[str, str, str]:
     """What makes rewards 0, as far as the other columns tell: the cause, why it is that one, what to do."""
     train, held_out = evidence.log.train, evidence.log.held_out
-    aliased = "Give the trainer a reference of its own: a frozen copy, or a policy whose adapter is switched off."
+    aliased = (
+        "Give the trainer a reference of its own: a frozen copy, or a policy whose adapter is switched off."
+    )
     for rows in (train, held_out):
         _, chosen, rejected = rows.together("chosen_logps", "rejected_logps")
         if len(chosen) and not chosen.any() and not rejected.any():
             return (
                 "every token of the responses is masked",
                 "The log-probabilities of the responses are exactly 0: they are sums over no token.",
-                "Look at the labels of one batch. Truncation to a prompt that fills the whole length does this.",
+                "Look at the labels of one batch. Truncation to a prompt that fills the whole length does "
+                "this.",
             )
         _, policy, reference = rows.together("chosen_logps", "ref_chosen_logps")
         if len(policy) and np.allclose(policy, reference, rtol=1e-6, atol=1e-6):
@@ -121,10 +127,13 @@ def _cause_of_zeros(evidence: Evidence) -> tuple[str, str, str]:
         if len(policy):
             return (
                 "beta is 0 or the logged reference log-probabilities are ignored",
-                "The log-probabilities of policy and reference differ in the log, and the rewards do not show it.",
+                "The log-probabilities of policy and reference differ in the log, and the rewards do not "
+                "show it.",
                 "Check beta, and that precomputed reference log-probabilities are what the loss uses.",
             )
-    rate, norm, beta = (train.columns.get(name, np.empty(0)) for name in ("learning_rate", "grad_norm", "beta"))
+    rate, norm, beta = (
+        train.columns.get(name, np.empty(0)) for name in ("learning_rate", "grad_norm", "beta")
+    )
     if len(beta) and not np.nan_to_num(beta).any():
         return "beta is 0", "The log itself says beta 0.", "Set beta; 0.1 is usual."
     if len(rate) and not np.nan_to_num(rate).any():
@@ -143,7 +152,8 @@ def _cause_of_zeros(evidence: Evidence) -> tuple[str, str, str]:
     if len(norm) and np.nanmedian(norm) > 0:
         return (
             both,
-            "The gradient norm is above 0. With beta 0 the gradient of DPO's loss is exactly 0, which speaks for a "
+            "The gradient norm is above 0. With beta 0 the gradient of DPO's loss is exactly 0, which "
+            "speaks for a "
             "reference that is the policy.",
             f"{aliased} Check beta.",
         )
@@ -162,16 +172,18 @@ def nothing_learned(evidence: Evidence) -> Finding | None:
         return None
     if not rows.columns["margin"].any() or (evidence.log.unit == "step" and rows.at[-1] < 50):
         return None
-    # A margin of 0.02 moves the probability that chosen beats rejected by half a percent, and the loss by 0.01.
+    # A margin of 0.02 moves the probability that chosen beats rejected by half a percent, the loss by 0.01.
     if abs(loss - LOG_2) > 0.01 or abs(margin) > 0.02:
         return None
     where = evidence.log.where(float(rows.at[-1]))
     return Finding(
         name="nothing_learned",
         grade=Grade.LOOK,
-        sentence=f"Almost nothing was learned up to {where}: the loss is {loss:.4f}, still log 2, and the margin "
+        sentence=f"Almost nothing was learned up to {where}: the loss is {loss:.4f}, still log 2, and the "
+        "margin "
         f"{signed(margin)}.",
-        reason="For small margins DPO's loss is log 2 − margin/2, so the policy has hardly left the reference on "
+        reason="For small margins DPO's loss is log 2 − margin/2, so the policy has hardly left the "
+        "reference on "
         "these pairs.",
         advice="Raise the learning rate, or train longer. A policy kept in bfloat16 loses small updates to "
         "rounding. If held-out log-probabilities do move, chosen and rejected may be labelled at random.",
@@ -191,10 +203,12 @@ def loss_is_a_sum(evidence: Evidence) -> Finding | None:
     return Finding(
         name="loss_is_a_sum",
         grade=Grade.LOOK,
-        sentence=f"The first loss is {short(float(loss[0]))}, which is {round(times)} times log 2: the log holds "
+        sentence=f"The first loss is {short(float(loss[0]))}, which is {round(times)} times log 2: the log "
+        "holds "
         f"sums over {round(times)} micro-batches, not means.",
         reason="At a margin of 0, where training starts, DPO's loss is log 2 = 0.6931 for each pair.",
-        advice=f"Divide the loss by {round(times)} to compare it. Check whether the gradient is a sum as well: the "
+        advice=f"Divide the loss by {round(times)} to compare it. Check whether the gradient is a sum as "
+        "well: the "
         "learning rate then is larger than it looks.",
         numbers={"first loss": Number(value=float(loss[0]), unit="nats", no_interval=_ONE_VALUE)},
         step=float(at[0]),

@@ -1,28 +1,18 @@
 """From files to a diagnosis."""
 
-import difflib
-import math
-import numbers
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from didsim._files import local_path
+from didsim.diagnostics import arguments
 from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Picture, Unknown
 from didsim.diagnostics.log_pictures import pictures_of
 from didsim.diagnostics.logs import read_log
-from didsim.diagnostics.names import PAIRS, mapped
+from didsim.diagnostics.names import PAIRS
 from didsim.diagnostics.of_logs import evidence_of, findings_of, input_of, unknowns_of
 from didsim.diagnostics.recognise import is_pairs_table
-
-LOSS_TYPES = (
-    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_pair"),
-    *("aot_unpaired", "discopop", "apo_zero", "apo_down", "sft", "orpo", "simpo", "cpo", "kto", "kto_pair"),
-)
-"""Losses as TRL names them. The checks of the loss are for `sigmoid`, which is DPO's own."""
 
 _WORST_FIRST = (Grade.WRONG, Grade.LOOK, Grade.FINE)
 
@@ -33,7 +23,7 @@ class _Part(NamedTuple):
     source: Input
     findings: list[Finding]
     unknowns: list[Unknown]
-    pictures: list[Picture] = []
+    pictures: Sequence[Picture] = ()
 
 
 def diagnose(
@@ -57,12 +47,12 @@ def diagnose(
         pairs: a table with a row for each preference pair and checkpoint.
         ref_samples: a table of responses sampled from the reference.
         policy_samples: a table of responses sampled from the policy.
-        beta: the coefficient of the run's rewards, `beta · log(π/π_ref)`. Rewards are then given in nats too. By
-            default it is what the log itself tells, if it does.
+        beta: the coefficient of the run's rewards, `beta · log(π/π_ref)`. Displacement is then given in nats.
+            By default it is what the log itself tells, if it does.
         loss_type: the run's loss, as TRL names it; one of `LOSS_TYPES`. By default DPO's is assumed, where
             nothing in the log contradicts it.
-        names: our names, each with the file's own: `{"chosen_reward": "my/chosen"}`. `eval_loss` is our `loss`
-            on held-out pairs.
+        names: our names, each with the file's own: `{"chosen_reward": "my/chosen"}`. `eval_loss` is our
+            `loss` on held-out pairs.
         drop_bad: whether rows of tables with NaN or positive log-probabilities are dropped, not refused.
         seed: the seed of bootstraps over pairs.
 
@@ -73,16 +63,16 @@ def diagnose(
         ValueError: an argument is wrong, or a file cannot be read, is empty, cut off, or neither a log nor a
             table.
     """
-    logs = _paths("files", files)
+    logs = arguments.files("files", files)
     tables = {
-        name: _paths(name, path)[0]
+        name: arguments.files(name, path)[0]
         for name, path in (("pairs", pairs), ("ref_samples", ref_samples), ("policy_samples", policy_samples))
         if path is not None
     }
-    beta = None if beta is None else _positive("beta", beta)
+    beta = None if beta is None else arguments.positive("beta", beta)
     if loss_type is not None:
-        _loss_type(loss_type)
-    ours = _names(names)
+        arguments.loss_type(loss_type)
+    ours = arguments.mapping("names", names)
     if not isinstance(drop_bad, bool):
         raise ValueError(f"`drop_bad` must be True or False; got {drop_bad!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
@@ -94,7 +84,9 @@ def diagnose(
     parts: list[_Part] = []
     for path in logs:
         # A name that tables have, too, is that of the table's column if there is one.
-        of_logs = {mine: theirs for mine, theirs in ours.items() if not (found or tables) or mine not in PAIRS}
+        of_logs = {
+            mine: theirs for mine, theirs in ours.items() if not (found or tables) or mine not in PAIRS
+        }
         evidence = evidence_of(read_log(path, of_logs), beta, loss_type)
         beta = evidence.beta if beta is None else beta
         parts.append(
@@ -118,7 +110,7 @@ def diagnose(
             more.append(
                 diagnose_samples(tables[role], role=role, names=of_tables, drop_bad=drop_bad, seed=seed)
             )
-    return _together([*parts, *(_Part(*one[:3], getattr(one, "pictures", [])) for one in more)])
+    return _together([*parts, *(_Part(*one[:3], getattr(one, "pictures", ())) for one in more)])
 
 
 def _together(parts: list[_Part]) -> Diagnosis:
@@ -158,39 +150,3 @@ def _of_other_files(parts: list[_Part]) -> list[Unknown]:
             )
         )
     return told
-
-
-def _paths(name: str, value: Any) -> list[Path]:
-    one = isinstance(value, str | os.PathLike)
-    listed = [value] if one else list(value) if isinstance(value, list | tuple) else [None]
-    if not all(isinstance(path, str | os.PathLike) for path in listed):
-        raise ValueError(f"`{name}` must be a path{' or a list of paths' * (name == 'files')}; got {value!r}")
-    paths = [local_path(name, path) for path in listed]
-    for path in paths:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not there"
-            raise ValueError(f"`{name}` must be a file; {path} {what}")
-    return paths
-
-
-def _positive(name: str, value: Any) -> float:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
-        raise ValueError(f"`{name}` must be a positive number; got {value!r}")
-    return float(value)
-
-
-def _loss_type(value: Any) -> None:
-    if not isinstance(value, str) or value not in LOSS_TYPES:
-        close = difflib.get_close_matches(str(value), LOSS_TYPES, 1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"`loss_type` must be one of {', '.join(LOSS_TYPES)}; got {value!r}{hint}")
-
-
-def _names(value: Any) -> dict[str, str]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(isinstance(one, str) for pair in value.items() for one in pair):
-        raise ValueError(f"`names` must map our names to columns; got {value!r}")
-    mapped(value)
-    return dict(value)

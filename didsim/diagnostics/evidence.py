@@ -78,19 +78,23 @@ def late(column: np.ndarray) -> np.ndarray:
 
 def late_mean(rows: Rows, name: str) -> float | None:
     """The mean of a column at the end of training, or None without the column."""
-    return float(late(rows.columns[name]).mean()) if np.isfinite(rows.columns.get(name, np.nan)).any() else None
+    return (
+        float(late(rows.columns[name]).mean()) if np.isfinite(rows.columns.get(name, np.nan)).any() else None
+    )
 
 
 def mean_number(values: np.ndarray, unit: str = "", scale: float = 1.0) -> Number:
     """The mean of consecutive logged values, with its 95% interval by the method of batch means.
 
-    Neighbouring values may be correlated. So up to 20 blocks of consecutive values are averaged, and the block
-    means, nearly independent, give Student's interval. Logs do not say which prompts a value is of, so
+    Neighbouring values may be correlated. So up to 20 blocks of consecutive values are averaged, and the
+    block means, nearly independent, give Student's interval. Logs do not say which prompts a value is of, so
     nothing can be resampled by prompt.
     """
     mean = float(values.mean()) * scale
     if len(values) == 1:
-        return Number(value=mean, unit=unit, no_interval="one logged value; its spread over pairs is not logged")
+        return Number(
+            value=mean, unit=unit, no_interval="one logged value; its spread over pairs is not logged"
+        )
     if len(values) < _LEAST_BLOCKS:
         return Number(value=mean, unit=unit, no_interval=f"{len(values)} logged values are too few")
     from scipy.special import stdtrit

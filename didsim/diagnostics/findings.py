@@ -1,4 +1,4 @@
-"""What a diagnosis says: numbers with intervals, findings with a grade, and the verdict that they add up to."""
+"""What a diagnosis says: numbers with intervals, findings with a grade, and the verdict of them all."""
 
 import enum
 from collections.abc import Callable
@@ -132,5 +132,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> bytes:
         """The grade, the verdict and all that they rest on, as JSON."""
-        fields = {name: getattr(self, name) for name in ("grade", "verdict", "inputs", "findings", "unknowns")}
+        fields = {
+            name: getattr(self, name) for name in ("grade", "verdict", "inputs", "findings", "unknowns")
+        }
         return msgspec.json.format(msgspec.json.encode(fields), indent=1)

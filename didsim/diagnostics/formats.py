@@ -4,23 +4,25 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from didsim.diagnostics.names import known_name
+from didsim.diagnostics.names import SHARED, known_name
 
 Record = dict[str, Any]
 
 _FLAT = re.compile(r"\{[^{}\n]*\}")
 _DISK = re.compile(r"^Step (\d+) \| (.+)$", re.MULTILINE)
-_ITEM = re.compile(r"""["']([^"']+)["']\s*:\s*(?:[\w.]+\()?["']?([-+]?(?:\d[\d.eE+-]*|\.\d[\d.eE+-]*|nan|inf))""")
+_ITEM = re.compile(
+    r"""["']([^"']+)["']\s*:\s*(?:[\w.]+\()?["']?([-+]?(?:\d[\d.eE+-]*|\.\d[\d.eE+-]*|nan|inf))"""
+)
 _NOT_IN_JSON = ("nan", "inf", "NaN", "Infinity")
 _OF_PYTHON = {"None": "null", "True": "true", "False": "false"}
 _OF_TRAINING = ("training_loss", "epoch", "step", "learning_rate", "grad_norm")
-_HEAD = re.compile(r"^\s*(\|.+\|)[ \t]*\r?\n[ \t]*\|[\s:|-]+\|[ \t]*$", re.MULTILINE)
+_HEAD = re.compile(r"^[ \t]*(\|.+\|)[ \t]*\r?\n[ \t]*\|[ \t:|-]+\|[ \t\r]*$", re.MULTILINE)
 _EVENTS = b"brain.Event:"
 _FEW = 12
 
@@ -39,8 +41,13 @@ class Records(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_records(path: Path, data: bytes) -> Records:
+def read_records(path: Path, data: bytes, own: Collection[str] = ()) -> Records:
     """The records of a log, whatever its format.
+
+    Args:
+        path: the file.
+        data: what is in it.
+        own: columns that the user named.
 
     Raises:
         ValueError: the file is empty or cut off, or it is no log.
@@ -54,14 +61,15 @@ def read_records(path: Path, data: bytes) -> Records:
     text = _text(path, data)
     if re.match(r'\s*(\{\s*["}]|\[\s*[\{\]])', text):
         return _json_lines(path, text) if _is_json_lines(text) else _json(path, text)
-    if (head := _table_of_card(text)) is not None:
-        return Records("model card", _card(text, head))
-    first = text.lstrip().partition("\n")[0]
-    if "," in first and "{" not in first and any(_in_panel(cell) for cell in next(csv.reader([first]))):
-        return Records("CSV", *_csv(path, text.lstrip()))
-    if "," in first and "{" not in text and "|" not in text:
-        return Records("CSV", *_csv(path, text.lstrip()))
-    return _console(path, text)
+    if (head := _table_of_card(text, own)) is not None:
+        return Records("model card", _card(text, head, own))
+    if _is_csv(text):
+        return Records("CSV", _csv(path, text.lstrip()))
+    return _console(path, text, own)
+
+
+def _is_known(key: str, own: Collection[str]) -> bool:
+    return key in own or known_name(key) is not None
 
 
 def _text(path: Path, data: bytes) -> str:
@@ -90,8 +98,7 @@ def _json(path: Path, text: str) -> Records:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
-        raise ValueError(f"{path} is not whole JSON, so it may be cut off: {reason}") from None
+        raise ValueError(f"{path} is not whole JSON, so it may be cut off: {error}") from None
     if isinstance(found, dict) and "log_history" in found:
         return Records("trainer_state.json", _checked(path, found["log_history"]))
     return Records("JSON", _checked(path, found if isinstance(found, list) else [found]))
@@ -100,13 +107,15 @@ def _json(path: Path, text: str) -> Records:
 def _json_lines(path: Path, text: str) -> Records:
     try:
         return Records("JSON lines", _checked(path, msgspec.json.Decoder().decode_lines(_quoted(text))))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip() and _object(line) is None:
                 raise ValueError(
                     f"{path}, line {number}: not whole JSON, so the file may be cut off here"
                 ) from None
-    return Records("JSON lines", [record for line in text.splitlines() if (record := _object(line)) is not None])
+    return Records(
+        "JSON lines", [record for line in text.splitlines() if (record := _object(line)) is not None]
+    )
 
 
 def _quoted(text: str) -> str:
@@ -124,19 +133,21 @@ def _checked(path: Path, found: Any) -> list[Record]:
     return found
 
 
-def _table_of_card(text: str) -> re.Match[str] | None:
+def _table_of_card(text: str, own: Collection[str]) -> re.Match[str] | None:
     """The head of the first Markdown table that has a step or an epoch, and a metric."""
     for head in _HEAD.finditer(text) if "|" in text else ():
-        names = {name.ours for name in map(known_name, _cells(head[1])) if name is not None}
-        if names & {"step", "epoch"} and names - {"step", "epoch"}:
+        cells = [cell for cell in _cells(head[1]) if _is_known(cell, own)]
+        places = [cell for cell in cells if cell.lower() in SHARED]
+        if places and len(cells) > len(places):
             return head
     return None
 
 
-def _card(text: str, head: re.Match[str]) -> list[Record]:
+def _card(text: str, head: re.Match[str], own: Collection[str]) -> list[Record]:
     """The training results of a model card. All of its metrics but the training loss are of evaluations."""
     keys = [
-        cell if re.sub(r"\s+", "_", cell.lower()) in _OF_TRAINING else f"eval_{cell}" for cell in _cells(head[1])
+        cell if cell in own or re.sub(r"\s+", "_", cell.lower()) in _OF_TRAINING else f"eval_{cell}"
+        for cell in _cells(head[1])
     ]
     records = []
     for line in text[head.end() :].splitlines()[1:]:
@@ -150,7 +161,20 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def _csv(path: Path, text: str) -> tuple[list[Record], tuple[str, ...]]:
+def _is_csv(text: str) -> bool:
+    """Whether the first lines are rows of a table, with as many cells in each."""
+    try:
+        rows = list(csv.reader(text.lstrip().split("\n", 3)[:3]))
+    except csv.Error:
+        return False
+    header = rows[0] if rows else []
+    if len(header) < 2 or "{" in header[0] or any("{'" in cell or '{"' in cell for cell in header):
+        return False
+    widths = {len(row) for row in rows if row}
+    return any(map(_in_panel, header)) or (len(rows) > 1 and widths == {len(header)})
+
+
+def _csv(path: Path, text: str) -> list[Record]:
     """A table with a header, such as wandb exports: a history, or a panel's `RUN - METRIC` columns."""
     try:
         header, *rows = csv.reader(io.StringIO(text, newline=""))
@@ -160,14 +184,14 @@ def _csv(path: Path, text: str) -> tuple[list[Record], tuple[str, ...]]:
     runs = {cell.rpartition(" - ")[0] for cell in header if _in_panel(cell) and " - " in cell}
     if len(runs) > 1:
         raise ValueError(f"{path} holds {len(runs)} runs ({', '.join(sorted(runs)[:_FEW])}); export one")
-    wide = next((number for number, row in enumerate(rows, 2) if row and len(row) != len(header)), None)
-    if wide is not None:
-        raise ValueError(
-            f"{path}, line {wide}: {len(rows[wide - 2])} cells under {len(header)} columns; the file may be "
-            "cut off here"
-        )
-    records = [{key: cell for key, cell in zip(keys, row, strict=True) if cell} for row in rows if row]
-    return records, ()
+    for number, row in enumerate(rows, 2):
+        if row and len(row) != len(header):
+            raise ValueError(
+                f"{path}, line {number}: {len(row)} cells under {len(header)} columns, so the file may be "
+                "cut off "
+                "here"
+            )
+    return [{key: cell for key, cell in zip(keys, row, strict=True) if cell} for row in rows if row]
 
 
 def _in_panel(cell: str) -> str:
@@ -176,11 +200,11 @@ def _in_panel(cell: str) -> str:
     return "" if known_name(metric) is None else metric
 
 
-def _console(path: Path, text: str) -> Records:
+def _console(path: Path, text: str, own: Collection[str]) -> Records:
     """What a trainer printed: a dictionary a line, or `Step 7 | loss:0.6 …`, among other lines."""
     found = _FLAT.findall(text)
     records = _dictionaries(found)
-    kept = [record for record in records if any(known_name(key) is not None for key in record)]
+    kept = [record for record in records if any(_is_known(key, own) for key in record)]
     if kept:
         left = len(found) - len(kept)
         notes = (f"{left} dictionaries without a known metric were left out",) if left else ()
@@ -192,7 +216,8 @@ def _console(path: Path, text: str) -> Records:
     if told:
         return Records("console", told)
     raise ValueError(
-        f"{path} is not a training log. Logs are trainer_state.json, a model card with a table, a console log "
+        f"{path} is not a training log. Logs are trainer_state.json, a model card with a table, a console "
+        "log "
         "with a dictionary a line, a CSV file of wandb, a TensorBoard event file, or JSON lines"
     )
 
@@ -204,7 +229,7 @@ def _dictionaries(found: list[str]) -> list[Record]:
         joined = joined.replace(f": {word}", f": {of_json}")
     try:
         records = msgspec.json.decode(joined)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         records = [dict(_items(one)) for one in found]
     return [record for record in records if isinstance(record, dict)]
 

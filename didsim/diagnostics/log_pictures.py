@@ -19,12 +19,18 @@ def pictures_of(evidence: Evidence, number: int) -> list[Picture]:
     """
     if not any("margin" in rows and len(rows) > 1 for rows, _ in evidence.sides()):
         return []
-    unit = "in nats below or above the reference" if evidence.beta is not None else "as logged, with beta in them"
+    unit = (
+        "in nats below or above the reference"
+        if evidence.beta is not None
+        else "as logged, with beta in them"
+    )
     return [
         Picture(
             name=f"log-{number + 1}",
-            caption=f"Above: mean rewards {unit}; lines are training batches, dots are evaluations of held-out pairs. "
-            "Below: the loss, over the least that plain sigmoid DPO can have at the logged mean margin (dashed), "
+            caption=f"Above: mean rewards {unit}; lines are training batches, dots are evaluations of "
+            "held-out pairs. "
+            "Below: the loss, over the least that plain sigmoid DPO can have at the logged mean margin "
+            "(dashed), "
             "and log 2, the loss of the reference (dotted).",
             draw=lambda: draw(evidence),
         )
@@ -41,12 +47,16 @@ def draw(evidence: Evidence) -> Any:
     colors = dict(zip(("chosen", "rejected", "margin"), COLORS, strict=False))
     for rows, words in evidence.sides():
         is_line = rows is evidence.log.train
-        look: dict[str, Any] = {"linewidth": 0.9} if is_line else {"marker": "o", "markersize": 3, "linestyle": ""}
+        look: dict[str, Any] = (
+            {"linewidth": 0.9} if is_line else {"marker": "o", "markersize": 3, "linestyle": ""}
+        )
         for who, color in colors.items():
             name = who if who == "margin" else f"{who}_reward"
             at, values = rows.together(name)
             if len(at):
-                above.plot(at, values * scale, color=color, label=_label(who, words, is_line, evidence), **look)
+                above.plot(
+                    at, values * scale, color=color, label=_label(who, words, is_line, evidence), **look
+                )
         at, loss = rows.together("loss")
         below.plot(at, loss, color=COLORS[4], label=f"loss, {words}" if len(at) else None, **look)
         at, _, margin = rows.together("loss", "margin")

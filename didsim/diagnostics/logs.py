@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from didsim.diagnostics import arguments
 from didsim.diagnostics.formats import Record, Records, read_records
 from didsim.diagnostics.names import KNOWN, PREFERENCE, SHARED, Name, Role, known_name, mapped, suggestions
 
@@ -86,12 +87,15 @@ def read_log(path: Path | str, names: Mapping[str, str] | None = None) -> Traini
         ValueError: the file cannot be read, is empty, cut off, no log, or a log without any preference
             metric. The message says what is there.
     """
-    given = Path(path)
+    found = arguments.files("path", path)
+    if len(found) != 1:
+        raise ValueError(f"`path` must be one file; got {path!r}")
+    given, names = found[0], arguments.mapping("names", names)
     try:
         data = given.read_bytes()
     except OSError as error:
         raise ValueError(f"{given} cannot be read: {error.strerror}") from None
-    return log_of_records(given, read_records(given, data), names or {})
+    return log_of_records(given, read_records(given, data, names.values()), names)
 
 
 def log_of_records(path: Path, found: Records, names: Mapping[str, str]) -> TrainingLog:
@@ -114,14 +118,14 @@ def log_of_records(path: Path, found: Records, names: Mapping[str, str]) -> Trai
     notes = [*found.notes]
     if len(starts):
         notes.append(
-            f"{unit}s go back in row {first + 1}: {len(starts) + 1} runs, of which the last alone is diagnosed "
+            f"{unit}s go back in row {first + 1}: {len(starts) + 1} runs, of which the last alone is "
+            "diagnosed "
             f"(rows {first + 1} to {len(at)})"
         )
     missing = [name for name in KNOWN if not any(ours == name for _, ours in wanted)]
-    notes += suggestions((key for key in keys if known_name(key) is None), missing)
-    return TrainingLog(
-        path, found.format, unit, train, held_out, len(starts) + 1, len(records), tuple(notes)
-    )
+    strangers = [key for key in keys if known_name(key) is None and key not in names.values()]
+    notes += suggestions(strangers, missing)
+    return TrainingLog(path, found.format, unit, train, held_out, len(starts) + 1, len(records), tuple(notes))
 
 
 def _columns(path: Path, keys: list[str], names: Mapping[str, str]) -> dict[tuple[Role, str], str]:
@@ -165,7 +169,9 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _places(numbers: dict[tuple[Role, str], tuple[np.ndarray, np.ndarray]], size: int) -> tuple[str, np.ndarray]:
+def _places(
+    numbers: dict[tuple[Role, str], tuple[np.ndarray, np.ndarray]], size: int
+) -> tuple[str, np.ndarray]:
     """What counts training, and where each record is. One without a place is where the one before it was."""
     for unit in SHARED:
         if ("train", unit) in numbers:
@@ -213,4 +219,6 @@ def _nothing(path: Path, found: Records, keys: list[str]) -> str:
 
 
 def _list(keys: list[str]) -> str:
-    return ", ".join(keys[:_MANY]) + (f" and {len(keys) - _MANY} more" if len(keys) > _MANY else "") or "nothing"
+    return (
+        ", ".join(keys[:_MANY]) + (f" and {len(keys) - _MANY} more" if len(keys) > _MANY else "") or "nothing"
+    )

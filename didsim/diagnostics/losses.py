@@ -20,7 +20,15 @@ from didsim.diagnostics.logs import Rows
 
 _FAR = 5
 _NO_PAIRS = "the mean of one evaluation; its spread over pairs is not logged"
-_BROKEN = ("loss", "chosen_reward", "rejected_reward", "margin", "chosen_logps", "rejected_logps", "grad_norm")
+_BROKEN = (
+    "loss",
+    "chosen_reward",
+    "rejected_reward",
+    "margin",
+    "chosen_logps",
+    "rejected_logps",
+    "grad_norm",
+)
 
 
 def not_finite(evidence: Evidence) -> Finding | None:
@@ -42,14 +50,17 @@ def not_finite(evidence: Evidence) -> Finding | None:
         grade=Grade.LOOK if only_norm else Grade.WRONG,
         sentence=f"The {column} is NaN or infinite from {evidence.log.where(at)} on"
         + (", while the loss stays finite." if only_norm else ": the run is lost from there."),
-        reason="Half precision scales gradients and skips a step whose gradient overflows; a few such steps do no "
+        reason="Half precision scales gradients and skips a step whose gradient overflows; a few such steps "
+        "do no "
         "harm."
         if only_norm
-        else "Once a weight is NaN, so is every number after it. A trainer that filters NaN may go on logging a "
+        else "Once a weight is NaN, so is every number after it. A trainer that filters NaN may go on "
+        "logging a "
         "loss of 0.",
         advice="If it comes again and again, train in bfloat16 or lower the learning rate."
         if only_norm
-        else "Go back to a checkpoint before that. Lower the learning rate, clip the gradient, and look for a "
+        else "Go back to a checkpoint before that. Lower the learning rate, clip the gradient, and look for "
+        "a "
         "response without tokens in the batches just before.",
         step=at,
     )
@@ -76,7 +87,9 @@ def divergence(evidence: Evidence) -> Finding | None:
         "first loss": Number(value=float(loss[0]), unit="nats", no_interval="one logged value"),
         "highest loss": Number(value=float(loss.max()), unit="nats", no_interval="one logged value"),
     }
-    usual = f"Lower the learning rate and clip the gradient.{told} DPO is usually run at 5e-7 to 5e-6, with LoRA "
+    usual = (
+        f"Lower the learning rate and clip the gradient.{told} DPO is usually run at 5e-7 to 5e-6, with LoRA "
+    )
     usual += "up to 5e-5."
     if stays:
         return Finding(
@@ -84,7 +97,8 @@ def divergence(evidence: Evidence) -> Finding | None:
             grade=Grade.WRONG,
             sentence=f"The run diverges at {where}: the loss goes from {short(float(loss[0]))} to "
             f"{short(float(loss[start]))} and reaches {short(float(loss.max()))}.",
-            reason="A policy that stays at the reference has DPO's loss at log 2 = 0.6931. A loss far above means "
+            reason="A policy that stays at the reference has DPO's loss at log 2 = 0.6931. A loss far above "
+            "means "
             "that the average pair is ranked wrongly with high confidence.",
             advice=f"Go back to a checkpoint before {where}. {usual}",
             numbers=numbers,
@@ -94,9 +108,11 @@ def divergence(evidence: Evidence) -> Finding | None:
     return Finding(
         name="loss_spike",
         grade=Grade.LOOK,
-        sentence=f"The loss spikes to {short(float(loss[peak]))} at {evidence.log.where(float(at[peak]))} and comes "
+        sentence=f"The loss spikes to {short(float(loss[peak]))} at {evidence.log.where(float(at[peak]))} "
+        "and comes "
         "back.",
-        reason="A few steps ranked the average pair wrongly with high confidence. That is one bad batch, or a step "
+        reason="A few steps ranked the average pair wrongly with high confidence. That is one bad batch, or "
+        "a step "
         "that was too long.",
         advice=usual,
         numbers=numbers,
@@ -128,17 +144,22 @@ def below_jensen(evidence: Evidence) -> Finding | None:
             name="below_jensen_bound",
             grade=Grade.WRONG if mostly and evidence.loss_type == "sigmoid" else Grade.LOOK,
             sentence=f"The loss is not plain sigmoid DPO on the logged margins: on {words} it is "
-            f"{short(seen)}{where}, below {short(least)}, the least that a mean margin of {signed(margin[worst])} "
+            f"{short(seen)}{where}, below {short(least)}, the least that a mean margin of "
+            f"{signed(margin[worst])} "
             f"allows{often}.",
             reason="softplus is convex, so by Jensen's inequality the mean of softplus(−margin) is at least "
             "softplus of minus the mean margin, whatever the pairs are.",
-            advice="It may be another loss (--loss-type), a weighted one, or a loss divided by something. Margins may "
+            advice="It may be another loss (--loss-type), a weighted one, or a loss divided by something. "
+            "Margins may "
             "be in another unit, such as nats without beta."
             if mostly
-            else "If only some rows are below, loss and margins may be means over different pairs: older trainers "
+            else "If only some rows are below, loss and margins may be means over different pairs: older "
+            "trainers "
             "log the margins of one process only.",
             numbers={
-                "share of rows below the bound": Number(value=share, unit="share", no_interval="a count of rows"),
+                "share of rows below the bound": Number(
+                    value=share, unit="share", no_interval="a count of rows"
+                ),
                 "loss": Number(value=seen, unit="nats", no_interval="one logged value"),
                 "least loss at that margin": Number(value=least, unit="nats", no_interval="computed from it"),
             },
@@ -171,22 +192,26 @@ def another_term(evidence: Evidence) -> Finding | None:
         weight = ""
         if nll:
             numbers["excess over the sigmoid part, per nat of nll"] = Number(
-                value=(loss - sigmoid) / nll, no_interval="pairs differ, so it is an upper estimate of the weight"
+                value=(loss - sigmoid) / nll,
+                no_interval="pairs differ, so it is an upper estimate of the weight",
             )
             weight = f", and the rest is {short((loss - sigmoid) / nll)} times the logged nll of {short(nll)}"
         return Finding(
             name="loss_holds_another_term",
             grade=Grade.LOOK,
-            sentence=f"The loss holds another term than DPO's: on {words} it is {short(loss)}, where the sigmoid "
+            sentence=f"The loss holds another term than DPO's: on {words} it is {short(loss)}, where the "
+            "sigmoid "
             f"part would be near {sigmoid:.1g} at a mean margin of {signed(margin)}{weight}.",
             reason="The sigmoid part of a pair is softplus(−margin). "
             + (
                 "With a logged likelihood term beside it, that is the natural rest."
                 if nll
-                else f"All pairs are ranked right, and still the loss is {short(loss)}; without another term a large "
+                else f"All pairs are ranked right, and still the loss is {short(loss)}; without another "
+                "term a large "
                 "share of the pairs would need margins near 0."
             ),
-            advice="An SFT term (rpo_alpha, pref_ftx, or a mix of losses) holds the chosen likelihood up. If it was "
+            advice="An SFT term (rpo_alpha, pref_ftx, or a mix of losses) holds the chosen likelihood up. "
+            "If it was "
             "not meant, remove it. If it was, judge DPO by the margins and not by this loss.",
             numbers=numbers,
         )
@@ -205,11 +230,14 @@ def heavy_tail(evidence: Evidence) -> Finding | None:
     return Finding(
         name="confidently_wrong_pairs",
         grade=Grade.LOOK,
-        sentence=f"Some pairs are ranked wrongly with high confidence: the training loss ends at {short(loss)}, above "
+        sentence=f"Some pairs are ranked wrongly with high confidence: the training loss ends at "
+        f"{short(loss)}, above "
         f"log 2 = 0.6931, although the mean margin is {signed(margin)}.",
-        reason="softplus(−margin) grows linearly for wrong pairs and vanishes for right ones. With a positive mean "
+        reason="softplus(−margin) grows linearly for wrong pairs and vanishes for right ones. With a "
+        "positive mean "
         "margin a loss above log 2 needs a heavy tail of large negative margins.",
-        advice="Look at the pairs with the lowest margins: labels may be wrong, or responses truncated. Label "
+        advice="Look at the pairs with the lowest margins: labels may be wrong, or responses truncated. "
+        "Label "
         "smoothing (cDPO, robust DPO) bounds what such pairs do. --pairs shows them.",
         numbers={
             "training loss": mean_number(late(rows.columns["loss"]), "nats"),
@@ -244,11 +272,17 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
     return Finding(
         name="no_generalisation",
         grade=Grade.WRONG,
-        sentence=f"{fits} and does not generalise: the held-out loss is {short(loss)}, above log 2 = 0.6931, which "
+        sentence=f"{fits} and does not generalise: the held-out loss is {short(loss)}, above log 2 = "
+        "0.6931, which "
         f"the reference itself has ({', '.join(told)}).",
-        reason="The reference has margin 0 and loss log 2 on any pairs. A policy with a higher held-out loss predicts "
+        reason="The reference has margin 0 and loss log 2 on any pairs. A policy with a higher held-out "
+        "loss predicts "
         "unseen preferences worse than one that learned nothing.",
-        advice=(f"The best evaluation was at {evidence.log.where(float(at[best]))}: stop there. " if turned else "")
+        advice=(
+            f"The best evaluation was at {evidence.log.where(float(at[best]))}: stop there. "
+            if turned
+            else ""
+        )
         + "Use more or cleaner pairs, fewer epochs, a larger beta, or a lower learning rate.",
         numbers=numbers,
         step=float(at[best]) if turned else None,
@@ -298,10 +332,13 @@ def clamped_kl(evidence: Evidence) -> Finding | None:
         name="kl_clamped_at_zero",
         grade=Grade.LOOK,
         sentence=f"KTO's reference point is clamped at 0 in {100 * share:.0f}% of the rows.",
-        reason="KTO estimates KL(π‖π_ref) from mismatched pairs and clamps it at 0. A negative estimate means that "
-        "the policy gives responses to other prompts less probability than the reference did, as it does where all "
+        reason="KTO estimates KL(π‖π_ref) from mismatched pairs and clamps it at 0. A negative estimate "
+        "means that "
+        "the policy gives responses to other prompts less probability than the reference did, as it does "
+        "where all "
         "likelihoods fall.",
-        advice="Larger batches make the estimate less noisy. If it stays at 0, the loss has no baseline, and chosen "
+        advice="Larger batches make the estimate less noisy. If it stays at 0, the loss has no baseline, "
+        "and chosen "
         "and rejected responses are judged against the reference alone.",
         numbers={"share of rows at 0": Number(value=share, unit="share", no_interval="a count of rows")},
     )

@@ -27,7 +27,12 @@ def displacement(evidence: Evidence) -> Finding | None:
         return None
     rows, words = side
     chosen, rejected = late_mean(rows, "chosen_reward"), late_mean(rows, "rejected_reward")
-    if chosen is None or rejected is None or (chosen == 0 and rejected == 0) or collapse(evidence) is not None:
+    if (
+        chosen is None
+        or rejected is None
+        or (chosen == 0 and rejected == 0)
+        or collapse(evidence) is not None
+    ):
         return None
     margin = chosen - rejected
     # The pair moved apart by the margin and together by the rest. It is the common fall that is worth a look:
@@ -36,11 +41,13 @@ def displacement(evidence: Evidence) -> Finding | None:
     falls = chosen < -_SMALL and -chosen > margin
     if falls:
         sentence = (
-            f"The chosen responses are displaced: on {words} they end {evidence.placed(chosen)}, a fall larger "
+            f"The chosen responses are displaced: on {words} they end {evidence.placed(chosen)}, a fall "
+            "larger "
             f"than their margin over the rejected ones, {evidence.moved(margin)}."
         )
         advice = (
-            "A fall as such is no fault. Compare with samples of the reference (--ref-samples), which give the "
+            "A fall as such is no fault. Compare with samples of the reference (--ref-samples), which give "
+            "the "
             "expected fall. If the chosen responses should stay likely, add an SFT term or use DPO-positive."
         )
     else:
@@ -50,7 +57,8 @@ def displacement(evidence: Evidence) -> Finding | None:
         name="chosen_displaced" if falls else "displacement",
         grade=Grade.LOOK if falls else Grade.FINE,
         sentence=sentence,
-        reason="E_w log(π/π_ref) = KL(π_w‖π_ref) − KL(π_w‖π): the chosen fall exactly when the policy fits the chosen "
+        reason="E_w log(π/π_ref) = KL(π_w‖π_ref) − KL(π_w‖π): the chosen fall exactly when the policy fits "
+        "the chosen "
         "responses worse than the reference did. Responses that come from the reference have to fall when "
         "anything is learned; a mean rise proves that they are not the reference's own.",
         advice=advice,
@@ -106,18 +114,21 @@ def collapse(evidence: Evidence) -> Finding | None:
     loss, chosen, rejected = (late_mean(rows, name) for name in ("loss", "chosen_reward", "rejected_reward"))
     if loss is None or chosen is None or rejected is None:
         return None
-    # Odds of 20 to 1, twice: a pair ranked right with these odds has loss log(1 + 1/20), and exp(reward) of the
-    # chosen is 1/20.
+    # Odds of 20 to 1, twice: a pair ranked right with these odds has loss log(1 + 1/20), and exp(reward) of
+    # the chosen is 1/20.
     if loss > math.log1p(1 / 20) or chosen > -_ODDS or rejected > -_ODDS:
         return None
     return Finding(
         name="saturated_collapse",
         grade=Grade.WRONG,
         sentence=f"The loss is saturated and both responses collapse together: on {words} the loss is "
-        f"{loss:.3f}, the chosen responses are {evidence.placed(chosen)}, and the rejected {evidence.placed(rejected)}.",
-        reason="The loss sees only the margin. Once that is large, nothing in the loss says where the probability "
+        f"{loss:.3f}, the chosen responses are {evidence.placed(chosen)}, and the rejected "
+        f"{evidence.placed(rejected)}.",
+        reason="The loss sees only the margin. Once that is large, nothing in the loss says where the "
+        "probability "
         "goes, and here it went to responses that are neither chosen nor rejected.",
-        advice="Stop earlier, use a larger beta or a lower learning rate, or add an SFT term on the chosen responses. "
+        advice="Stop earlier, use a larger beta or a lower learning rate, or add an SFT term on the chosen "
+        "responses. "
         "Read what the model now writes.",
         numbers=_displacements(evidence),
     )
@@ -130,15 +141,20 @@ def separable(evidence: Evidence) -> Finding | None:
     at, margin = rows.together("margin")
     if accuracy is None or len(at) < 6 or accuracy < 0.99:
         return None
-    end, before = float(late(margin).mean()), float(margin[len(margin) // 2 : -max(1, len(margin) // 4)].mean())
+    end, before = (
+        float(late(margin).mean()),
+        float(margin[len(margin) // 2 : -max(1, len(margin) // 4)].mean()),
+    )
     if end < 1.05 * before or end < 1:
         return None
     return Finding(
         name="separable_data",
         grade=Grade.LOOK,
-        sentence=f"The training pairs are separable: {100 * accuracy:.3g}% are ranked right and the margin still grows, "
+        sentence=f"The training pairs are separable: {100 * accuracy:.3g}% are ranked right and the margin "
+        "still grows, "
         f"from {signed(before)} in the third quarter to {signed(end)}.",
-        reason="On pairs that can all be ranked right DPO's loss has no finite minimiser: scaling every margin up "
+        reason="On pairs that can all be ranked right DPO's loss has no finite minimiser: scaling every "
+        "margin up "
         "lowers it for ever. didsim.solve says the same of finite sets of pairs.",
         advice="Stop early, by the held-out loss, or regularise: label smoothing, IPO, or a larger beta.",
         numbers={
@@ -161,9 +177,11 @@ def wrong_direction(evidence: Evidence) -> Finding | None:
         grade=Grade.WRONG,
         sentence=f"Training prefers the rejected responses: the margin on its own training pairs ends at "
         f"{signed(number.value)}, and the loss should raise it.",
-        reason="The gradient of DPO's loss raises the margin of every pair in a batch. On training pairs the mean margin "
+        reason="The gradient of DPO's loss raises the margin of every pair in a batch. On training pairs "
+        "the mean margin "
         "falls only if columns are swapped, a sign is wrong, or the steps are far too long.",
-        advice="Check that chosen and rejected are not swapped in the data or in the collator, then the learning rate.",
+        advice="Check that chosen and rejected are not swapped in the data or in the collator, then the "
+        "learning rate.",
         numbers={"training margin": number},
     )
 
@@ -182,7 +200,8 @@ def margin_grows(evidence: Evidence) -> Finding | None:
         name="margin_is_positive",
         grade=Grade.FINE,
         sentence=f"The margin on {words} ends at {signed(margin)}{right}.",
-        reason="The margin is what DPO's loss rewards: beta times the log-ratio of the chosen response less that of the "
+        reason="The margin is what DPO's loss rewards: beta times the log-ratio of the chosen response less "
+        "that of the "
         "rejected one.",
         numbers={f"margin, {words}": mean_number(late(rows.columns["margin"]), "reward")},
     )
@@ -191,9 +210,9 @@ def margin_grows(evidence: Evidence) -> Finding | None:
 def implied_beta(log: TrainingLog) -> float | None:
     """The beta that links rewards and log-probabilities of the log, if one number links them everywhere.
 
-    Where reference log-probabilities are logged, `reward = beta · (logps − ref_logps)`. Where they are not, the
-    evaluations tell: they are on the same pairs each time, so from one to the next rewards change by beta
-    times the change in log-probabilities.
+    Where reference log-probabilities are logged, `reward = beta · (logps − ref_logps)`. Where they are not,
+    the evaluations tell: they are on the same pairs each time, so from one to the next rewards change by
+    beta times the change in log-probabilities.
     """
     slopes = []
     for who in ("chosen", "rejected"):
@@ -233,7 +252,8 @@ def rewards_fit(evidence: Evidence) -> Finding | None:
             if off.mean() < 0.5:
                 continue
             worst = int(np.argmax(np.abs(reward - factor * ratio)))
-            told = f"{signed(float(reward[worst]))} is logged and {signed(float(factor * ratio[worst]))} expected"
+            logged, expected = signed(float(reward[worst])), signed(float(factor * ratio[worst]))
+            told = f"{logged} is logged and {expected} expected"
             named = f"{short(factor)}" if beta is not None else "any one beta"
             return _misfit(
                 f"The {who} rewards on {words} are not {named} times the logged log-ratios: {told} at "
@@ -243,7 +263,8 @@ def rewards_fit(evidence: Evidence) -> Finding | None:
     found = implied_beta(evidence.log)
     if found is not None and beta is not None and abs(found / beta - 1) > 0.05:
         return _misfit(
-            f"The rewards do not fit beta {short(beta)}: in this log they change by {short(found)} per nat of the "
+            f"The rewards do not fit beta {short(beta)}: in this log they change by {short(found)} per nat "
+            "of the "
             "log-probabilities.",
             None,
         )
@@ -256,7 +277,8 @@ def _misfit(sentence: str, step: float | None) -> Finding:
         grade=Grade.WRONG,
         sentence=sentence,
         reason="DPO's implicit reward is beta · (log π − log π_ref), for every pair and so for every mean.",
-        advice="Check beta, which reference the log-probabilities are of, and whether one of them is a mean per token "
+        advice="Check beta, which reference the log-probabilities are of, and whether one of them is a mean "
+        "per token "
         "and the other a sum.",
         step=step,
     )
@@ -270,8 +292,10 @@ def several_runs(evidence: Evidence) -> Finding | None:
     return Finding(
         name="several_runs_in_one_log",
         grade=Grade.LOOK,
-        sentence=f"The log holds {log.runs} runs, as its {log.unit}s go back, and only the last one is diagnosed here.",
+        sentence=f"The log holds {log.runs} runs, as its {log.unit}s go back, and only the last one is "
+        "diagnosed here.",
         reason="A trainer appends to its log when it is started again, or when it goes on from a checkpoint.",
-        advice="If these are two runs, split the file. If training went on from a checkpoint, drop the rows that were "
+        advice="If these are two runs, split the file. If training went on from a checkpoint, drop the rows "
+        "that were "
         "repeated.",
     )

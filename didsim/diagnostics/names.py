@@ -17,7 +17,15 @@ SHARED = ("step", "epoch")
 """Names that are about training and held-out pairs alike."""
 
 KNOWN: dict[str, tuple[str, ...]] = {
-    "step": ("global_step", "step", "_step", "current_steps", "training_step", "counters/updates", "iteration"),
+    "step": (
+        "global_step",
+        "step",
+        "_step",
+        "current_steps",
+        "training_step",
+        "counters/updates",
+        "iteration",
+    ),
     "epoch": ("epoch",),
     "loss": ("loss", "dpo_loss", "preference_loss", "loss_mean"),
     "chosen_reward": ("rewards/chosen", "chosen_reward", "chosen_rewards", "reward/chosen", "reward_chosen"),
@@ -96,6 +104,8 @@ _PREFIXES: tuple[tuple[str, Role], ...] = (
     *((prefix, "train") for prefix in ("training_", "training/", "train_", "train/")),
 )
 _WHOLE: dict[str, str] = {theirs: ours for ours, all_theirs in KNOWN.items() for theirs in all_theirs}
+_LONG = 60  # characters: no name of a metric is longer
+_MANY = 100
 _CLOSE = 0.8  # of difflib's similarity: one or two letters in a name of ten
 
 
@@ -118,7 +128,8 @@ def known_name(column: str) -> Name | None:
     """What a column holds, by its name; None if the name is in no table."""
     role, bare = split_role(column)
     # An evaluation on several data sets has `eval_NAME_loss`.
-    tails = [bare, *(bare[place + 1 :] for place, one in enumerate(bare) if one == "_" and role == "eval")]
+    parts = bare.split("_") if role == "eval" and len(bare) < _LONG else [bare]
+    tails = ["_".join(parts[place:]) for place in range(len(parts))]
     found = next((tail for tail in tails if tail in _WHOLE), None)
     if found is None:
         return None
@@ -143,7 +154,7 @@ def mapped(names: Mapping[str, str]) -> dict[str, Name]:
     """Columns that the user named, and what they hold.
 
     Args:
-        names: our names, each with the column's name in the file. `eval_loss` is our `loss` on held-out pairs.
+        names: our names, each with the file's own. `eval_loss` is our `loss` on held-out pairs.
 
     Raises:
         ValueError: a name is not one of ours.
@@ -154,7 +165,9 @@ def mapped(names: Mapping[str, str]) -> dict[str, Name]:
         if bare not in KNOWN and ours not in PAIRS:
             close = difflib.get_close_matches(bare, [*KNOWN, *PAIRS], 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"`names` must map names of ours; got {ours!r}{hint} Ours are {', '.join(KNOWN)}")
+            raise ValueError(
+                f"`names` must map names of ours; got {ours!r}{hint} Ours are {', '.join(KNOWN)}"
+            )
         role: Role = "eval" if ours != bare else split_role(theirs)[0]
         found[theirs] = Name(role, bare, -1)
     return found
@@ -164,7 +177,7 @@ def suggestions(columns: Iterable[str], missing: Iterable[str]) -> list[str]:
     """A sentence for each column whose name nearly is one that trainers use for what is missing."""
     wanted = {theirs: ours for ours in missing for theirs in (ours, *KNOWN.get(ours, ()))}
     told = []
-    for column in columns:
+    for column in [column for column in columns if len(column) < _LONG][:_MANY]:
         role, bare = split_role(column)
         if close := difflib.get_close_matches(bare, wanted, 1, _CLOSE):
             ours = ("eval_" if role == "eval" else "") + wanted[close[0]]

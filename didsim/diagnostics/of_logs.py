@@ -61,7 +61,9 @@ def unknowns_of(evidence: Evidence) -> list[Unknown]:
     log = evidence.log
     told = []
     if evidence.beta is None:
-        told.append(Unknown(what="how many nats the rewards are", which_file="--beta, as training was run with"))
+        told.append(
+            Unknown(what="how many nats the rewards are", which_file="--beta, as training was run with")
+        )
     if not any("chosen_length" in rows for rows, _ in evidence.sides()):
         told.append(
             Unknown(
@@ -71,10 +73,16 @@ def unknowns_of(evidence: Evidence) -> list[Unknown]:
         )
     if not len(log.held_out):
         told.append(
-            Unknown(what="whether it holds on pairs not trained on", which_file="a log with evaluations of held-out pairs")
+            Unknown(
+                what="whether it holds on pairs not trained on",
+                which_file="a log with evaluations of held-out pairs",
+            )
         )
     if not len(log.train):
         told.append(
-            Unknown(what="how training itself went", which_file="trainer_state.json, or the console log of the run")
+            Unknown(
+                what="how training itself went",
+                which_file="trainer_state.json, or the console log of the run",
+            )
         )
     return told

@@ -48,4 +48,3 @@ def _columns(text: str) -> list[str]:
         return next(csv.reader([line]), [])
     except csv.Error:
         return []
-

@@ -10,10 +10,9 @@ from didsim._text import visible
 from didsim.diagnostics.findings import Diagnosis, Picture
 from didsim.diagnostics.terminal import interval_of, value_of
 
-_DARK = {
-    name: "#d8dee6"
-    for name in ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color", "grid.color")
-}
+_DARK = dict.fromkeys(
+    ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color", "grid.color"), "#d8dee6"
+)
 _DPI = 160
 
 
@@ -90,7 +89,10 @@ def _inline(images: dict[str, bytes]) -> dict[str, str]:
 
 
 def _filled(
-    template: str, diagnosis: Diagnosis, light: dict[str, str] | None = None, dark: dict[str, str] | None = None
+    template: str,
+    diagnosis: Diagnosis,
+    light: dict[str, str] | None = None,
+    dark: dict[str, str] | None = None,
 ) -> str:
     import jinja2
 

@@ -22,7 +22,10 @@ def on_terminal(diagnosis: Diagnosis) -> RenderableType:
             parts += [Padding(_finding(finding), (0, 0, 1, 2), expand=False)]
     if diagnosis.unknowns:
         parts.append(literal("What these files cannot tell, and which would", "bold"))
-        parts += [Padding(literal(f"{one.what}: {one.which_file}"), (0, 0, 0, 2), expand=False) for one in diagnosis.unknowns]
+        parts += [
+            Padding(literal(f"{one.what}: {one.which_file}"), (0, 0, 0, 2), expand=False)
+            for one in diagnosis.unknowns
+        ]
         parts.append(Text())
     parts.append(literal("What was read", "bold"))
     for source in diagnosis.inputs:
@@ -54,7 +57,9 @@ def _finding(finding: Finding) -> Group:
 
 def value_of(number: Number) -> str:
     """A number with its unit."""
-    value = signed(number.value) if number.unit in ("nats", "reward", "nats per token") else short(number.value)
+    value = (
+        signed(number.value) if number.unit in ("nats", "reward", "nats per token") else short(number.value)
+    )
     return f"{value} {number.unit}".strip()
 
 

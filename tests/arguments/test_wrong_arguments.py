@@ -9,7 +9,7 @@ import pytest
 
 import didsim
 from didsim._registry import Registry
-from tests.arguments import of_distributions, of_objectives, of_pairs, of_pictures, of_runs
+from tests.arguments import of_diagnostics, of_distributions, of_objectives, of_pairs, of_pictures, of_runs
 from tests.arguments.calls import Call
 from tests.arguments.wrong_values import WRONG
 
@@ -19,9 +19,11 @@ CALLS: dict[str, Call] = {
     **of_objectives.CALLS,
     **of_runs.CALLS,
     **of_pictures.CALLS,
+    **of_diagnostics.CALLS,
 }
 
 MODULES = [
+    didsim.diagnostics,
     didsim.exercises,
     didsim.families,
     didsim.fixed_points,
@@ -40,6 +42,15 @@ MODULES = [
 
 # What functions of the library make and give; a user only reads it.
 RESULTS = {
+    "diagnostics.Diagnosis",
+    "diagnostics.Finding",
+    "diagnostics.Grade",
+    "diagnostics.Input",
+    "diagnostics.Number",
+    "diagnostics.Picture",
+    "diagnostics.Rows",
+    "diagnostics.TrainingLog",
+    "diagnostics.Unknown",
     "fixed_points.Certificate",
     "fixed_points.Method",
     "fixed_points.NoMinimiserError",
@@ -65,6 +76,8 @@ RESULTS = {
 # Called in the middle of compiled programs, with arrays that were checked where they came in. Docstrings say
 # that arguments are not checked, or the class is a part that solvers and training call.
 INNER = {
+    "diagnostics.Rows.together",
+    "diagnostics.TrainingLog.where",
     "objectives.Objective.direction",
     "plotting.Look.marker",
     "objectives.Objective.curvature",
