@@ -129,7 +129,7 @@ def half_units(column: np.ndarray) -> np.ndarray:
 
 def softplus(x: np.ndarray | float) -> np.ndarray:
     """log(1 + eˣ); DPO's loss of a pair is `softplus(−margin)`."""
-    return np.logaddexp(0.0, x)
+    return np.asarray(np.logaddexp(0.0, x))
 
 
 def short(x: float) -> str:

@@ -42,7 +42,7 @@ def _columns(text: str) -> list[str]:
     if line.startswith("{"):
         try:
             return list(msgspec.json.decode(line, type=dict))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return []
     try:
         return next(csv.reader([line]), [])

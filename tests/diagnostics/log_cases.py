@@ -125,7 +125,7 @@ def simulated(
     *,
     chosen: float = -0.5,
     rejected: float = -3.0,
-    spread: float = 1.0,
+    spread: float = 3.0,
     held_out: bool = True,
     seed: int = 0,
     **extra: float,

@@ -52,7 +52,7 @@ def test_losses_in_bfloat16_are_not_below_the_bound(tmp_path: Path) -> None:
 
 
 def test_chosen_and_rejected_that_fall_together_are_displaced(tmp_path: Path) -> None:
-    diagnosis = diagnose(written(tmp_path, simulated(chosen=-2.5, rejected=-3.6, spread=0.3)), beta=0.1)
+    diagnosis = diagnose(written(tmp_path, simulated(chosen=-2.5, rejected=-3.6, spread=1.5)), beta=0.1)
     found = diagnosis.findings[0]
     assert (found.name, found.grade) == ("chosen_displaced", Grade.LOOK)
     number = found.numbers["chosen displacement, training pairs"]

@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def displaced(tmp_path: Path) -> Path:
-    return written(tmp_path, simulated(chosen=-2.5, rejected=-3.6, spread=0.3))
+    return written(tmp_path, simulated(chosen=-2.5, rejected=-3.6, spread=1.5))
 
 
 def test_the_terminal_begins_with_the_grade_and_the_verdict(displaced: Path) -> None:
@@ -61,17 +61,16 @@ def test_the_terminal_begins_with_the_grade_and_the_verdict(displaced: Path) -> 
         "Why: E_w log(π/π_ref)",
         "What these files cannot tell",
         "--pairs",
-        "60 rows",
+        "63 rows",
     ):
-        assert part in printed or part == "60 rows"
-    assert "63 rows" in printed
+        assert part in printed
 
 
 @pytest.mark.parametrize(
     ("rows", "grade", "words"),
     [
-        (simulated(), Grade.FINE, "Healthy: on training pairs the chosen responses end 4.6"),
-        (simulated(chosen=-2.5, rejected=-3.6, spread=0.3), Grade.LOOK, "The chosen responses are displaced"),
+        (simulated(), Grade.FINE, "Healthy: on training pairs the chosen responses end 4.77 nats"),
+        (simulated(chosen=-2.5, rejected=-3.6, spread=1.5), Grade.LOOK, "The chosen responses are displaced"),
         (simulated(chosen=-9.0, rejected=-19.0), Grade.WRONG, "both responses collapse together"),
     ],
     ids=["healthy", "displaced", "collapsed"],
@@ -228,13 +227,18 @@ LINES = st.sampled_from(
     )
 )
 @example(b"\xff\xfe{'rewards/chosen': 1}")
-@example(b"PAR1")
-@example(b"ARROW1")
 @example(b'\x18\x00\x00\x00\x00\x00\x00\x00\xa3\x7fK"\x09brain.Event:2')
 def test_no_file_gives_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed"
     path.write_bytes(data)
     refused(path)
+
+
+@pytest.mark.parametrize("data", [b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"chosen_logps,rejected_logps\n1,2\n"])
+def test_no_damaged_table_gives_a_traceback(data: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("didsim.diagnostics.pairs")
+    (tmp_path / "table").write_bytes(data)
+    refused(tmp_path / "table")
 
 
 @settings(max_examples=40)
