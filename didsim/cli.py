@@ -6,6 +6,7 @@ data and pictures.
 
 import os
 import shlex
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -256,24 +257,29 @@ def diagnose(
     ] = None,
 ) -> None:
     """Say what the files of a real training run show, why, and what they cannot tell."""
-    from didsim.diagnostics.terminal import on_terminal
+    from didsim.diagnostics.terminal import beside_truth, on_terminal
 
     mapping = dict(_named("--map", one) for one in names or ())
     if out is not None:
         from didsim.diagnostics.report import report_folder
 
         report_folder(out)
+    from didsim.diagnostics.diagnose import diagnose as diagnose_files
+
+    truth = None
     if demo:
-        from didsim.diagnostics.demo import diagnose_demo
+        from didsim.diagnostics.demo import write_demo
 
-        diagnosis = diagnose_demo()
+        with tempfile.TemporaryDirectory() as folder:
+            truth = write_demo(folder)
+            diagnosis = diagnose_files(truth.log, truth.pairs, beta=truth.beta)
     else:
-        from didsim.diagnostics.diagnose import diagnose as diagnose_files
-
         diagnosis = diagnose_files(
             files or (), pairs, ref_samples, policy_samples, beta, loss_type, mapping, drop_bad
         )
     say(on_terminal(diagnosis))
+    if truth is not None:
+        say(beside_truth(diagnosis, truth.known))
     if out is not None:
         from didsim.diagnostics.report import write_report
 

@@ -5,7 +5,7 @@ from .findings import Finding as Finding
 from .findings import Grade as Grade
 from .findings import Input as Input
 from .findings import Number as Number
-from .findings import Picture as Picture
+from .findings import Pictures as Pictures
 from .findings import Unknown as Unknown
 from .logs import Rows as Rows
 from .logs import TrainingLog as TrainingLog

@@ -1,13 +1,14 @@
 """From files to a diagnosis."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from didsim.diagnostics import arguments
-from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Picture, Unknown
+from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Pictures, Unknown
 from didsim.diagnostics.log_pictures import pictures_of
 from didsim.diagnostics.logs import read_log
 from didsim.diagnostics.names import PAIRS
@@ -17,13 +18,23 @@ from didsim.diagnostics.recognise import is_pairs_table
 _WORST_FIRST = (Grade.WRONG, Grade.LOOK, Grade.FINE)
 
 
+_OF_PAIRS = {
+    "displacement": "How far chosen and rejected responses moved from the reference along training.",
+    "pairs": "How far the two responses of each pair moved, a dot for a pair.",
+    "calibration": "Left: the slope of held-out preferences on rewards, which is 1 at DPO's optimum. Right: "
+    "how often "
+    "the chosen response was preferred, against the probability that the rewards give it.",
+    "length": "Displacement of the chosen response against its length.",
+}
+
+
 class _Part(NamedTuple):
     """What one file adds."""
 
     source: Input
     findings: list[Finding]
     unknowns: list[Unknown]
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[Pictures] = ()
 
 
 def diagnose(
@@ -82,13 +93,14 @@ def diagnose(
     found = [path for path in logs if is_pairs_table(path, ours)]
     logs = [path for path in logs if path not in found]
     parts: list[_Part] = []
+    betas = {beta}
     for path in logs:
         # A name that tables have, too, is that of the table's column if there is one.
         of_logs = {
             mine: theirs for mine, theirs in ours.items() if not (found or tables) or mine not in PAIRS
         }
         evidence = evidence_of(read_log(path, of_logs), beta, loss_type)
-        beta = evidence.beta if beta is None else beta
+        betas.add(evidence.beta)
         parts.append(
             _Part(
                 input_of(evidence),
@@ -98,27 +110,41 @@ def diagnose(
             )
         )
     of_tables = {mine: theirs for mine, theirs in ours.items() if mine in PAIRS}
-    more = []
+    # Tables are of the run of the logs, if all of these have one beta.
+    known = betas - {None}
+    of_all = known.pop() if len(known) == 1 else None
     for path in [*found, *([tables["pairs"]] if "pairs" in tables else [])]:
-        from didsim.diagnostics.pairs import diagnose_pairs
+        parts.append(_of_pairs(path, of_all, of_tables, drop_bad, seed))
+    for name, samples_of in (("ref_samples", "reference"), ("policy_samples", "policy")):
+        if name in tables:
+            from didsim.diagnostics.sample_table import diagnose_samples
 
-        more.append(diagnose_pairs(path, beta=beta, names=of_tables, drop_bad=drop_bad, seed=seed))
-    for role in ("ref_samples", "policy_samples"):
-        if role in tables:
-            from didsim.diagnostics.samples import diagnose_samples
+            one = diagnose_samples(tables[name], samples_of, names=of_tables, drop_bad=drop_bad)
+            parts.append(_Part(one.input, one.findings, one.unknowns))
+    return _together(parts)
 
-            more.append(
-                diagnose_samples(tables[role], role=role, names=of_tables, drop_bad=drop_bad, seed=seed)
-            )
-    return _together([*parts, *(_Part(*one[:3], getattr(one, "pictures", ())) for one in more)])
+
+def _of_pairs(path: Path, beta: float | None, names: dict[str, str], drop_bad: bool, seed: int) -> _Part:
+    """What a table of pairs adds. It takes JAX, which is imported here and not for a log."""
+    from didsim.diagnostics.pairs import diagnose_pairs
+
+    found = diagnose_pairs(path, beta=beta, names=names, drop_bad=drop_bad, seed=seed)
+
+    def draw() -> Mapping[str, Any]:
+        from didsim.diagnostics.pair_figures import pair_figures
+
+        return pair_figures(found.measured)
+
+    return _Part(found.input, found.findings, found.unknowns, [Pictures(draw=draw, captions=_OF_PAIRS)])
 
 
 def _together(parts: list[_Part]) -> Diagnosis:
     """One diagnosis of all files, the most worrying findings first."""
     findings = []
+    counts = Counter(part.source.role for part in parts)
     for part in parts:
         for finding in part.findings:
-            if len(parts) > 1:
+            if counts[part.source.role] > 1:
                 finding = msgspec.structs.replace(finding, sentence=f"{part.source.path}: {finding.sentence}")
             findings.append(finding)
     findings.sort(key=lambda finding: _WORST_FIRST.index(finding.grade))

@@ -95,6 +95,8 @@ def mean_number(values: np.ndarray, unit: str = "", scale: float = 1.0) -> Numbe
         return Number(
             value=mean, unit=unit, no_interval="one logged value; its spread over pairs is not logged"
         )
+    if np.ptp(values) == 0:
+        return Number(value=mean, unit=unit, no_interval="all logged values are equal")
     if len(values) < _LEAST_BLOCKS:
         return Number(value=mean, unit=unit, no_interval=f"{len(values)} logged values are too few")
     from scipy.special import stdtrit

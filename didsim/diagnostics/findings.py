@@ -1,7 +1,7 @@
 """What a diagnosis says: numbers with intervals, findings with a grade, and the verdict of them all."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -88,18 +88,17 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture for a report.
+class Pictures(msgspec.Struct, frozen=True, kw_only=True):
+    """Pictures for a report, drawn when it is written.
 
     Attributes:
-        name: the name of its file, without an ending.
-        caption: what to see in it, in a sentence or two.
-        draw: makes the Matplotlib figure. It is called inside the style of the report, light or dark.
+        draw: makes Matplotlib figures, by the names of their files without endings. It is called in the style
+            of the report, once for light pages and once for dark ones.
+        captions: what to see in a picture, in a sentence or two, by its name.
     """
 
-    name: str
-    caption: str
-    draw: Callable[[], Any]
+    draw: Callable[[], Mapping[str, Any]]
+    captions: Mapping[str, str]
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +114,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[Input, ...]
     findings: tuple[Finding, ...]
     unknowns: tuple[Unknown, ...]
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Pictures, ...] = ()
 
     @property
     def grade(self) -> Grade:

@@ -207,7 +207,7 @@ def _console(path: Path, text: str, own: Collection[str]) -> Records:
     kept = [record for record in records if any(_is_known(key, own) for key in record)]
     if kept:
         left = len(found) - len(kept)
-        notes = (f"{left} dictionaries without a known metric were left out",) if left else ()
+        notes = (f"{left} of {len(found)} dictionaries hold no known metric",) if left else ()
         return Records("console", kept, notes)
     told = [
         {"step": step, **dict(one.rsplit(":", 1) for one in rest.split() if ":" in one)}

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from didsim.diagnostics.evidence import LOG_2, Evidence, softplus
-from didsim.diagnostics.findings import Picture
+from didsim.diagnostics.findings import Pictures
 
 _SIZE = (4.4, 5.2)  # inches: readable on a telephone, where it is as wide as the screen
 
 
-def pictures_of(evidence: Evidence, number: int) -> list[Picture]:
+def pictures_of(evidence: Evidence, number: int) -> list[Pictures]:
     """The picture of one log; none without rewards or margins in more than one row.
 
     Args:
@@ -19,22 +19,16 @@ def pictures_of(evidence: Evidence, number: int) -> list[Picture]:
     """
     if not any("margin" in rows and len(rows) > 1 for rows, _ in evidence.sides()):
         return []
-    unit = (
-        "in nats below or above the reference"
-        if evidence.beta is not None
-        else "as logged, with beta in them"
+    name = f"log-{number + 1}"
+    unit = "in nats from the reference" if evidence.beta is not None else "as logged, with beta in them"
+    caption = (
+        f"Above: mean rewards, {unit}. Lines are training batches, dots are evaluations of held-out pairs. "
+        "Below: "
+        "the loss. Plain sigmoid DPO cannot have less than the dashed line at the logged mean margin; "
+        "dotted is "
+        "log 2, the loss of the reference."
     )
-    return [
-        Picture(
-            name=f"log-{number + 1}",
-            caption=f"Above: mean rewards {unit}; lines are training batches, dots are evaluations of "
-            "held-out pairs. "
-            "Below: the loss, over the least that plain sigmoid DPO can have at the logged mean margin "
-            "(dashed), "
-            "and log 2, the loss of the reference (dotted).",
-            draw=lambda: draw(evidence),
-        )
-    ]
+    return [Pictures(draw=lambda: {name: draw(evidence)}, captions={name: caption})]
 
 
 def draw(evidence: Evidence) -> Any:

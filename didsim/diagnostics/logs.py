@@ -131,8 +131,8 @@ def log_of_records(path: Path, found: Records, names: Mapping[str, str]) -> Trai
 def _columns(path: Path, keys: list[str], names: Mapping[str, str]) -> dict[tuple[Role, str], str]:
     """For each role and name of ours the file's column: the user's own, or the most telling one."""
     own = mapped(names)
-    for column, name in own.items():
-        if column not in keys and name.ours in KNOWN:
+    for column, meant in own.items():
+        if column not in keys and meant.ours in KNOWN:
             raise ValueError(
                 f"`names` must map to columns of the file; {path} has no {column!r}. It has {_list(keys)}"
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from didsim._files import local_path, written_whole
 from didsim._text import visible
-from didsim.diagnostics.findings import Diagnosis, Picture
+from didsim.diagnostics.findings import Diagnosis
 from didsim.diagnostics.terminal import interval_of, value_of
 
 _DARK = dict.fromkeys(
@@ -35,12 +35,11 @@ def write_report(diagnosis: Diagnosis, out: Path | str) -> list[Path]:
     folder = report_folder(out)
     if not isinstance(diagnosis, Diagnosis):
         raise ValueError(f"`diagnosis` must be what didsim.diagnose returns; got {diagnosis!r}")
-    light = {one.name: _png(one, {}, transparent=False) for one in diagnosis.pictures}
-    dark = {one.name: _png(one, _DARK, transparent=True) for one in diagnosis.pictures}
+    light, dark = _images(diagnosis, {}, transparent=False), _images(diagnosis, _DARK, transparent=True)
     files = {f"{name}.png": image for name, image in light.items()}
     files["report.json"] = diagnosis.to_json()
-    files["report.md"] = _filled("report.md.jinja", diagnosis).encode()
-    files["report.html"] = _filled("report.html.jinja", diagnosis, _inline(light), _inline(dark)).encode()
+    files["report.md"] = _filled("report.md.jinja", diagnosis, light).encode()
+    files["report.html"] = _filled("report.html.jinja", diagnosis, light, dark).encode()
     paths = [folder / name for name in files]
     if folder.is_dir():
         with written_whole(*paths) as drafts:
@@ -68,31 +67,29 @@ def report_folder(out: Any) -> Path:
     return folder
 
 
-def _png(picture: Picture, changes: dict[str, Any], *, transparent: bool) -> bytes:
+def _images(diagnosis: Diagnosis, changes: Any, *, transparent: bool) -> dict[str, bytes]:
+    """All pictures as PNG, by name, in the style with some changes."""
+    if not diagnosis.pictures:
+        return {}
     import matplotlib as mpl
 
     from didsim.plotting.looks import style
 
-    image = io.BytesIO()
+    images = {}
     with style(), mpl.rc_context(changes):
-        # Without Matplotlib's version in the file, the same pixels give the same bytes.
-        picture.draw().savefig(
-            image, format="png", dpi=_DPI, transparent=transparent, metadata={"Software": None}
-        )
-    return image.getvalue()
-
-
-def _inline(images: dict[str, bytes]) -> dict[str, str]:
-    return {
-        name: f"data:image/png;base64,{base64.b64encode(image).decode()}" for name, image in images.items()
-    }
+        for pictures in diagnosis.pictures:
+            for name, figure in pictures.draw().items():
+                image = io.BytesIO()
+                # Without Matplotlib's version in the file, the same pixels give the same bytes.
+                figure.savefig(
+                    image, format="png", dpi=_DPI, transparent=transparent, metadata={"Software": None}
+                )
+                images[name] = image.getvalue()
+    return images
 
 
 def _filled(
-    template: str,
-    diagnosis: Diagnosis,
-    light: dict[str, str] | None = None,
-    dark: dict[str, str] | None = None,
+    template: str, diagnosis: Diagnosis, light: dict[str, bytes], dark: dict[str, bytes] | None = None
 ) -> str:
     import jinja2
 
@@ -104,8 +101,17 @@ def _filled(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"value": value_of, "interval": interval_of, "cell": _cell}
-    return environment.get_template(template).render(diagnosis=diagnosis, light=light, dark=dark)
+    environment.filters |= {"value": value_of, "interval": interval_of, "cell": _cell, "inline": _inline}
+    captions = {name: text for one in diagnosis.pictures for name, text in one.captions.items()}
+    captions = {name: captions.get(name, name) for name in light}
+    return environment.get_template(template).render(
+        diagnosis=diagnosis, captions=captions, light=light, dark=dark
+    )
+
+
+def _inline(image: bytes) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _cell(text: str) -> str:

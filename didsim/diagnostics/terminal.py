@@ -1,5 +1,8 @@
 """A diagnosis on a terminal: the verdict, what it rests on, and what the files cannot tell."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -9,6 +12,9 @@ from rich.text import Text
 from didsim._text import literal
 from didsim.diagnostics.evidence import short, signed
 from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Number
+
+if TYPE_CHECKING:
+    from didsim.diagnostics.demo import Known
 
 _STYLES = {Grade.FINE: "bold green", Grade.LOOK: "bold yellow", Grade.WRONG: "bold red"}
 
@@ -53,6 +59,21 @@ def _finding(finding: Finding) -> Group:
             table.add_row(literal(name), literal(value_of(number)), literal(interval_of(number)))
         lines.append(table)
     return Group(*lines)
+
+
+def beside_truth(diagnosis: Diagnosis, known: Iterable["Known"]) -> Table:
+    """What a simulation knows, beside what was diagnosed from its files."""
+    table = Table(
+        title="Beside the truth, which only a simulation knows", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for heading in ("number", "truth", "diagnosed", "95% interval"):
+        table.add_column(heading)
+    for one in known:
+        for finding in diagnosis.findings:
+            if finding.name == one.finding and one.number in finding.numbers:
+                number = finding.numbers[one.number]
+                table.add_row(one.what, short(one.value), value_of(number), interval_of(number))
+    return table
 
 
 def value_of(number: Number) -> str:

@@ -17,7 +17,7 @@ _LOG.write_text(
 
 
 def _is_mapping(value: Any) -> bool:
-    return value is None or value == {}
+    return value is None or (isinstance(value, dict) and not value)
 
 
 CALLS = {

@@ -47,7 +47,7 @@ RESULTS = {
     "diagnostics.Grade",
     "diagnostics.Input",
     "diagnostics.Number",
-    "diagnostics.Picture",
+    "diagnostics.Pictures",
     "diagnostics.Rows",
     "diagnostics.TrainingLog",
     "diagnostics.Unknown",

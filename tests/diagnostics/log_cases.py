@@ -132,14 +132,18 @@ def simulated(
 ) -> list[Row]:
     """A run whose mean rewards go linearly to `chosen` and `rejected`, of batches of 64 pairs.
 
+    Evaluations are on the same 512 pairs each time.
+
     Losses are the means of softplus(−margin) over the very pairs whose mean margins are logged.
     """
     random = np.random.default_rng(seed)
     rows: list[Row] = []
+    held_out_pairs = random.normal(size=(2, 512))
 
-    def means(share: float, prefix: str, size: int) -> Row:
-        noise = random.normal(size=(2, size)) * spread * share
-        first, second = chosen * share + noise[0] / 2, rejected * share + noise[1] / 2
+    def means(share: float, prefix: str, pairs: np.ndarray) -> Row:
+        first, second = (
+            (mean + spread * noise / 2) * share for mean, noise in zip((chosen, rejected), pairs, strict=True)
+        )
         margin = first - second
         return {
             f"{prefix}loss": round(float(np.mean(np.logaddexp(0, -margin))), 4),
@@ -151,9 +155,16 @@ def simulated(
 
     for number in range(steps):
         share = number / max(steps - 1, 1)
-        rows.append({"step": 1 + 10 * number, **means(share, "", 64), "grad_norm": 2.5, **extra})
+        rows.append(
+            {
+                "step": 1 + 10 * number,
+                **means(share, "", random.normal(size=(2, 64))),
+                "grad_norm": 2.5,
+                **extra,
+            }
+        )
         if held_out and number % 20 == 19:
-            rows.append({"step": 1 + 10 * number, **means(share, "eval_", 512)})
+            rows.append({"step": 1 + 10 * number, **means(share, "eval_", held_out_pairs)})
     return rows
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from didsim import diagnose
 from didsim.cli import app
-from didsim.diagnostics import Diagnosis, Finding, Grade, Number, Picture, write_report
+from didsim.diagnostics import Diagnosis, Finding, Grade, Number, Pictures, write_report
 from tests.diagnostics.log_cases import TEXT, simulated, written
 
 RUNNER = CliRunner()
@@ -69,7 +69,7 @@ def test_the_terminal_begins_with_the_grade_and_the_verdict(displaced: Path) -> 
 @pytest.mark.parametrize(
     ("rows", "grade", "words"),
     [
-        (simulated(), Grade.FINE, "Healthy: on training pairs the chosen responses end 4.77 nats"),
+        (simulated(), Grade.FINE, "Healthy: on training pairs the chosen responses end 4.43 nats"),
         (simulated(chosen=-2.5, rejected=-3.6, spread=1.5), Grade.LOOK, "The chosen responses are displaced"),
         (simulated(chosen=-9.0, rejected=-19.0), Grade.WRONG, "both responses collapse together"),
     ],
@@ -129,7 +129,7 @@ def test_text_of_others_is_text_in_every_report(tmp_path: Path) -> None:
         advice=HOSTILE,
         numbers={HOSTILE: Number(value=1.0, no_interval=HOSTILE)},
     )
-    picture = Picture(name="odd", caption=HOSTILE, draw=Figure)
+    picture = Pictures(draw=lambda: {"odd": Figure()}, captions={"odd": HOSTILE})
     write_report(
         Diagnosis(inputs=(), findings=(finding,), unknowns=(), pictures=(picture,)), tmp_path / "report"
     )
@@ -145,7 +145,7 @@ def test_text_of_others_is_text_in_every_report(tmp_path: Path) -> None:
 
 
 def test_a_report_that_fails_leaves_nothing(displaced: Path, tmp_path: Path) -> None:
-    def fail() -> Figure:
+    def fail() -> dict[str, Figure]:
         raise RuntimeError("no ink")
 
     diagnosis = diagnose(displaced)
@@ -153,7 +153,7 @@ def test_a_report_that_fails_leaves_nothing(displaced: Path, tmp_path: Path) -> 
         inputs=diagnosis.inputs,
         findings=diagnosis.findings,
         unknowns=(),
-        pictures=(*diagnosis.pictures, Picture(name="b", caption="", draw=fail)),
+        pictures=(*diagnosis.pictures, Pictures(draw=fail, captions={})),
     )
     with pytest.raises(RuntimeError, match="no ink"):
         write_report(broken, tmp_path / "report")
@@ -197,7 +197,7 @@ def test_several_logs_are_told_apart(displaced: Path, tmp_path: Path) -> None:
     diagnosis = diagnose([other, displaced], beta=0.1)
     assert diagnosis.verdict.startswith(f"{displaced}: The chosen responses")
     assert [source.path for source in diagnosis.inputs] == [str(other), str(displaced)]
-    assert {picture.name for picture in diagnosis.pictures} == {"log-1", "log-2"}
+    assert [*diagnosis.pictures[0].captions, *diagnosis.pictures[1].captions] == ["log-1", "log-2"]
 
 
 LINES = st.sampled_from(
@@ -234,7 +234,9 @@ def test_no_file_gives_a_traceback(tmp_path_factory: pytest.TempPathFactory, dat
     refused(path)
 
 
-@pytest.mark.parametrize("data", [b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"chosen_logps,rejected_logps\n1,2\n"])
+@pytest.mark.parametrize(
+    "data", [b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"chosen_logps,rejected_logps\n1,2\n"]
+)
 def test_no_damaged_table_gives_a_traceback(data: bytes, tmp_path: Path) -> None:
     pytest.importorskip("didsim.diagnostics.pairs")
     (tmp_path / "table").write_bytes(data)
