@@ -255,6 +255,7 @@ def diagnose(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report: HTML, Markdown, JSON and pictures.")
     ] = None,
+    debug: Debug = False,
 ) -> None:
     """Say what the files of a real training run show, why, and what they cannot tell."""
     from didsim.diagnostics.terminal import beside_truth, on_terminal

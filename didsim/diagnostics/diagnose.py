@@ -22,8 +22,7 @@ _OF_PAIRS = {
     "displacement": "How far chosen and rejected responses moved from the reference along training.",
     "pairs": "How far the two responses of each pair moved, a dot for a pair.",
     "calibration": "Left: the slope of held-out preferences on rewards, which is 1 at DPO's optimum. Right: "
-    "how often "
-    "the chosen response was preferred, against the probability that the rewards give it.",
+    "how often the chosen response was preferred, against the probability that the rewards give it.",
     "length": "Displacement of the chosen response against its length.",
 }
 
@@ -105,7 +104,7 @@ def diagnose(
             _Part(
                 input_of(evidence),
                 findings_of(evidence),
-                unknowns_of(evidence),
+                unknowns_of(evidence, with_pairs=bool(found) or "pairs" in tables),
                 pictures_of(evidence, len(parts)),
             )
         )
@@ -160,14 +159,14 @@ def _together(parts: list[_Part]) -> Diagnosis:
 def _of_other_files(parts: list[_Part]) -> list[Unknown]:
     """What only files of other kinds can tell."""
     roles = {part.source.role for part in parts}
-    told = []
-    if "pairs" not in roles:
-        told.append(
-            Unknown(
-                what="which pairs moved, in which direction, and whether margins are calibrated",
-                which_file="--pairs: a table with the log-probabilities of each pair",
-            )
+    if "pairs" in roles:
+        return []  # a table of pairs names the samples that it lacks
+    told = [
+        Unknown(
+            what="which pairs moved, in which direction, and whether margins are calibrated",
+            which_file="--pairs: a table with the log-probabilities of each pair",
         )
+    ]
     if "reference samples" not in roles:
         told.append(
             Unknown(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from didsim.diagnostics.logs import Rows, TrainingLog
 LOG_2 = math.log(2)
 _LATE = 0.1
 
+_REFERENCE_FREE = ("simpo", "cpo", "orpo", "sft")
+_MICRO_BATCHES = (2, 4, 8, 16, 32, 64, 128)
+_NEAR_ZERO = 0.02
 _BLOCKS = 20
 _LEAST_BLOCKS = 10
 _DIGITS = 8
@@ -43,18 +47,44 @@ class Evidence:
         """The rows that a column is judged by: those of training pairs, if they have it."""
         return next(((rows, words) for rows, words in self.sides() if name in rows), None)
 
-    @property
+    @cached_property
     def may_be_sigmoid(self) -> bool:
         """Whether the loss can be DPO's: nothing that was said or logged contradicts it."""
         columns = self.log.train.columns.keys() | self.log.held_out.columns.keys()
-        return self.loss_type in (None, "sigmoid") and not columns & {"kl", "odds_ratio_loss"}
+        is_other = bool(columns & {"kl", "odds_ratio_loss"}) or self.reference_free
+        return self.loss_type in (None, "sigmoid") and not is_other
 
-    @property
-    def starts_at_log_2(self) -> bool:
-        """Whether the loss was log 2 where the margin was 0; true if no such row was logged."""
+    @cached_property
+    def reference_free(self) -> bool:
+        """Whether rewards are beta times log-probabilities, without a reference, as SimPO's and CPO's are."""
+        if self.loss_type is not None:
+            return self.loss_type in _REFERENCE_FREE
+        slopes = []
+        for rows, _ in self.sides():
+            if "odds_ratio_loss" in rows:
+                return True
+            for who in ("chosen", "rejected"):
+                _, reward, log_probs = rows.together(f"{who}_reward", f"{who}_logps")
+                if len(reward) > 2:
+                    slopes += proportion(log_probs, reward) or [0.0]
+        return len(slopes) >= 2 and 0 < max(slopes) < 1.03 * min(slopes)
+
+    @cached_property
+    def micro_batches(self) -> int | None:
+        """How many losses were added to the one that was logged: 1 if the first one is log 2, or not logged.
+
+        At a margin of 0, where training starts, DPO's loss is log 2. None if the first loss is another one.
+        Only powers of two are tried, as every large number is near a whole multiple: IPO starts at 25 with
+        beta 0.1, which is 36.07 log 2.
+        """
         _, loss, margin = self.log.train.together("loss", "margin")
-        near = np.abs(margin[:3]) < 0.02
-        return not near.any() or bool(np.all(np.abs(loss[:3][near] - LOG_2) < 0.05))
+        if not len(loss) or abs(margin[0]) > _NEAR_ZERO:
+            return 1
+        times = float(loss[0]) / LOG_2
+        # Half a step of bfloat16 at log 2 is 0.002, and a margin of 0.02 is worth 0.01.
+        if abs(times - 1) < 0.03:
+            return 1
+        return next((one for one in _MICRO_BATCHES if abs(times / one - 1) < 0.005), None)
 
     def placed(self, reward: float) -> str:
         """Where a mean reward puts responses, in words: nats below the reference, if beta is known."""
@@ -78,9 +108,7 @@ def late(column: np.ndarray) -> np.ndarray:
 
 def late_mean(rows: Rows, name: str) -> float | None:
     """The mean of a column at the end of training, or None without the column."""
-    return (
-        float(late(rows.columns[name]).mean()) if np.isfinite(rows.columns.get(name, np.nan)).any() else None
-    )
+    return float(late(rows.columns[name]).mean()) if name in rows else None
 
 
 def mean_number(values: np.ndarray, unit: str = "", scale: float = 1.0) -> Number:
@@ -129,6 +157,16 @@ def half_units(column: np.ndarray) -> np.ndarray:
     return 0.5 * np.maximum(10.0**-decimals, coarse)
 
 
+def proportion(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """The slope of a line through 0, if it is positive and two or more numbers are on it to within 2%."""
+    square = float(x @ x) if len(x) else 0.0
+    if len(x) < 2 or square == 0 or not y.any():
+        return []
+    slope = float(x @ y) / square
+    misses = float(np.sqrt(np.sum((y - slope * x) ** 2) / np.sum(y**2)))
+    return [slope] if slope > 0 and misses < 0.02 else []
+
+
 def softplus(x: np.ndarray | float) -> np.ndarray:
     """log(1 + eˣ); DPO's loss of a pair is `softplus(−margin)`."""
     return np.asarray(np.logaddexp(0.0, x))
@@ -136,12 +174,13 @@ def softplus(x: np.ndarray | float) -> np.ndarray:
 
 def short(x: float) -> str:
     """A number with three digits."""
-    return f"{x:,.0f}" if 1000 <= abs(x) < 1e7 else f"{x:.3g}"
+    size = f"{abs(x):,.0f}" if 1000 <= abs(x) < 1e7 else f"{abs(x):.3g}"
+    return f"−{size}" if x < 0 else size
 
 
 def signed(x: float) -> str:
-    """A number with three digits and its sign; the sign of zero says nothing."""
-    return ("+" if x > 0 else "") + short(x).replace("-", "−")
+    """A number with three digits and its sign."""
+    return ("+" if x > 0 else "") + short(x)
 
 
 def nats(x: float) -> str:

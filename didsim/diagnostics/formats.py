@@ -135,7 +135,7 @@ def _checked(path: Path, found: Any) -> list[Record]:
 
 def _table_of_card(text: str, own: Collection[str]) -> re.Match[str] | None:
     """The head of the first Markdown table that has a step or an epoch, and a metric."""
-    for head in _HEAD.finditer(text) if "|" in text else ():
+    for head in _HEAD.finditer(text) if "|" in text and "--" in text else ():
         cells = [cell for cell in _cells(head[1]) if _is_known(cell, own)]
         places = [cell for cell in cells if cell.lower() in SHARED]
         if places and len(cells) > len(places):
@@ -188,8 +188,7 @@ def _csv(path: Path, text: str) -> list[Record]:
         if row and len(row) != len(header):
             raise ValueError(
                 f"{path}, line {number}: {len(row)} cells under {len(header)} columns, so the file may be "
-                "cut off "
-                "here"
+                "cut off here"
             )
     return [{key: cell for key, cell in zip(keys, row, strict=True) if cell} for row in rows if row]
 
@@ -204,7 +203,8 @@ def _console(path: Path, text: str, own: Collection[str]) -> Records:
     """What a trainer printed: a dictionary a line, or `Step 7 | loss:0.6 …`, among other lines."""
     found = _FLAT.findall(text)
     records = _dictionaries(found)
-    kept = [record for record in records if any(_is_known(key, own) for key in record)]
+    telling = {layout: any(_is_known(key, own) for key in layout) for layout in set(map(tuple, records))}
+    kept = records if all(telling.values()) else [one for one in records if telling[tuple(one)]]
     if kept:
         left = len(found) - len(kept)
         notes = (f"{left} of {len(found)} dictionaries hold no known metric",) if left else ()
@@ -217,8 +217,7 @@ def _console(path: Path, text: str, own: Collection[str]) -> Records:
         return Records("console", told)
     raise ValueError(
         f"{path} is not a training log. Logs are trainer_state.json, a model card with a table, a console "
-        "log "
-        "with a dictionary a line, a CSV file of wandb, a TensorBoard event file, or JSON lines"
+        "log with a dictionary a line, a CSV file of wandb, a TensorBoard event file, or JSON lines"
     )
 
 

@@ -23,10 +23,8 @@ def pictures_of(evidence: Evidence, number: int) -> list[Pictures]:
     unit = "in nats from the reference" if evidence.beta is not None else "as logged, with beta in them"
     caption = (
         f"Above: mean rewards, {unit}. Lines are training batches, dots are evaluations of held-out pairs. "
-        "Below: "
-        "the loss. Plain sigmoid DPO cannot have less than the dashed line at the logged mean margin; "
-        "dotted is "
-        "log 2, the loss of the reference."
+        "Below: the loss. Plain sigmoid DPO cannot have less than the dashed line at the logged mean "
+        "margin; dotted is log 2, the loss of the reference."
     )
     return [Pictures(draw=lambda: {name: draw(evidence)}, captions={name: caption})]
 

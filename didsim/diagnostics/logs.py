@@ -21,7 +21,8 @@ class Rows:
 
     Attributes:
         at: where in training each row is, in the log's own units (`TrainingLog.unit`).
-        columns: by our name, a number for each row; NaN where none was logged, or none that is finite.
+        columns: by our name, a number for each row; NaN where none was logged, or none that is finite. A name
+            is `in` the rows if its column has a finite number.
         broken: by our name, the rows in which NaN or infinity was logged.
     """
 
@@ -30,7 +31,7 @@ class Rows:
     broken: dict[str, np.ndarray]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.columns
+        return name in self.columns and bool(np.isfinite(self.columns[name]).any())
 
     def __len__(self) -> int:
         return len(self.at)
@@ -119,8 +120,7 @@ def log_of_records(path: Path, found: Records, names: Mapping[str, str]) -> Trai
     if len(starts):
         notes.append(
             f"{unit}s go back in row {first + 1}: {len(starts) + 1} runs, of which the last alone is "
-            "diagnosed "
-            f"(rows {first + 1} to {len(at)})"
+            f"diagnosed (rows {first + 1} to {len(at)})"
         )
     missing = [name for name in KNOWN if not any(ours == name for _, ours in wanted)]
     strangers = [key for key in keys if known_name(key) is None and key not in names.values()]

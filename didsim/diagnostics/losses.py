@@ -43,7 +43,10 @@ def not_finite(evidence: Evidence) -> Finding | None:
         return None
     at, name = first
     broken = {one for rows, _ in evidence.sides() for one in rows.broken}
-    only_norm = broken == {"grad_norm"}
+    # Half precision skips a step whose gradient overflows. If it never recovers, the weights are lost.
+    norms = evidence.log.train.broken.get("grad_norm", np.empty(0))
+    few = len(norms) < 2 or len(norms) <= (len(evidence.log.train) - norms[0]) / 2
+    only_norm = broken == {"grad_norm"} and few
     column = name.replace("_", " ")
     return Finding(
         name="not_finite",
@@ -51,27 +54,25 @@ def not_finite(evidence: Evidence) -> Finding | None:
         sentence=f"The {column} is NaN or infinite from {evidence.log.where(at)} on"
         + (", while the loss stays finite." if only_norm else ": the run is lost from there."),
         reason="Half precision scales gradients and skips a step whose gradient overflows; a few such steps "
-        "do no "
-        "harm."
+        "do no harm."
         if only_norm
         else "Once a weight is NaN, so is every number after it. A trainer that filters NaN may go on "
-        "logging a "
-        "loss of 0.",
+        "logging a loss of 0.",
         advice="If it comes again and again, train in bfloat16 or lower the learning rate."
         if only_norm
         else "Go back to a checkpoint before that. Lower the learning rate, clip the gradient, and look for "
-        "a "
-        "response without tokens in the batches just before.",
+        "a response without tokens in the batches just before.",
         step=at,
     )
 
 
 def divergence(evidence: Evidence) -> Finding | None:
     """A loss that leaves for good the height at which it started, or spikes and comes back."""
-    rows = evidence.log.train
-    at, loss = rows.together("loss")
-    if len(loss) < 2:
+    side = evidence.main("loss")
+    if side is None:
         return None
+    rows = side[0]
+    at, loss = rows.together("loss")
     # DPO's loss is log 2 at the reference. At five times that the average pair is ranked wrongly with odds of
     # 31 to 1, as exp(5 log 2) − 1 = 31. Other losses are compared with their own start.
     limit = _FAR * max(float(loss[0]), LOG_2)
@@ -98,8 +99,7 @@ def divergence(evidence: Evidence) -> Finding | None:
             sentence=f"The run diverges at {where}: the loss goes from {short(float(loss[0]))} to "
             f"{short(float(loss[start]))} and reaches {short(float(loss.max()))}.",
             reason="A policy that stays at the reference has DPO's loss at log 2 = 0.6931. A loss far above "
-            "means "
-            "that the average pair is ranked wrongly with high confidence.",
+            "means that the average pair is ranked wrongly with high confidence.",
             advice=f"Go back to a checkpoint before {where}. {usual}",
             numbers=numbers,
             step=float(at[start]),
@@ -109,11 +109,9 @@ def divergence(evidence: Evidence) -> Finding | None:
         name="loss_spike",
         grade=Grade.LOOK,
         sentence=f"The loss spikes to {short(float(loss[peak]))} at {evidence.log.where(float(at[peak]))} "
-        "and comes "
-        "back.",
+        "and comes back.",
         reason="A few steps ranked the average pair wrongly with high confidence. That is one bad batch, or "
-        "a step "
-        "that was too long.",
+        "a step that was too long.",
         advice=usual,
         numbers=numbers,
         step=float(at[peak]),
@@ -145,17 +143,14 @@ def below_jensen(evidence: Evidence) -> Finding | None:
             grade=Grade.WRONG if mostly and evidence.loss_type == "sigmoid" else Grade.LOOK,
             sentence=f"The loss is not plain sigmoid DPO on the logged margins: on {words} it is "
             f"{short(seen)}{where}, below {short(least)}, the least that a mean margin of "
-            f"{signed(margin[worst])} "
-            f"allows{often}.",
+            f"{signed(margin[worst])} allows{often}.",
             reason="softplus is convex, so by Jensen's inequality the mean of softplus(−margin) is at least "
             "softplus of minus the mean margin, whatever the pairs are.",
             advice="It may be another loss (--loss-type), a weighted one, or a loss divided by something. "
-            "Margins may "
-            "be in another unit, such as nats without beta."
+            "Margins may be in another unit, such as nats without beta."
             if mostly
             else "If only some rows are below, loss and margins may be means over different pairs: older "
-            "trainers "
-            "log the margins of one process only.",
+            "trainers log the margins of one process only.",
             numbers={
                 "share of rows below the bound": Number(
                     value=share, unit="share", no_interval="a count of rows"
@@ -200,19 +195,16 @@ def another_term(evidence: Evidence) -> Finding | None:
             name="loss_holds_another_term",
             grade=Grade.LOOK,
             sentence=f"The loss holds another term than DPO's: on {words} it is {short(loss)}, where the "
-            "sigmoid "
-            f"part would be near {sigmoid:.1g} at a mean margin of {signed(margin)}{weight}.",
+            f"sigmoid part would be near {sigmoid:.1g} at a mean margin of {signed(margin)}{weight}.",
             reason="The sigmoid part of a pair is softplus(−margin). "
             + (
                 "With a logged likelihood term beside it, that is the natural rest."
                 if nll
                 else f"All pairs are ranked right, and still the loss is {short(loss)}; without another "
-                "term a large "
-                "share of the pairs would need margins near 0."
+                "term a large share of the pairs would need margins near 0."
             ),
             advice="An SFT term (rpo_alpha, pref_ftx, or a mix of losses) holds the chosen likelihood up. "
-            "If it was "
-            "not meant, remove it. If it was, judge DPO by the margins and not by this loss.",
+            "If it was not meant, remove it. If it was, judge DPO by the margins and not by this loss.",
             numbers=numbers,
         )
     return None
@@ -222,7 +214,7 @@ def heavy_tail(evidence: Evidence) -> Finding | None:
     """A training loss above log 2 although the mean margin is positive."""
     rows = evidence.log.train
     loss, margin, nll = (late_mean(rows, name) for name in ("loss", "margin", "nll"))
-    if loss is None or margin is None or nll or not (evidence.may_be_sigmoid and evidence.starts_at_log_2):
+    if loss is None or margin is None or nll or not evidence.may_be_sigmoid or evidence.micro_batches != 1:
         return None
     # To second order the mean loss is log 2 − margin/2 + variance/8: it takes a variance above 0.16.
     if loss < LOG_2 + 0.02 or margin < 0.01 or loss > _FAR * LOG_2:
@@ -231,14 +223,11 @@ def heavy_tail(evidence: Evidence) -> Finding | None:
         name="confidently_wrong_pairs",
         grade=Grade.LOOK,
         sentence=f"Some pairs are ranked wrongly with high confidence: the training loss ends at "
-        f"{short(loss)}, above "
-        f"log 2 = 0.6931, although the mean margin is {signed(margin)}.",
+        f"{short(loss)}, above log 2 = 0.6931, although the mean margin is {signed(margin)}.",
         reason="softplus(−margin) grows linearly for wrong pairs and vanishes for right ones. With a "
-        "positive mean "
-        "margin a loss above log 2 needs a heavy tail of large negative margins.",
+        "positive mean margin a loss above log 2 needs a heavy tail of large negative margins.",
         advice="Look at the pairs with the lowest margins: labels may be wrong, or responses truncated. "
-        "Label "
-        "smoothing (cDPO, robust DPO) bounds what such pairs do. --pairs shows them.",
+        "Label smoothing (cDPO, robust DPO) bounds what such pairs do. --pairs shows them.",
         numbers={
             "training loss": mean_number(late(rows.columns["loss"]), "nats"),
             "training margin": mean_number(late(rows.columns["margin"]), "reward"),
@@ -250,7 +239,7 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
     """A held-out loss above log 2, which the reference itself has."""
     held_out, train = evidence.log.held_out, evidence.log.train
     at, losses = held_out.together("loss")
-    if not len(at) or not (evidence.may_be_sigmoid and evidence.starts_at_log_2) or "nll" in held_out:
+    if not len(at) or not evidence.may_be_sigmoid or evidence.micro_batches is None or "nll" in held_out:
         return None
     loss = float(losses[-1])
     if not loss > LOG_2 + 0.005 or loss < late_or(train, "loss", 0) - 0.02:
@@ -273,11 +262,9 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
         name="no_generalisation",
         grade=Grade.WRONG,
         sentence=f"{fits} and does not generalise: the held-out loss is {short(loss)}, above log 2 = "
-        "0.6931, which "
-        f"the reference itself has ({', '.join(told)}).",
+        f"0.6931, which the reference itself has ({', '.join(told)}).",
         reason="The reference has margin 0 and loss log 2 on any pairs. A policy with a higher held-out "
-        "loss predicts "
-        "unseen preferences worse than one that learned nothing.",
+        "loss predicts unseen preferences worse than one that learned nothing.",
         advice=(
             f"The best evaluation was at {evidence.log.where(float(at[best]))}: stop there. "
             if turned
@@ -333,12 +320,9 @@ def clamped_kl(evidence: Evidence) -> Finding | None:
         grade=Grade.LOOK,
         sentence=f"KTO's reference point is clamped at 0 in {100 * share:.0f}% of the rows.",
         reason="KTO estimates KL(π‖π_ref) from mismatched pairs and clamps it at 0. A negative estimate "
-        "means that "
-        "the policy gives responses to other prompts less probability than the reference did, as it does "
-        "where all "
-        "likelihoods fall.",
+        "means that the policy gives responses to other prompts less probability than the reference did, as "
+        "it does where all likelihoods fall.",
         advice="Larger batches make the estimate less noisy. If it stays at 0, the loss has no baseline, "
-        "and chosen "
-        "and rejected responses are judged against the reference alone.",
+        "and chosen and rejected responses are judged against the reference alone.",
         numbers={"share of rows at 0": Number(value=share, unit="share", no_interval="a count of rows")},
     )

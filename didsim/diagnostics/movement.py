@@ -10,6 +10,7 @@ from didsim.diagnostics.evidence import (
     late,
     late_mean,
     mean_number,
+    proportion,
     short,
     signed,
 )
@@ -23,7 +24,7 @@ _SMALL = 0.1
 def displacement(evidence: Evidence) -> Finding | None:
     """How far chosen and rejected responses are from the reference, in nats if beta is known."""
     side = evidence.main("chosen_reward")
-    if side is None or "rejected_reward" not in side[0]:
+    if side is None or "rejected_reward" not in side[0] or evidence.reference_free:
         return None
     rows, words = side
     chosen, rejected = late_mean(rows, "chosen_reward"), late_mean(rows, "rejected_reward")
@@ -42,13 +43,12 @@ def displacement(evidence: Evidence) -> Finding | None:
     if falls:
         sentence = (
             f"The chosen responses are displaced: on {words} they end {evidence.placed(chosen)}, a fall "
-            "larger "
-            f"than their margin over the rejected ones, {evidence.moved(margin)}."
+            f"larger than their margin over the rejected ones, {evidence.moved(margin)}."
         )
         advice = (
             "A fall as such is no fault. Compare with samples of the reference (--ref-samples), which give "
-            "the "
-            "expected fall. If the chosen responses should stay likely, add an SFT term or use DPO-positive."
+            "the expected fall. If the chosen responses should stay likely, add an SFT term or use "
+            "DPO-positive."
         )
     else:
         sentence = _path(evidence, rows, words)
@@ -58,9 +58,8 @@ def displacement(evidence: Evidence) -> Finding | None:
         grade=Grade.LOOK if falls else Grade.FINE,
         sentence=sentence,
         reason="E_w log(π/π_ref) = KL(π_w‖π_ref) − KL(π_w‖π): the chosen fall exactly when the policy fits "
-        "the chosen "
-        "responses worse than the reference did. Responses that come from the reference have to fall when "
-        "anything is learned; a mean rise proves that they are not the reference's own.",
+        "the chosen responses worse than the reference did. Responses that come from the reference have to "
+        "fall when anything is learned; a mean rise proves that they are not the reference's own.",
         advice=advice,
         numbers=_displacements(evidence),
     )
@@ -108,7 +107,7 @@ def _displacements(evidence: Evidence) -> dict[str, Number]:
 def collapse(evidence: Evidence) -> Finding | None:
     """A loss near 0 with both rewards deep below 0: the policy left chosen and rejected responses alike."""
     side = evidence.main("chosen_reward")
-    if side is None:
+    if side is None or evidence.reference_free:
         return None
     rows, words = side
     loss, chosen, rejected = (late_mean(rows, name) for name in ("loss", "chosen_reward", "rejected_reward"))
@@ -125,11 +124,9 @@ def collapse(evidence: Evidence) -> Finding | None:
         f"{loss:.3f}, the chosen responses are {evidence.placed(chosen)}, and the rejected "
         f"{evidence.placed(rejected)}.",
         reason="The loss sees only the margin. Once that is large, nothing in the loss says where the "
-        "probability "
-        "goes, and here it went to responses that are neither chosen nor rejected.",
+        "probability goes, and here it went to responses that are neither chosen nor rejected.",
         advice="Stop earlier, use a larger beta or a lower learning rate, or add an SFT term on the chosen "
-        "responses. "
-        "Read what the model now writes.",
+        "responses. Read what the model now writes.",
         numbers=_displacements(evidence),
     )
 
@@ -151,11 +148,9 @@ def separable(evidence: Evidence) -> Finding | None:
         name="separable_data",
         grade=Grade.LOOK,
         sentence=f"The training pairs are separable: {100 * accuracy:.3g}% are ranked right and the margin "
-        "still grows, "
-        f"from {signed(before)} in the third quarter to {signed(end)}.",
+        f"still grows, from {signed(before)} in the third quarter to {signed(end)}.",
         reason="On pairs that can all be ranked right DPO's loss has no finite minimiser: scaling every "
-        "margin up "
-        "lowers it for ever. didsim.solve says the same of finite sets of pairs.",
+        "margin up lowers it for ever. didsim.solve says the same of finite sets of pairs.",
         advice="Stop early, by the held-out loss, or regularise: label smoothing, IPO, or a larger beta.",
         numbers={
             "training accuracy": mean_number(late(rows.columns["accuracy"]), "share"),
@@ -178,8 +173,7 @@ def wrong_direction(evidence: Evidence) -> Finding | None:
         sentence=f"Training prefers the rejected responses: the margin on its own training pairs ends at "
         f"{signed(number.value)}, and the loss should raise it.",
         reason="The gradient of DPO's loss raises the margin of every pair in a batch. On training pairs "
-        "the mean margin "
-        "falls only if columns are swapped, a sign is wrong, or the steps are far too long.",
+        "the mean margin falls only if columns are swapped, a sign is wrong, or the steps are far too long.",
         advice="Check that chosen and rejected are not swapped in the data or in the collator, then the "
         "learning rate.",
         numbers={"training margin": number},
@@ -201,8 +195,7 @@ def margin_grows(evidence: Evidence) -> Finding | None:
         grade=Grade.FINE,
         sentence=f"The margin on {words} ends at {signed(margin)}{right}.",
         reason="The margin is what DPO's loss rewards: beta times the log-ratio of the chosen response less "
-        "that of the "
-        "rejected one.",
+        "that of the rejected one.",
         numbers={f"margin, {words}": mean_number(late(rows.columns["margin"]), "reward")},
     )
 
@@ -218,23 +211,13 @@ def implied_beta(log: TrainingLog) -> float | None:
     for who in ("chosen", "rejected"):
         for rows in (log.train, log.held_out):
             _, reward, policy, reference = rows.together(f"{who}_reward", f"{who}_logps", f"ref_{who}_logps")
-            slopes += _slope(policy - reference, reward)
+            slopes += proportion(policy - reference, reward)
         _, reward, policy = log.held_out.together(f"{who}_reward", f"{who}_logps")
         if len(reward) > 2:
-            slopes += _slope(policy - policy.mean(), reward - reward.mean())
+            slopes += proportion(policy - policy.mean(), reward - reward.mean())
     if not slopes or max(slopes) > 1.03 * min(slopes):
         return None
     return float(np.median(slopes))
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> list[float]:
-    """The slope of a line through 0, if the numbers are on it to within two percent of their size."""
-    square = float(x @ x) if len(x) else 0.0
-    if len(x) < 2 or square == 0 or not y.any():
-        return []
-    slope = float(x @ y) / square
-    misses = float(np.sqrt(np.sum((y - slope * x) ** 2) / np.sum(y**2)))
-    return [slope] if slope > 0 and misses < 0.02 else []
 
 
 def rewards_fit(evidence: Evidence) -> Finding | None:
@@ -264,8 +247,7 @@ def rewards_fit(evidence: Evidence) -> Finding | None:
     if found is not None and beta is not None and abs(found / beta - 1) > 0.05:
         return _misfit(
             f"The rewards do not fit beta {short(beta)}: in this log they change by {short(found)} per nat "
-            "of the "
-            "log-probabilities.",
+            "of the log-probabilities.",
             None,
         )
     return None
@@ -278,9 +260,22 @@ def _misfit(sentence: str, step: float | None) -> Finding:
         sentence=sentence,
         reason="DPO's implicit reward is beta · (log π − log π_ref), for every pair and so for every mean.",
         advice="Check beta, which reference the log-probabilities are of, and whether one of them is a mean "
-        "per token "
-        "and the other a sum.",
+        "per token and the other a sum.",
         step=step,
+    )
+
+
+def reference_free(evidence: Evidence) -> Finding | None:
+    """Rewards without a reference, which tell no displacement."""
+    if not evidence.reference_free or evidence.main("chosen_reward") is None:
+        return None
+    return Finding(
+        name="rewards_without_a_reference",
+        grade=Grade.FINE,
+        sentence="The rewards hold no reference: they are beta times log-probabilities of the policy, so "
+        "they do not tell how far responses moved.",
+        reason="SimPO, CPO and ORPO compare log-probabilities themselves. Where their rewards start depends "
+        "on the responses alone.",
     )
 
 
@@ -296,6 +291,5 @@ def several_runs(evidence: Evidence) -> Finding | None:
         "diagnosed here.",
         reason="A trainer appends to its log when it is started again, or when it goes on from a checkpoint.",
         advice="If these are two runs, split the file. If training went on from a checkpoint, drop the rows "
-        "that were "
-        "repeated.",
+        "that were repeated.",
     )

@@ -27,6 +27,7 @@ CHECKS = (
     beginnings.nothing_learned,
     movement.several_runs,
     movement.margin_grows,
+    movement.reference_free,
 )
 
 
@@ -56,15 +57,20 @@ def input_of(evidence: Evidence) -> Input:
     return Input(path=str(log.path), role="log", format=log.format, rows=log.rows, notes=notes)
 
 
-def unknowns_of(evidence: Evidence) -> list[Unknown]:
-    """What this log leaves open, and which option or file would tell."""
+def unknowns_of(evidence: Evidence, *, with_pairs: bool) -> list[Unknown]:
+    """What this log leaves open, and which option or file would tell.
+
+    Args:
+        evidence: the log.
+        with_pairs: whether a table of pairs is diagnosed, too. What it lacks it tells itself.
+    """
     log = evidence.log
     told = []
-    if evidence.beta is None:
+    if evidence.beta is None and not evidence.reference_free:
         told.append(
             Unknown(what="how many nats the rewards are", which_file="--beta, as training was run with")
         )
-    if not any("chosen_length" in rows for rows, _ in evidence.sides()):
+    if not with_pairs and not any("chosen_length" in rows for rows, _ in evidence.sides()):
         told.append(
             Unknown(
                 what="how much of the displacement falls on each token",

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from didsim._text import literal
-from didsim.diagnostics.evidence import short, signed
+from didsim.diagnostics.evidence import short
 from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Number
 
 if TYPE_CHECKING:
@@ -78,14 +78,11 @@ def beside_truth(diagnosis: Diagnosis, known: Iterable["Known"]) -> Table:
 
 def value_of(number: Number) -> str:
     """A number with its unit."""
-    value = (
-        signed(number.value) if number.unit in ("nats", "reward", "nats per token") else short(number.value)
-    )
-    return f"{value} {number.unit}".strip()
+    return f"{short(number.value)} {number.unit}".strip()
 
 
 def interval_of(number: Number) -> str:
     """An interval, or why there is none."""
     if number.low is None or number.high is None:
         return f"none: {number.no_interval}"
-    return f"{short(number.low)} to {short(number.high)}".replace("-", "−")
+    return f"{short(number.low)} to {short(number.high)}"

@@ -144,6 +144,41 @@ def test_beta_is_read_off_a_log_that_has_log_probabilities(
     assert found.grade is Grade.WRONG
 
 
+@pytest.mark.parametrize("loss_type", [None, "simpo"])
+def test_rewards_without_a_reference_are_asked_nothing_about_it(
+    loss_type: str | None, tmp_path: Path
+) -> None:
+    """SimPO's rewards are beta times mean log-probabilities, and far from 0 from the first step."""
+    random = np.random.default_rng(0)
+    rows = []
+    for k in range(40):
+        chosen, rejected = -0.9 + 0.05 * random.normal(), -1.0 - 0.01 * k + 0.05 * random.normal()
+        rows.append(
+            {
+                "step": 1 + k,
+                "loss": 1.1 - 0.01 * k,
+                "chosen_logps": chosen,
+                "rejected_logps": rejected,
+                "chosen_reward": 2.5 * chosen,
+                "rejected_reward": 2.5 * rejected,
+            }
+        )
+    found = diagnose(written(tmp_path, rows), loss_type=loss_type)
+    assert names_of(found) == ["margin_is_positive", "rewards_without_a_reference"]
+    rows = [{name: value for name, value in row.items() if "logps" not in name} for row in rows]
+    found = diagnose(written(tmp_path, rows), loss_type=loss_type)
+    assert ("reference_is_not_initial_policy" in names_of(found)) == (loss_type is None)
+
+
+def test_gradients_that_never_recover_are_no_skipped_steps(tmp_path: Path) -> None:
+    """A trainer that filters NaN goes on logging a loss of 0."""
+    rows = [
+        row | ({"loss": 0.0, "grad_norm": math.nan} if k > 20 else {}) for k, row in enumerate(simulated())
+    ]
+    found = diagnose(written(tmp_path, rows, "console")).findings[0]
+    assert (found.name, found.grade, found.step) == ("not_finite", Grade.WRONG, rows[21]["step"])
+
+
 def test_no_beta_links_rewards_with_log_probabilities_of_another_model(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     rows = with_logps(simulated(), 0.1, references=True)
@@ -151,7 +186,7 @@ def test_no_beta_links_rewards_with_log_probabilities_of_another_model(tmp_path:
     assert "rewards_are_not_beta_log_ratios" in names_of(diagnose(written(tmp_path, rows)))
 
 
-@pytest.mark.parametrize("form", [form for form in TEXT if form != "CSV"])
+@pytest.mark.parametrize("form", TEXT)
 def test_of_two_runs_in_one_log_the_last_is_diagnosed(form: str, tmp_path: Path) -> None:
     first = simulated(20, chosen=-8.0, rejected=-1.0, held_out=False)
     diagnosis = diagnose(written(tmp_path, first + simulated(50), form))

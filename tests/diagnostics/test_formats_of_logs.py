@@ -237,8 +237,8 @@ def test_a_log_of_100_000_lines_takes_seconds_in_all(form: str, tmp_path: Path) 
     path = written(tmp_path, simulated(100_000, held_out=False), form)
     start = time.perf_counter()
     program = (
-        f"import sys; from didsim import diagnose; print(diagnose({str(path)!r}, beta=0.1).grade, "
-        "*{'jax', 'matplotlib', 'xarray', 'scipy.stats'} & set(sys.modules))"
+        f"import sys; from didsim import diagnose; print(diagnose({str(path)!r}, beta=0.1).grade, *{{'jax', "
+        "'matplotlib', 'xarray', 'scipy.stats'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "fine"

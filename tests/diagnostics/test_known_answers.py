@@ -176,8 +176,7 @@ def test_a_healthy_run_and_its_displacement_in_nats(form: str, tmp_path: Path) -
     assert diagnosis.grade is Grade.FINE
     assert diagnosis.verdict == (
         "Healthy: on held-out pairs the chosen responses went from 16.4 to 15.2 nats below the reference, "
-        "and the "
-        "rejected ones went from 72.4 to 88.4 nats below the reference."
+        "and the rejected ones went from 72.4 to 88.4 nats below the reference."
     )
     numbers = diagnosis.findings[0].numbers
     assert numbers["chosen displacement, held-out pairs"].value == pytest.approx(-15.2)
