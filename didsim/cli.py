@@ -261,6 +261,8 @@ def diagnose(
     from didsim.diagnostics.terminal import beside_truth, on_terminal
 
     mapping = dict(_named("--map", one) for one in names or ())
+    if demo and (files or pairs or ref_samples or policy_samples):
+        raise ValueError("--demo makes files of its own, and must stand without others")
     if out is not None:
         from didsim.diagnostics.report import report_folder
 

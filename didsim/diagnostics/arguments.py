@@ -1,9 +1,9 @@
 """Arguments of a diagnosis, checked without JAX, which a log does not need."""
 
 import difflib
-import math
 import numbers
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,43 +12,35 @@ from didsim._files import local_path
 from didsim.diagnostics.names import mapped
 
 LOSS_TYPES = (
-    *(
-        "sigmoid",
-        "hinge",
-        "ipo",
-        "exo_pair",
-        "nca_pair",
-        "robust",
-        "bco_pair",
-        "sppo_hard",
-        "aot",
-        "aot_pair",
-    ),
-    *("aot_unpaired", "discopop", "apo_zero", "apo_down", "sft", "orpo", "simpo", "cpo", "kto", "kto_pair"),
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
+    *("aot_pair", "aot_unpaired", "discopop", "apo_zero", "apo_down", "sft", "orpo", "simpo", "cpo", "kto"),
+    "kto_pair",
 )
 """Losses as TRL names them. The checks of the loss are for `sigmoid`, which is DPO's own."""
 
 
+def file(name: str, value: Any) -> Path:
+    """The path of a file that is there."""
+    path = local_path(name, value)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
+        raise ValueError(f"`{name}` must be a file; {path} {what}")
+    return path
+
+
 def files(name: str, value: Any) -> list[Path]:
-    """One path or a list of paths, of files that are there."""
-    one = isinstance(value, str | os.PathLike)
-    listed = [value] if one else list(value) if isinstance(value, list | tuple) else [None]
-    if not all(isinstance(path, str | os.PathLike) for path in listed):
-        raise ValueError(
-            f"`{name}` must be {'a path or a list of paths' if name == 'files' else 'a path'}; got {value!r}"
-        )
-    paths = [local_path(name, path) for path in listed]
-    for path in paths:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not there"
-            raise ValueError(f"`{name}` must be a file; {path} {what}")
-    return paths
+    """Paths of files that are there, from one path or a list of them."""
+    if isinstance(value, str | os.PathLike):
+        return [file(name, value)]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str | os.PathLike) for one in value):
+        raise ValueError(f"`{name}` must be a path or a list of paths; got {value!r}")
+    return [file(name, one) for one in value]
 
 
 def positive(name: str, value: Any) -> float:
     """A positive, finite number."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
+    if not is_number or not 0 < value <= sys.float_info.max:
         raise ValueError(f"`{name}` must be a positive number; got {value!r}")
     return float(value)
 

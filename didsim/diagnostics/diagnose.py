@@ -1,7 +1,7 @@
 """From files to a diagnosis."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ class _Part(NamedTuple):
 
 
 def diagnose(
-    files: str | Path | Iterable[str | Path] = (),
+    files: str | Path | Sequence[str | Path] = (),
     pairs: str | Path | None = None,
     ref_samples: str | Path | None = None,
     policy_samples: str | Path | None = None,
@@ -75,7 +75,7 @@ def diagnose(
     """
     logs = arguments.files("files", files)
     tables = {
-        name: arguments.files(name, path)[0]
+        name: arguments.file(name, path)
         for name, path in (("pairs", pairs), ("ref_samples", ref_samples), ("policy_samples", policy_samples))
         if path is not None
     }
@@ -91,26 +91,22 @@ def diagnose(
         raise ValueError(f"`files` must be at least one file; got {files!r}")
     found = [path for path in logs if is_pairs_table(path, ours)]
     logs = [path for path in logs if path not in found]
-    parts: list[_Part] = []
-    betas = {beta}
-    for path in logs:
-        # A name that tables have, too, is that of the table's column if there is one.
-        of_logs = {
-            mine: theirs for mine, theirs in ours.items() if not (found or tables) or mine not in PAIRS
-        }
-        evidence = evidence_of(read_log(path, of_logs), beta, loss_type)
-        betas.add(evidence.beta)
-        parts.append(
-            _Part(
-                input_of(evidence),
-                findings_of(evidence),
-                unknowns_of(evidence, with_pairs=bool(found) or "pairs" in tables),
-                pictures_of(evidence, len(parts)),
-            )
+    with_pairs = bool(found) or "pairs" in tables
+    # A name that tables have, too, is that of the table's column if there is one.
+    of_logs = {mine: theirs for mine, theirs in ours.items() if not (found or tables) or mine not in PAIRS}
+    read = [evidence_of(read_log(path, of_logs), beta, loss_type) for path in logs]
+    parts = [
+        _Part(
+            input_of(evidence),
+            findings_of(evidence),
+            unknowns_of(evidence, with_pairs=with_pairs),
+            pictures_of(evidence, number),
         )
+        for number, evidence in enumerate(read)
+    ]
     of_tables = {mine: theirs for mine, theirs in ours.items() if mine in PAIRS}
     # Tables are of the run of the logs, if all of these have one beta.
-    known = betas - {None}
+    known = {beta, *(evidence.beta for evidence in read)} - {None}
     of_all = known.pop() if len(known) == 1 else None
     for path in [*found, *([tables["pairs"]] if "pairs" in tables else [])]:
         parts.append(_of_pairs(path, of_all, of_tables, drop_bad, seed))

@@ -88,10 +88,7 @@ def read_log(path: Path | str, names: Mapping[str, str] | None = None) -> Traini
         ValueError: the file cannot be read, is empty, cut off, no log, or a log without any preference
             metric. The message says what is there.
     """
-    found = arguments.files("path", path)
-    if len(found) != 1:
-        raise ValueError(f"`path` must be one file; got {path!r}")
-    given, names = found[0], arguments.mapping("names", names)
+    given, names = arguments.file("path", path), arguments.mapping("names", names)
     try:
         data = given.read_bytes()
     except OSError as error:
