@@ -57,9 +57,10 @@ def displacement(evidence: Evidence) -> Finding | None:
         name="chosen_displaced" if falls else "displacement",
         grade=Grade.LOOK if falls else Grade.FINE,
         sentence=sentence,
-        reason="E_w log(π/π_ref) = KL(π_w‖π_ref) − KL(π_w‖π): the chosen fall exactly when the policy fits "
-        "the chosen responses worse than the reference did. Responses that come from the reference have to "
-        "fall when anything is learned; a mean rise proves that they are not the reference's own.",
+        reason="With π_w the distribution of the chosen responses, E_w log(π/π_ref) = KL(π_w‖π_ref) − "
+        "KL(π_w‖π): the chosen fall exactly when the policy fits them worse than the reference did. "
+        "Responses that come from the reference have to fall when anything is learned; a mean rise proves "
+        "that they are not the reference's own.",
         advice=advice,
         numbers=_displacements(evidence),
     )

@@ -58,7 +58,7 @@ def test_the_terminal_begins_with_the_grade_and_the_verdict(displaced: Path) -> 
     assert printed.startswith("LOOK The chosen responses are displaced: on training pairs they end 23")
     for part in (
         "What it rests on",
-        "Why: E_w log(π/π_ref)",
+        "Why: With π_w the distribution of the chosen",
         "What these files cannot tell",
         "--pairs",
         "63 rows",
