@@ -184,20 +184,23 @@ def nothing_learned(evidence: Evidence) -> Finding | None:
     )
 
 
-def loss_is_a_sum(evidence: Evidence) -> Finding | None:
-    """A first loss of a whole multiple of log 2, as where micro-batches are added and not averaged."""
-    count = evidence.micro_batches
-    if evidence.loss_type not in (None, "sigmoid") or count in (1, None):
+def loss_of_another_scale(evidence: Evidence) -> Finding | None:
+    """A first loss of several times log 2, or of a part of it, as micro-batches were added or divided by."""
+    times = evidence.times_log_2
+    if evidence.loss_type not in (None, "sigmoid") or times is None or times == 1:
         return None
     at, loss = evidence.log.train.together("loss")
+    count = round(max(times, 1 / times))
+    what = f"{count} times log 2: the log holds sums over {count} micro-batches, not means"
+    if times < 1:
+        what = f"log 2 over {count}: the loss was divided by {count} once too often"
     return Finding(
-        name="loss_is_a_sum",
+        name="loss_of_another_scale",
         grade=Grade.LOOK,
-        sentence=f"The first loss is {short(float(loss[0]))}, which is {count} times log 2: the log holds "
-        f"sums over {count} micro-batches, not means.",
+        sentence=f"The first loss is {short(float(loss[0]))}, which is {what}.",
         reason="At a margin of 0, where training starts, DPO's loss is log 2 = 0.6931 for each pair.",
-        advice=f"Divide the loss by {count} to compare it. Check whether the gradient is a sum as well: the "
-        "learning rate then is larger than it looks.",
+        advice=f"{'Divide' if times > 1 else 'Multiply'} the loss by {count} to compare it. Check whether "
+        "the gradient has the same factor: the learning rate then is not what it seems.",
         numbers={"first loss": Number(value=float(loss[0]), unit="nats", no_interval=_ONE_VALUE)},
         step=float(at[0]),
     )

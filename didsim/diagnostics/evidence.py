@@ -70,12 +70,12 @@ class Evidence:
         return len(slopes) >= 2 and 0 < max(slopes) < 1.03 * min(slopes)
 
     @cached_property
-    def micro_batches(self) -> int | None:
-        """How many losses were added to the one that was logged: 1 if the first one is log 2, or not logged.
+    def times_log_2(self) -> float | None:
+        """The first loss over log 2, which DPO's loss is at a margin of 0; 1 if no such row was logged.
 
-        At a margin of 0, where training starts, DPO's loss is log 2. None if the first loss is another one.
-        Only powers of two are tried, as every large number is near a whole multiple: IPO starts at 25 with
-        beta 0.1, which is 36.07 log 2.
+        Micro-batches may have been added, or divided by once too often. Only powers of two are tried, as
+        every large number is near a whole multiple: IPO starts at 25 with beta 0.1, which is 36.07 log 2.
+        None if the first loss is another one.
         """
         _, loss, margin = self.log.train.together("loss", "margin")
         if not len(loss) or abs(margin[0]) > _NEAR_ZERO:
@@ -84,7 +84,8 @@ class Evidence:
         # Half a step of bfloat16 at log 2 is 0.002, and a margin of 0.02 is worth 0.01.
         if abs(times - 1) < 0.03:
             return 1
-        return next((one for one in _MICRO_BATCHES if abs(times / one - 1) < 0.005), None)
+        scales = [scale for count in _MICRO_BATCHES for scale in (float(count), 1 / count)]
+        return next((scale for scale in scales if abs(times / scale - 1) < 0.005), None)
 
     def placed(self, reward: float) -> str:
         """Where a mean reward puts responses, in words: nats below the reference, if beta is known."""

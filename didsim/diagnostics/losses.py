@@ -80,7 +80,11 @@ def divergence(evidence: Evidence) -> Finding | None:
     if not len(high):
         return None
     start = int(high[0])
-    stays = float(np.median(loss[start:])) > limit
+    # A single row may be a batch of one or two pairs; it counts if it is far above the limit.
+    alone = float(loss[start:].max()) < 4 * limit
+    stays = float(np.median(loss[start:])) > limit and not (alone and start == len(loss) - 1)
+    if not stays and alone and len(high) == 1:
+        return None
     where = evidence.log.where(float(at[start]))
     rate = rows.columns.get("learning_rate", np.empty(0))
     told = f" The learning rate reached {np.nanmax(rate):.3g} in this log." if np.isfinite(rate).any() else ""
@@ -89,9 +93,9 @@ def divergence(evidence: Evidence) -> Finding | None:
         "highest loss": Number(value=float(loss.max()), unit="nats", no_interval="one logged value"),
     }
     usual = (
-        f"Lower the learning rate and clip the gradient.{told} DPO is usually run at 5e-7 to 5e-6, with LoRA "
+        f"Lower the learning rate and clip the gradient.{told} DPO is usually run at 5e-7 to 5e-6, with "
+        "LoRA up to 5e-5."
     )
-    usual += "up to 5e-5."
     if stays:
         return Finding(
             name="divergence",
@@ -214,7 +218,7 @@ def heavy_tail(evidence: Evidence) -> Finding | None:
     """A training loss above log 2 although the mean margin is positive."""
     rows = evidence.log.train
     loss, margin, nll = (late_mean(rows, name) for name in ("loss", "margin", "nll"))
-    if loss is None or margin is None or nll or not evidence.may_be_sigmoid or evidence.micro_batches != 1:
+    if loss is None or margin is None or nll or not evidence.may_be_sigmoid or evidence.times_log_2 != 1:
         return None
     # To second order the mean loss is log 2 − margin/2 + variance/8: it takes a variance above 0.16.
     if loss < LOG_2 + 0.02 or margin < 0.01 or loss > _FAR * LOG_2:
@@ -239,7 +243,7 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
     """A held-out loss above log 2, which the reference itself has."""
     held_out, train = evidence.log.held_out, evidence.log.train
     at, losses = held_out.together("loss")
-    if not len(at) or not evidence.may_be_sigmoid or evidence.micro_batches is None or "nll" in held_out:
+    if not len(at) or not evidence.may_be_sigmoid or evidence.times_log_2 is None or "nll" in held_out:
         return None
     loss = float(losses[-1])
     if not loss > LOG_2 + 0.005 or loss < late_or(train, "loss", 0) - 0.02:
@@ -248,32 +252,53 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
     told = []
     for rows, side in ((train, "training"), (held_out, "held-out")):
         for name in ("margin", "accuracy"):
-            if name in rows and np.isfinite(rows.columns[name]).any():
-                values = late(rows.columns[name])
-                values = values[-1:] if side == "held-out" else values
+            if name in rows:
+                values = late(rows.columns[name])[-1 if side == "held-out" else 0 :]
                 numbers[f"{side} {name}"] = mean_number(values, "reward" if name == "margin" else "share")
                 sign = signed if name == "margin" else short
                 told.append(f"{side} {name} {sign(float(values.mean()))}")
     learned = late_or(train, "margin", math.nan)
     best = int(np.argmin(losses))
     turned = losses[best] < LOG_2 - 0.005 and best < len(losses) - 1
+    stop = f"The best evaluation was at {evidence.log.where(float(at[best]))}: stop there. " if turned else ""
+    above = f"the held-out loss is {short(loss)}, above log 2 = 0.6931, which the reference itself has "
+    above += f"({', '.join(told)})" if told else ""
+    reason = (
+        "The reference has margin 0 and loss log 2 on any pairs. A policy with a higher held-out loss "
+        "predicts unseen preferences worse than one that learned nothing."
+    )
+    if _ranks(held_out, learned):
+        return Finding(
+            name="overconfident_on_held_out_pairs",
+            grade=Grade.LOOK,
+            sentence=f"The policy ranks held-out pairs but is far too sure of it: {above.strip()}.",
+            reason=f"{reason} As most pairs are ranked right, a tail of pairs that are wrong with high "
+            "confidence makes up the loss.",
+            advice=f"{stop}Use fewer epochs, a larger beta, or label smoothing. --pairs shows how much too "
+            "sure it is.",
+            numbers=numbers,
+            step=float(at[best]) if turned else None,
+        )
     fits = "The policy fits its training pairs" if learned > 0 else "The policy has left the reference"
     return Finding(
         name="no_generalisation",
         grade=Grade.WRONG,
-        sentence=f"{fits} and does not generalise: the held-out loss is {short(loss)}, above log 2 = "
-        f"0.6931, which the reference itself has ({', '.join(told)}).",
-        reason="The reference has margin 0 and loss log 2 on any pairs. A policy with a higher held-out "
-        "loss predicts unseen preferences worse than one that learned nothing.",
-        advice=(
-            f"The best evaluation was at {evidence.log.where(float(at[best]))}: stop there. "
-            if turned
-            else ""
-        )
-        + "Use more or cleaner pairs, fewer epochs, a larger beta, or a lower learning rate.",
+        sentence=f"{fits} and does not generalise: {above.strip()}.",
+        reason=reason,
+        advice=f"{stop}Use more or cleaner pairs, fewer epochs, a larger beta, or a lower learning rate.",
         numbers=numbers,
         step=float(at[best]) if turned else None,
     )
+
+
+def _ranks(held_out: Rows, learned: float) -> bool:
+    """Whether held-out pairs are ranked clearly better than by chance."""
+    accuracy, margin = (
+        held_out.columns[name][-1] if name in held_out else None for name in ("accuracy", "margin")
+    )
+    if accuracy is not None:
+        return bool(accuracy >= 0.6)
+    return margin is not None and bool(margin > max(0.0, 0.5 * learned))
 
 
 def late_or(rows: Rows, name: str, default: float) -> float:

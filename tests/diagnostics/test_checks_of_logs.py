@@ -94,11 +94,21 @@ def test_training_that_prefers_the_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 8, 32])
-def test_a_loss_summed_over_micro_batches(count: int, tmp_path: Path) -> None:
-    rows = [row | {"loss": round(count * row["loss"], 4)} for row in simulated(held_out=False)]
-    diagnosis = diagnose(written(tmp_path, rows))
-    assert names_of(diagnosis)[0] == "loss_is_a_sum"
-    assert f"{count} times log 2" in diagnosis.verdict
+def test_a_loss_of_another_scale(count: int, tmp_path: Path) -> None:
+    for factor, words in ((count, f"{count} times log 2"), (1 / count, f"log 2 over {count}")):
+        rows = [row | {"loss": round(factor * row["loss"], 4)} for row in simulated(held_out=False)]
+        diagnosis = diagnose(written(tmp_path, rows))
+        assert names_of(diagnosis)[0] == "loss_of_another_scale"
+        assert words in diagnosis.verdict
+
+
+def test_held_out_pairs_that_are_ranked_right_and_far_too_surely(tmp_path: Path) -> None:
+    """As logged by Zephyr's DPO: a loss of 0.75 with an accuracy of 0.78."""
+    row: Row = {"step": 900, "eval_loss": 0.7496, "eval_chosen_reward": -4.52, "eval_rejected_reward": -8.32}
+    found = diagnose(written(tmp_path, [row | {"eval_accuracy": 0.78}]), beta=0.1).findings[0]
+    assert (found.name, found.grade) == ("overconfident_on_held_out_pairs", Grade.LOOK)
+    found = diagnose(written(tmp_path, [row | {"eval_accuracy": 0.52}]), beta=0.1).findings[0]
+    assert (found.name, found.grade) == ("no_generalisation", Grade.WRONG)
 
 
 def test_ktos_clamped_divergence(tmp_path: Path) -> None:

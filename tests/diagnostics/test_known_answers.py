@@ -125,10 +125,15 @@ def test_divergence_and_its_step(losses: tuple[float, ...], at: int, form: str, 
 
 def test_a_spike_that_comes_back_is_no_divergence(tmp_path: Path) -> None:
     rows = simulated()
-    rows[30]["loss"] = 5.0
+    rows[30]["loss"], rows[31]["loss"] = 5.0, 4.0
     found = first(diagnose(written(tmp_path, rows)), "loss_spike")
     assert found.grade is Grade.LOOK
     assert found.step == rows[30]["step"]
+    # One row alone may be a batch of a pair or two.
+    for place in (30, -1):
+        rows = simulated()
+        rows[place]["loss"] = 5.0
+        assert not {"loss_spike", "divergence"} & set(names_of(diagnose(written(tmp_path, rows))))
 
 
 def test_a_loss_that_starts_high_is_no_divergence(tmp_path: Path) -> None:
