@@ -246,7 +246,7 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
     if not len(at) or not evidence.may_be_sigmoid or evidence.times_log_2 is None or "nll" in held_out:
         return None
     loss = float(losses[-1])
-    if not loss > LOG_2 + 0.005 or loss < late_or(train, "loss", 0) - 0.02:
+    if not loss > LOG_2 + 0.005 or loss < _late_or(train, "loss", 0) - 0.02:
         return None
     numbers = {"held-out loss": Number(value=loss, unit="nats", no_interval=_NO_PAIRS)}
     told = []
@@ -257,7 +257,7 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
                 numbers[f"{side} {name}"] = mean_number(values, "reward" if name == "margin" else "share")
                 sign = signed if name == "margin" else short
                 told.append(f"{side} {name} {sign(float(values.mean()))}")
-    learned = late_or(train, "margin", math.nan)
+    learned = _late_or(train, "margin", math.nan)
     best = int(np.argmin(losses))
     turned = losses[best] < LOG_2 - 0.005 and best < len(losses) - 1
     stop = f"The best evaluation was at {evidence.log.where(float(at[best]))}: stop there. " if turned else ""
@@ -293,15 +293,12 @@ def no_generalisation(evidence: Evidence) -> Finding | None:
 
 def _ranks(held_out: Rows, learned: float) -> bool:
     """Whether held-out pairs are ranked clearly better than by chance."""
-    accuracy, margin = (
-        held_out.columns[name][-1] if name in held_out else None for name in ("accuracy", "margin")
-    )
-    if accuracy is not None:
-        return bool(accuracy >= 0.6)
-    return margin is not None and bool(margin > max(0.0, 0.5 * learned))
+    if "accuracy" in held_out:
+        return bool(late(held_out.columns["accuracy"])[-1] >= 0.6)
+    return "margin" in held_out and bool(late(held_out.columns["margin"])[-1] > max(0.0, 0.5 * learned))
 
 
-def late_or(rows: Rows, name: str, default: float) -> float:
+def _late_or(rows: Rows, name: str, default: float) -> float:
     found = late_mean(rows, name)
     return default if found is None else found
 
