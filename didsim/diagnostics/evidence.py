@@ -135,6 +135,7 @@ def mean_number(values: np.ndarray, unit: str = "", scale: float = 1.0) -> Numbe
     return Number(value=mean, unit=unit, low=mean - reach, high=mean + reach)
 
 
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def half_units(column: np.ndarray) -> np.ndarray:
     """How far each logged number may be from the number before it was rounded.
 
@@ -142,8 +143,7 @@ def half_units(column: np.ndarray) -> np.ndarray:
     column, and the coarser one counts. At least two decimals are taken for granted.
     """
     finite = np.where(np.isfinite(column), column, 0.0)
-    with np.errstate(divide="ignore"):
-        exponents = np.where(finite == 0, 0, np.floor(np.log10(np.abs(finite))))
+    exponents = np.where(finite == 0, 0, np.floor(np.log10(np.abs(finite))))
     decimals, significant = 2, 2
     for digits in range(_DIGITS, 0, -1):
         if not np.allclose(np.round(finite, digits - 1), finite, rtol=1e-9, atol=1e-12):
