@@ -1,0 +1,162 @@
+"""Calibration: the slope `c` at which `P(chosen is preferred) = σ(c · h)`, by maximum likelihood.
+
+`h` is the difference of the implicit rewards of a pair, or the margin that they are beta times. At DPO's
+population optimum `c = 1`. The likelihood is concave in `c`, and its maximum is the root of
+
+    f(c) = Σ_i w_i h_i σ(−c h_i).
+
+Pairs that are all ranked rightly (`h > 0`), or all wrongly, are separable: `c` is infinite.
+
+A bracket, derived here. Let `S` be the sum of `w |h|` over wrong pairs, and `W` that of `w` over right ones.
+For `c > 0` a wrong pair gives `f` at most `−w |h| / 2`. A right pair gives at most `w h e^(−c h) ≤ w / (e c)`.
+So `f(c) ≤ W / (e c) − S / 2`, and the root is at most `2 W / (e S)`. The other side is the mirror image.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import sparse
+from scipy.special import expit
+
+from didsim.diagnostics.resampling import Bootstrap, ratio
+
+_CELLS = 128
+"""Pairs of nearly the same margin share a cell when the slope is resampled."""
+
+_BINS = 10
+
+_ITERATIONS = 200
+
+_STEEPEST = 1e12
+"""The largest slope, in units of one over the largest margin, that counts as finite."""
+
+
+def fit_slopes(
+    margin: Float[np.ndarray, " cells"], weights: Float[np.ndarray, "cells fits"]
+) -> Float[np.ndarray, " fits"]:
+    """The slope of maximum likelihood under each of several weightings of the same pairs.
+
+    Args:
+        margin: `h` of each pair, or the mean of a cell of pairs.
+        weights: how often each pair counts, in each fit.
+
+    Returns:
+        The slopes. `inf` or `−inf` if the weighted pairs are separable, NaN if no pair has both a weight and
+        a margin other than zero.
+    """
+    scale = np.abs(margin).max(initial=0.0)
+    if scale == 0:
+        return np.full(weights.shape[1], np.nan)
+    h = margin / scale
+    right, wrong = h > 0, h < 0
+    right_count, wrong_count = weights[right].sum(0), weights[wrong].sum(0)
+    right_sum, wrong_sum = h[right] @ weights[right], -h[wrong] @ weights[wrong]
+    slopes = np.where(right_count > 0, np.inf, np.where(wrong_count > 0, -np.inf, np.nan))
+    finite = (right_count > 0) & (wrong_count > 0)
+    if not finite.any():
+        return slopes
+    with np.errstate(divide="ignore", over="ignore"):
+        low = -2 * wrong_count[finite] / (np.e * right_sum[finite])
+        high = 2 * right_count[finite] / (np.e * wrong_sum[finite])
+    # A hair wider, so that rounding leaves the signs at both ends.
+    found = _root(h, weights[:, finite], 1.01 * low, np.minimum(1.01 * high, _STEEPEST))
+    slopes[finite] = np.where(np.abs(found) < 0.99 * _STEEPEST, found, np.sign(found) * np.inf)
+    return slopes / scale
+
+
+def _root(
+    h: Float[np.ndarray, " cells"],
+    weights: Float[np.ndarray, "cells fits"],
+    low: Float[np.ndarray, " fits"],
+    high: Float[np.ndarray, " fits"],
+) -> Float[np.ndarray, " fits"]:
+    """Where `f` is zero: Newton's method for all fits at once, with a bisection where it leaves the bracket."""
+    low, high = np.maximum(low, -_STEEPEST), high.copy()
+    slope = np.clip(0.0, low, high)
+    for _ in range(_ITERATIONS):
+        wrong = expit(-np.outer(h, slope))
+        weighted = weights * wrong
+        value, fall = h @ weighted, (h * h) @ (weighted * (1 - wrong))
+        low, high = np.where(value > 0, slope, low), np.where(value < 0, slope, high)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            newton = np.where(value == 0, slope, slope + value / fall)
+        step = np.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        done = np.abs(step - slope) <= 1e-12 * np.abs(slope)
+        slope = step
+        if done.all():
+            break
+    return slope
+
+
+class Cells(NamedTuple):
+    """Pairs grouped by their margin.
+
+    Attributes:
+        margin: the mean margin of each cell.
+        of_pair: the cell of each pair.
+    """
+
+    margin: Float[np.ndarray, " cells"]
+    of_pair: Int[np.ndarray, " pairs"]
+
+
+def make_cells(margin: Float[np.ndarray, " pairs"]) -> Cells:
+    """Cells of about equally many pairs; none mixes right and wrong pairs. Few pairs have a cell each."""
+    if len(margin) <= 2 * _CELLS:
+        return Cells(margin, np.arange(len(margin)))
+    some = margin[:: max(1, len(margin) // 100_000)]
+    edges = np.unique(np.append(np.quantile(some, np.linspace(0, 1, _CELLS + 1)[1:-1]), 0.0))
+    cell = np.searchsorted(edges, margin, side="right")
+    count = np.bincount(cell, minlength=len(edges) + 1)
+    total = np.bincount(cell, margin, len(edges) + 1)
+    return Cells(np.divide(total, count, out=np.zeros_like(total), where=count > 0), cell)
+
+
+def resampled_slopes(
+    margin: Float[np.ndarray, " pairs"], cluster: Int[np.ndarray, " pairs"], bootstrap: Bootstrap
+) -> Float[np.ndarray, " draws"]:
+    """The slope of all pairs, and then that of each resample.
+
+    The first is exact. The others are of cells of pairs, in proportion to the slope of the cells themselves.
+    """
+    cells = make_cells(margin)
+    of_pairs = sparse.coo_matrix(
+        (np.ones(len(margin)), (cells.of_pair, cluster)), (len(cells.margin), len(bootstrap.counts))
+    )
+    slopes = fit_slopes(cells.margin, of_pairs.tocsr() @ bootstrap.counts)
+    if len(cells.margin) < len(margin) and np.isfinite(slopes[0]) and slopes[0]:
+        slopes *= fit_slopes(margin, np.ones((len(margin), 1)))[0] / slopes[0]
+    return slopes
+
+
+class Reliability(NamedTuple):
+    """How often pairs are ranked as labelled, against how surely the policy ranks them.
+
+    Attributes:
+        predicted: mean of `σ(|h|)` in each bin.
+        observed: share of pairs with `h > 0`, and then of each resample; a pair with `h = 0` counts half.
+        pairs: the number of pairs in each bin.
+    """
+
+    predicted: Float[np.ndarray, " bins"]
+    observed: Float[np.ndarray, "bins draws"]
+    pairs: Int[np.ndarray, " bins"]
+
+
+def reliability(
+    h: Float[np.ndarray, " pairs"], cluster: Int[np.ndarray, " pairs"], bootstrap: Bootstrap
+) -> Reliability:
+    """The reliability curve, with bins of equally many pairs in the order of `|h|`."""
+    edges = np.quantile(np.abs(h), np.linspace(0, 1, _BINS + 1)[1:-1])
+    in_bin = np.searchsorted(np.unique(edges), np.abs(h), side="right")
+    predicted, observed, pairs = [], [], []
+    for place in np.unique(in_bin):
+        here = in_bin == place
+        right = np.where(h[here] == 0, 0.5, h[here] > 0)
+        predicted.append(expit(np.abs(h[here])).mean())
+        observed.append(
+            ratio(bootstrap.totals(cluster[here], right), bootstrap.totals(cluster[here]))
+        )
+        pairs.append(int(here.sum()))
+    return Reliability(np.array(predicted), np.array(observed), np.array(pairs))

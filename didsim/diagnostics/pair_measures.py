@@ -1,0 +1,206 @@
+"""What is measured on each checkpoint of a pairs table, in the data and in each resample."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from didsim.diagnostics.calibration import Reliability, reliability, resampled_slopes
+from didsim.diagnostics.pair_table import ARGMAX, LENGTHS, REJECTED_POLICY, Pairs
+from didsim.diagnostics.resampling import Bootstrap, make_bootstrap, ratio
+
+QUADRANTS = ("chosen up, rejected up", "chosen up, rejected down", "both down", "chosen down, rejected up")
+"""The directions in which the two log-probabilities of a pair can have moved. One that is equal counts as up."""
+
+_DRAWN = 4000
+
+
+class Measured(NamedTuple):
+    """Measurements of a pairs table.
+
+    Attributes:
+        steps: the step of each checkpoint, or its place in the order if the table does not say.
+        has_steps: whether the table has steps.
+        all: statistics of all pairs by name, `[checkpoints, 1 + resamples]`. Column 0 is the estimate.
+        train: those of training pairs; empty if the table does not say which these are.
+        held_out: those of held-out pairs; empty in the same case.
+        clusters: the number of clusters that intervals rest on.
+        prompts_in_common: the share of the prompts of the first or last checkpoint that both have.
+        curve: the reliability curve of the last checkpoint; of held-out pairs if the table has them.
+        curve_beta: the beta of the curve: the one given, or else the one at which the slope is 1.
+        chosen: displacement of the chosen response in some pairs of the last checkpoint, to draw.
+        rejected: displacement of the rejected response in these pairs.
+        chosen_length: length of the chosen response in these pairs; empty if not known.
+        size: mean size of a log-probability by column.
+        size_against_length: slope of log size on log length for `chosen_logps`; None without lengths.
+    """
+
+    steps: np.ndarray
+    has_steps: bool
+    all: dict[str, np.ndarray]
+    train: dict[str, np.ndarray]
+    held_out: dict[str, np.ndarray]
+    clusters: int
+    prompts_in_common: float
+    curve: Reliability | None
+    curve_beta: float
+    chosen: np.ndarray
+    rejected: np.ndarray
+    chosen_length: np.ndarray
+    size: dict[str, float]
+    size_against_length: float | None
+
+    @property
+    def judged(self) -> dict[str, np.ndarray]:
+        """The statistics that tell generalisation: of held-out pairs, or of all if none are known to be."""
+        return self.held_out or self.all
+
+    @property
+    def trained_on(self) -> dict[str, np.ndarray]:
+        """The statistics of the pairs that training saw, or of all if none are known to be."""
+        return self.train or self.all
+
+
+def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> Measured:
+    """Measure every checkpoint of a pairs table."""
+    bootstrap = make_bootstrap(pairs.prompts, resamples, seed)
+    cluster = bootstrap.cluster[pairs.prompt]
+    spans = list(pairs.checkpoints())
+
+    def series(chosen_rows: np.ndarray | None) -> dict[str, np.ndarray]:
+        found = []
+        for span in spans:
+            rows = span if chosen_rows is None else span.start + np.flatnonzero(chosen_rows[span])
+            found.append(_statistics(pairs, rows, cluster[rows], bootstrap, beta))
+        return {name: np.array([one[name] for one in found]) for name in found[0]}
+
+    held, trained = {}, {}
+    if pairs.held_out is not None:
+        held = series(pairs.held_out) if pairs.held_out.any() else {}
+        trained = series(~pairs.held_out) if not pairs.held_out.all() else {}
+    last = spans[-1]
+    judged = last if not held else last.start + np.flatnonzero(pairs.held_out[last])  # type: ignore[index]
+    margin = _displacement(pairs, "chosen", judged) - _displacement(pairs, "rejected", judged)
+    everything = series(None)
+    slope = (held or everything)["slope"][-1, 0]
+    curve_beta = beta if beta is not None else float(slope)
+    known = np.isfinite(curve_beta) and curve_beta > 0 and len(margin) > 0
+    some = np.random.default_rng(seed).permutation(last.stop - last.start)[:_DRAWN] + last.start
+    first_prompts, last_prompts = (np.unique(pairs.prompt[span]) for span in (spans[0], last))
+    both = np.intersect1d(first_prompts, last_prompts).size
+    lengths = pairs.numbers.get(LENGTHS[0])
+    return Measured(
+        steps=np.arange(len(spans)) if np.isnan(pairs.steps).any() else pairs.steps,
+        has_steps=not np.isnan(pairs.steps).any(),
+        all=everything,
+        train=trained,
+        held_out=held,
+        clusters=min(len(bootstrap.counts), len(last_prompts)),
+        prompts_in_common=both / (first_prompts.size + last_prompts.size - both),
+        curve=reliability(curve_beta * margin, cluster[judged], bootstrap) if known else None,
+        curve_beta=float(curve_beta),
+        chosen=_displacement(pairs, "chosen", some),
+        rejected=_displacement(pairs, "rejected", some),
+        chosen_length=np.empty(0) if lengths is None else lengths[some],
+        size={name: float(-values.mean()) for name, values in pairs.numbers.items() if name not in LENGTHS},
+        size_against_length=None if lengths is None else _growth(-pairs.numbers["chosen_logps"], lengths),
+    )
+
+
+def _displacement(pairs: Pairs, response: str, rows: slice | np.ndarray) -> np.ndarray:
+    """`log π − log π_ref` of the chosen or the rejected response of some rows."""
+    return pairs.numbers[f"{response}_logps"][rows] - pairs.numbers[f"ref_{response}_logps"][rows]
+
+
+def _statistics(
+    pairs: Pairs, rows: slice | np.ndarray, cluster: np.ndarray, bootstrap: Bootstrap, beta: float | None
+) -> dict[str, np.ndarray]:
+    """All statistics of some rows: the estimate and its resamples."""
+    chosen, rejected = _displacement(pairs, "chosen", rows), _displacement(pairs, "rejected", rows)
+    margin = chosen - rejected
+    count = bootstrap.totals(cluster)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return ratio(bootstrap.totals(cluster, values), count)
+
+    up, down = chosen >= 0, rejected < 0
+    found = {
+        "pairs": count,
+        "chosen": mean(chosen),
+        "rejected": mean(rejected),
+        "margin": mean(margin),
+        "accuracy": mean(np.where(margin == 0, 0.5, margin > 0)),
+        QUADRANTS[0]: mean((up & ~down).astype(float)),
+        QUADRANTS[1]: mean((up & down).astype(float)),
+        QUADRANTS[2]: mean((~up & down).astype(float)),
+        QUADRANTS[3]: mean((~up & ~down).astype(float)),
+        "slope": resampled_slopes(margin, cluster, bootstrap),
+    }
+    if beta is not None:
+        found["loss"] = mean(np.logaddexp(0, -beta * margin))
+    found["best loss"] = _loss_at_best_slope(margin, found["slope"][0], mean)
+    for response, column in zip(("chosen", "rejected"), LENGTHS, strict=True):
+        if column in pairs.numbers:
+            of = chosen if response == "chosen" else rejected
+            length = pairs.numbers[column][rows]
+            found[f"{response} per token"] = ratio(
+                bootstrap.totals(cluster, of), bootstrap.totals(cluster, length)
+            )
+            found[f"{response} for each further token"] = _line(length, of, cluster, bootstrap)
+    for name in ("chosen_logps", "rejected_logps", ARGMAX, *pairs.others):
+        if name in pairs.numbers:
+            found[name] = mean(pairs.numbers[name][rows])
+    if REJECTED_POLICY[0] in pairs.numbers and REJECTED_POLICY[1] in pairs.numbers:
+        found |= _log_margins(pairs, rows, margin, cluster, bootstrap)
+    return found
+
+
+def _loss_at_best_slope(
+    margin: np.ndarray, slope: float, mean: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The mean sigmoid loss at the slope of maximum likelihood: what the order of the pairs alone allows."""
+    if np.isnan(slope):
+        return mean(np.full_like(margin, np.log(2)))
+    if np.isinf(slope):
+        return mean(np.where(margin == 0, np.log(2), 0.0))
+    return mean(np.logaddexp(0, -slope * margin))
+
+
+def _line(x: np.ndarray, y: np.ndarray, cluster: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+    """The slope of `y` on `x` by least squares."""
+    x, y = x - x.mean(), y - y.mean()
+    n, sum_x, sum_y, sum_xx, sum_xy = (
+        bootstrap.totals(cluster, values) for values in (np.ones_like(x), x, y, x * x, x * y)
+    )
+    return ratio(sum_xy - ratio(sum_x * sum_y, n), sum_xx - ratio(sum_x * sum_x, n))
+
+
+def _log_margins(
+    pairs: Pairs, rows: slice | np.ndarray, learned: np.ndarray, cluster: np.ndarray, bootstrap: Bootstrap
+) -> dict[str, np.ndarray]:
+    """How the margins of policy, reference and rejected policy compare.
+
+    With `x` the margin of the policy less that of the reference, and `y` that of the reference less that of the
+    rejected policy, a power law `π_ref/π_l ∝ (π/π_ref)^b` says `y = b x` on every pair.
+    """
+    of_reference = pairs.numbers["ref_chosen_logps"][rows] - pairs.numbers["ref_rejected_logps"][rows]
+    of_rejected = pairs.numbers[REJECTED_POLICY[0]][rows] - pairs.numbers[REJECTED_POLICY[1]][rows]
+    step = of_reference - of_rejected
+    ordered = ((learned > 0) & (step > 0)) | ((learned == 0) & (step == 0))
+    xx, xy, yy = (
+        bootstrap.totals(cluster, values) for values in (learned**2, learned * step, step**2)
+    )
+    return {
+        "ordered": ratio(bootstrap.totals(cluster, ordered.astype(float)), bootstrap.totals(cluster)),
+        "exponent": ratio(xy, xx),
+        "power law": ratio(xy**2, xx * yy),
+    }
+
+
+def _growth(size: np.ndarray, length: np.ndarray) -> float | None:
+    """The exponent with which log-probabilities grow with length: 1 for sums over tokens, 0 for means."""
+    kept = size > 0
+    x, y = np.log(length[kept]), np.log(size[kept])
+    if len(x) < 20 or x.std() < 0.1:
+        return None
+    return float(np.cov(x, y)[0, 1] / np.var(x, ddof=1))
