@@ -155,8 +155,7 @@ def reliability(
         here = in_bin == place
         right = np.where(h[here] == 0, 0.5, h[here] > 0)
         predicted.append(expit(np.abs(h[here])).mean())
-        observed.append(
-            ratio(bootstrap.totals(cluster[here], right), bootstrap.totals(cluster[here]))
-        )
+        totals = bootstrap.totals(cluster[here], [("right", right), ("pairs", None)])
+        observed.append(ratio(totals["right"], totals["pairs"]))
         pairs.append(int(here.sum()))
     return Reliability(np.array(predicted), np.array(observed), np.array(pairs))

@@ -1,6 +1,6 @@
 """What is measured on each checkpoint of a pairs table, in the data and in each resample."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,10 @@ QUADRANTS = ("chosen up, rejected up", "chosen up, rejected down", "both down", 
 """The directions in which the two log-probabilities of a pair can have moved. One that is equal counts as up."""
 
 _DRAWN = 4000
+"""Pairs that a picture shows at most."""
+
+_SUMS = ("length", "x", "y", "xx", "xy")
+"""Sums for a line of displacement on length."""
 
 
 class Measured(NamedTuple):
@@ -118,83 +122,73 @@ def _statistics(
     """All statistics of some rows: the estimate and its resamples."""
     chosen, rejected = _displacement(pairs, "chosen", rows), _displacement(pairs, "rejected", rows)
     margin = chosen - rejected
-    count = bootstrap.totals(cluster)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return ratio(bootstrap.totals(cluster, values), count)
-
-    up, down = chosen >= 0, rejected < 0
-    found = {
-        "pairs": count,
-        "chosen": mean(chosen),
-        "rejected": mean(rejected),
-        "margin": mean(margin),
-        "accuracy": mean(np.where(margin == 0, 0.5, margin > 0)),
-        QUADRANTS[0]: mean((up & ~down).astype(float)),
-        QUADRANTS[1]: mean((up & down).astype(float)),
-        QUADRANTS[2]: mean((~up & down).astype(float)),
-        QUADRANTS[3]: mean((~up & ~down).astype(float)),
-        "slope": resampled_slopes(margin, cluster, bootstrap),
+    slopes = resampled_slopes(margin, cluster, bootstrap)
+    has_rejected_policy = all(name in pairs.numbers for name in REJECTED_POLICY)
+    # Lengths and what is regressed on them, about some centre, so that no digits cancel.
+    lengths = {
+        response: (of, pairs.numbers[column][rows])
+        for response, of, column in zip(("chosen", "rejected"), (chosen, rejected), LENGTHS, strict=True)
+        if column in pairs.numbers
     }
-    if beta is not None:
-        found["loss"] = mean(np.logaddexp(0, -beta * margin))
-    found["best loss"] = _loss_at_best_slope(margin, found["slope"][0], mean)
-    for response, column in zip(("chosen", "rejected"), LENGTHS, strict=True):
-        if column in pairs.numbers:
-            of = chosen if response == "chosen" else rejected
-            length = pairs.numbers[column][rows]
-            found[f"{response} per token"] = ratio(
-                bootstrap.totals(cluster, of), bootstrap.totals(cluster, length)
-            )
-            found[f"{response} for each further token"] = _line(length, of, cluster, bootstrap)
-    for name in ("chosen_logps", "rejected_logps", ARGMAX, *pairs.others):
-        if name in pairs.numbers:
-            found[name] = mean(pairs.numbers[name][rows])
-    if REJECTED_POLICY[0] in pairs.numbers and REJECTED_POLICY[1] in pairs.numbers:
-        found |= _log_margins(pairs, rows, margin, cluster, bootstrap)
+
+    def columns() -> Iterator[tuple[str, np.ndarray | None]]:
+        yield "pairs", None
+        yield from (("chosen", chosen), ("rejected", rejected), ("margin", margin))
+        yield "accuracy", np.where(margin == 0, 0.5, margin > 0)
+        up, down = chosen >= 0, rejected < 0
+        for name, inside in zip(QUADRANTS, (up & ~down, up & down, ~up & down, ~up & ~down), strict=True):
+            yield name, inside.astype(float)
+        if beta is not None:
+            yield "loss", np.logaddexp(0, -beta * margin)
+        yield "best loss", _loss_at(slopes[0], margin)
+        for name in ("chosen_logps", "rejected_logps", ARGMAX, *pairs.others):
+            if name in pairs.numbers:
+                yield name, pairs.numbers[name][rows]
+        for response, (of, length) in lengths.items():
+            yield f"{response} length", length
+            x, y = _centred(length), _centred(of)
+            yield from ((f"{response} x", x), (f"{response} y", y))
+            yield from ((f"{response} xx", x * x), (f"{response} xy", x * y))
+        if has_rejected_policy:
+            step = _margin_from_rejected_policy(pairs, rows)
+            ordered = ((margin > 0) & (step > 0)) | ((margin == 0) & (step == 0))
+            yield "ordered", ordered.astype(float)
+            yield from (("mm", margin * margin), ("ms", margin * step), ("ss", step * step))
+
+    totals = bootstrap.totals(cluster, columns())
+    count = totals["pairs"]
+    sums = {"pairs", "mm", "ms", "ss", *(f"{one} {of}" for one in lengths for of in _SUMS)}
+    found = {"pairs": count, "slope": slopes}
+    found |= {name: ratio(total, count) for name, total in totals.items() if name not in sums}
+    for one in lengths:
+        length, x, y, xx, xy = (totals[f"{one} {of}"] for of in _SUMS)
+        found[f"{one} per token"] = ratio(totals[one], length)
+        found[f"{one} for each further token"] = ratio(xy - ratio(x * y, count), xx - ratio(x * x, count))
+    if has_rejected_policy:
+        found["exponent"] = ratio(totals["ms"], totals["mm"])
+        found["power law"] = ratio(totals["ms"] ** 2, totals["mm"] * totals["ss"])
     return found
 
 
-def _loss_at_best_slope(
-    margin: np.ndarray, slope: float, mean: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """The mean sigmoid loss at the slope of maximum likelihood: what the order of the pairs alone allows."""
-    if np.isnan(slope):
-        return mean(np.full_like(margin, np.log(2)))
+def _loss_at(slope: float, margin: np.ndarray) -> np.ndarray:
+    """The sigmoid loss at a slope: at that of maximum likelihood, what the order of the pairs alone allows."""
     if np.isinf(slope):
-        return mean(np.where(margin == 0, np.log(2), 0.0))
-    return mean(np.logaddexp(0, -slope * margin))
+        return np.where(margin == 0, np.log(2), np.where(margin * slope > 0, 0.0, np.inf))
+    return np.logaddexp(0, -(0.0 if np.isnan(slope) else slope) * margin)
 
 
-def _line(x: np.ndarray, y: np.ndarray, cluster: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
-    """The slope of `y` on `x` by least squares."""
-    x, y = x - x.mean(), y - y.mean()
-    n, sum_x, sum_y, sum_xx, sum_xy = (
-        bootstrap.totals(cluster, values) for values in (np.ones_like(x), x, y, x * x, x * y)
-    )
-    return ratio(sum_xy - ratio(sum_x * sum_y, n), sum_xx - ratio(sum_x * sum_x, n))
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values - values.sum() / max(len(values), 1)
 
 
-def _log_margins(
-    pairs: Pairs, rows: slice | np.ndarray, learned: np.ndarray, cluster: np.ndarray, bootstrap: Bootstrap
-) -> dict[str, np.ndarray]:
-    """How the margins of policy, reference and rejected policy compare.
+def _margin_from_rejected_policy(pairs: Pairs, rows: slice | np.ndarray) -> np.ndarray:
+    """The margin of the reference less that of the rejected policy.
 
-    With `x` the margin of the policy less that of the reference, and `y` that of the reference less that of the
-    rejected policy, a power law `π_ref/π_l ∝ (π/π_ref)^b` says `y = b x` on every pair.
+    With `x` the margin of the policy less that of the reference, and `y` this, a power law
+    `π_ref/π_l ∝ (π/π_ref)^b` says `y = b x` on every pair.
     """
     of_reference = pairs.numbers["ref_chosen_logps"][rows] - pairs.numbers["ref_rejected_logps"][rows]
-    of_rejected = pairs.numbers[REJECTED_POLICY[0]][rows] - pairs.numbers[REJECTED_POLICY[1]][rows]
-    step = of_reference - of_rejected
-    ordered = ((learned > 0) & (step > 0)) | ((learned == 0) & (step == 0))
-    xx, xy, yy = (
-        bootstrap.totals(cluster, values) for values in (learned**2, learned * step, step**2)
-    )
-    return {
-        "ordered": ratio(bootstrap.totals(cluster, ordered.astype(float)), bootstrap.totals(cluster)),
-        "exponent": ratio(xy, xx),
-        "power law": ratio(xy**2, xx * yy),
-    }
+    return of_reference - (pairs.numbers[REJECTED_POLICY[0]][rows] - pairs.numbers[REJECTED_POLICY[1]][rows])
 
 
 def _growth(size: np.ndarray, length: np.ndarray) -> float | None:

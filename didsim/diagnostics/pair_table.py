@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from didsim.diagnostics.findings import Input
-from didsim.diagnostics.tables import Column, Table, read_table
+from didsim.diagnostics.tables import Column, Table, read_table, rows_to_keep
 
 POLICY = ("chosen_logps", "rejected_logps")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -30,8 +30,6 @@ COLUMNS = (
     Column(ARGMAX),
 )
 """The columns of a pairs table. Every other column whose name ends in `_logps` is of other responses."""
-
-_NAMED_ROWS = 5
 
 
 class Pairs(NamedTuple):
@@ -87,12 +85,12 @@ def read_pairs(
     table = read_table(path, COLUMNS, names, more="_logps")
     known = {column.name for column in COLUMNS}
     others = tuple(name for name in table.numbers if name not in known)
-    bad = _bad_rows(table, drop_bad)
-    keep = ~bad
-    numbers = {name: values[keep] if bad.any() else values for name, values in table.numbers.items()}
+    keep = rows_to_keep(table, drop_bad, positive=LENGTHS, any_number=("step",))
+    bad_rows = int((~keep).sum())
+    numbers = {name: values[keep] if bad_rows else values for name, values in table.numbers.items()}
     notes = []
-    if bad.any():
-        notes.append(f"{bad.sum():,} of {table.rows:,} rows had impossible numbers and were left out.")
+    if bad_rows:
+        notes.append(f"{bad_rows:,} of {table.rows:,} rows had impossible numbers and were left out.")
     if renamed := [f"{theirs} as {ours}" for ours, theirs in table.found.items() if ours != theirs]:
         notes.append(f"Read {', '.join(renamed)}.")
     has_prompts = "prompt_id" in table.labels
@@ -128,35 +126,8 @@ def read_pairs(
         int(prompt.max()) + 1,
         held_out,
         has_prompts,
-        int(bad.sum()),
+        bad_rows,
     )
-
-
-def _bad_rows(table: Table, drop_bad: bool) -> np.ndarray:
-    """Which rows have numbers that cannot be, or an error that counts and names them."""
-    bad = np.zeros(table.rows, bool)
-    reasons = []
-    for name, values in table.numbers.items():
-        if name in LENGTHS:
-            faults = {"not positive": ~(values > 0)}
-        elif name == "step":
-            faults = {"missing": ~np.isfinite(values)}
-        else:
-            faults = {"missing or not finite": ~np.isfinite(values), "positive": values > 0}
-        for fault, rows in faults.items():
-            if count := int(rows.sum()):
-                first = ", ".join(str(row + 1) for row in np.flatnonzero(rows)[:_NAMED_ROWS])
-                dots = ", …" if count > _NAMED_ROWS else ""
-                reasons.append(f"`{name}` is {fault} in {count:,} (rows {first}{dots})")
-                bad |= rows
-    if bad.all():
-        raise ValueError(f"{table.path} has no row with possible numbers: {'; '.join(reasons)}")
-    if reasons and not drop_bad:
-        raise ValueError(
-            f"{table.path} has impossible numbers in {bad.sum():,} of {table.rows:,} rows: "
-            f"{'; '.join(reasons)}. --drop-bad goes on without these rows"
-        )
-    return bad
 
 
 def _pair_numbers(numbers: dict[str, np.ndarray]) -> np.ndarray:

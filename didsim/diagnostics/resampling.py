@@ -7,6 +7,7 @@ a ratio of two products: counts times sums over prompts. All statistics share th
 two checkpoints are resampled together.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,15 +35,18 @@ class Bootstrap(NamedTuple):
     counts: Float[np.ndarray, "clusters draws"]
 
     def totals(
-        self, cluster: Int[np.ndarray, " rows"], values: Float[np.ndarray, " rows"] | None = None
-    ) -> Float[np.ndarray, " draws"]:
-        """Sums of values over all rows, or the numbers of rows, in the data and in each resample.
+        self, cluster: Int[np.ndarray, " rows"], columns: Iterable[tuple[str, np.ndarray | None]]
+    ) -> dict[str, np.ndarray]:
+        """Sums over all rows, in the data and in each resample, `[1 + resamples]` for each column.
 
         Args:
             cluster: the cluster of each row.
-            values: the value of each row; None for a count of rows.
+            columns: names and values, one for each row; None for a count of rows. They are taken one by one, so
+                that a generator need not hold them all.
         """
-        return np.bincount(cluster, values, len(self.counts)) @ self.counts
+        sums = {name: np.bincount(cluster, values, len(self.counts)) for name, values in columns}
+        # One product for all: a product for each would read the counts again each time.
+        return dict(zip(sums, np.array(list(sums.values()), float) @ self.counts, strict=True))
 
 
 def make_bootstrap(prompts: int, resamples: int, seed: int) -> Bootstrap:

@@ -36,6 +36,9 @@ def arrow() -> ModuleType:
     return pyarrow
 
 
+_NAMED_ROWS = 5
+
+
 class Column(NamedTuple):
     """A column that a reader knows.
 
@@ -125,6 +128,44 @@ def read_table(
         else:
             labels[name], words[name] = _encoded(chunks.pop(theirs))
     return Table(path, kind, rows, numbers, labels, words, found)
+
+
+def rows_to_keep(
+    table: Table, drop_bad: bool, *, positive: Sequence[str] = (), any_number: Sequence[str] = ()
+) -> np.ndarray:
+    """Which rows have only numbers that can be. The others are an error that counts and names them.
+
+    Args:
+        table: the table.
+        drop_bad: whether there is no error as long as a row remains.
+        positive: columns of numbers above zero, such as lengths.
+        any_number: columns of any finite numbers. All others are log-probabilities, which are not positive.
+
+    Raises:
+        ValueError: a row has an impossible number and `drop_bad` is false, or every row has one.
+    """
+    keep = np.ones(table.rows, bool)
+    reasons = []
+    for name, values in table.numbers.items():
+        faults = {"missing or not finite": ~np.isfinite(values)}
+        if name in positive:
+            faults["not positive"] = values <= 0
+        elif name not in any_number:
+            faults["positive"] = (values > 0) & (values < np.inf)
+        for fault, rows in faults.items():
+            if count := int(rows.sum()):
+                first = ", ".join(str(row + 1) for row in np.flatnonzero(rows)[:_NAMED_ROWS])
+                dots = ", …" if count > _NAMED_ROWS else ""
+                reasons.append(f"`{name}` is {fault} in {count:,} (rows {first}{dots})")
+                keep &= ~rows
+    if not keep.any():
+        raise ValueError(f"{table.path} has no row with possible numbers: {'; '.join(reasons)}")
+    if reasons and not drop_bad:
+        raise ValueError(
+            f"{table.path} has impossible numbers in {(~keep).sum():,} of {table.rows:,} rows: "
+            f"{'; '.join(reasons)}. --drop-bad goes on without these rows"
+        )
+    return keep
 
 
 def _look_into(path: Path) -> tuple[str, dict[str, str]]:
