@@ -61,7 +61,7 @@ def fit_slopes(
         high = 2 * right_count[finite] / (np.e * wrong_sum[finite])
     # A hair wider, so that rounding leaves the signs at both ends.
     found = _root(h, weights[:, finite], 1.01 * low, np.minimum(1.01 * high, _STEEPEST))
-    slopes[finite] = np.where(np.abs(found) < 0.99 * _STEEPEST, found, np.sign(found) * np.inf)
+    slopes[finite] = np.where(np.abs(found) < 0.99 * _STEEPEST, found, np.copysign(np.inf, found))
     return slopes / scale
 
 

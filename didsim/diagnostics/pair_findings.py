@@ -87,8 +87,9 @@ def _units(measured: Measured, beta: float | None) -> Iterator[Finding]:
             advice="Give all log-probabilities as sums over the response's tokens.",
         )
         return
-    growth = measured.size_against_length
-    if policy < _SURE_OF_MEANS and (growth is None or growth < 0.5):
+    growth, length = measured.size_against_length, measured.mean_length
+    # Sums over a few tokens are as small as means.
+    if policy < _SURE_OF_MEANS and (length is None or length > 10) and (growth is None or growth < 0.5):
         evidence = (
             f"they grow with length to the power {growth:.2g}, and sums have a power near 1"
             if growth is not None
@@ -121,6 +122,8 @@ def _displacement(measured: Measured, beta: float | None) -> Iterator[Finding]:
     chosen, rejected = (_of(measured, last[name], "nats") for name in ("chosen", "rejected"))
     margin = _of(measured, last["margin"], "nats")
     numbers = {"chosen": chosen, "rejected": rejected, "margin": margin}
+    for name in ("chosen", "rejected", "margin") if measured.held_out else ():
+        numbers[f"{name}, held out"] = _of(measured, measured.held_out[name][-1], "nats")
     # The fall of the chosen response, less what the margin gained.
     excess = _of(measured, -last["chosen"] - last["margin"], "nats")
     if _is_below(chosen):
@@ -209,7 +212,7 @@ def _length(measured: Measured, beta: float | None) -> Iterator[Finding]:
 def _places(measured: Measured, places: np.ndarray) -> Number:
     """The step of a turning point, with its interval over resamples."""
     steps = measured.steps[places].astype(float)
-    return number(steps, measured.clusters, "" if measured.has_steps else "checkpoint")
+    return number(steps, measured.clusters, "")
 
 
 def _losses(measured: Measured) -> np.ndarray:
@@ -236,7 +239,8 @@ def _transient(measured: Measured, beta: float | None) -> Iterator[Finding]:
         if None not in (turn.low, turn.high, peak.low, peak.high):
             apart = turn.low > peak.high or turn.high < peak.low  # type: ignore[operator]
             where = "elsewhere" if apart else "at the same place, as far as the intervals tell"
-            turned = f" The held-out loss turned {where}: {said(turn)}."
+            unit = "step" if measured.has_steps else "checkpoint"
+            turned = f" The held-out loss turned {where}: at {unit} {said(turn)}."
     yield Finding(
         name="rise_then_fall",
         grade=Grade.LOOK,
@@ -344,14 +348,17 @@ def _calibration(measured: Measured, beta: float | None) -> Iterator[Finding]:
             numbers=numbers,
         )
         return
-    slope = _of(measured, beta * last, "")
+    slope = _of(measured, last / beta, "")
     numbers = {"slope": slope, **numbers}
     if _is_below(slope):
         grade, verdict = Grade.WRONG, "the policy ranks them worse than chance"
         advice = "Check that chosen and rejected are not swapped, and that training and held-out pairs agree."
     elif _is_below(slope, 1):
         grade, verdict = Grade.LOOK, "below 1: the policy is overconfident"
-        advice = f"Stop earlier, or train with a beta further from {beta:g} towards more regularisation."
+        advice = (
+            "Stop earlier or regularise. The policy π_ref · (π/π_ref)^c, which stays nearer to the reference, "
+            f"would be calibrated at beta {beta:g}."
+        )
     elif _is_above(slope, 1):
         grade, verdict = Grade.LOOK, "above 1: the policy is undertrained"
         advice = "Train longer. The margins are smaller than the preferences warrant."

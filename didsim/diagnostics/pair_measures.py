@@ -37,6 +37,7 @@ class Measured(NamedTuple):
         chosen_length: length of the chosen response in these pairs; empty if not known.
         size: mean size of a log-probability by column.
         size_against_length: slope of log size on log length for `chosen_logps`; None without lengths.
+        mean_length: mean length of the chosen response; None without lengths.
     """
 
     steps: np.ndarray
@@ -53,6 +54,7 @@ class Measured(NamedTuple):
     chosen_length: np.ndarray
     size: dict[str, float]
     size_against_length: float | None
+    mean_length: float | None
 
     @property
     def judged(self) -> dict[str, np.ndarray]:
@@ -108,6 +110,7 @@ def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> M
         chosen_length=np.empty(0) if lengths is None else lengths[some],
         size={name: float(-values.mean()) for name, values in pairs.numbers.items() if name not in LENGTHS},
         size_against_length=None if lengths is None else _growth(-pairs.numbers["chosen_logps"], lengths),
+        mean_length=None if lengths is None else float(lengths.mean()),
     )
 
 
