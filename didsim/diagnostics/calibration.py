@@ -33,7 +33,7 @@ _STEEPEST = 1e12
 
 
 def fit_slopes(
-    margin: Float[np.ndarray, " cells"], weights: Float[np.ndarray, "cells fits"]
+    margin: Float[np.ndarray, "cells #fits"], weights: Float[np.ndarray, "cells fits"]
 ) -> Float[np.ndarray, " fits"]:
     """The slope of maximum likelihood under each of several weightings of the same pairs.
 
@@ -49,9 +49,8 @@ def fit_slopes(
     if scale == 0:
         return np.full(weights.shape[1], np.nan)
     h = margin / scale
-    right, wrong = h > 0, h < 0
-    right_count, wrong_count = weights[right].sum(0), weights[wrong].sum(0)
-    right_sum, wrong_sum = h[right] @ weights[right], -h[wrong] @ weights[wrong]
+    right_count, wrong_count = (np.sum(weights, 0, where=one) for one in (h > 0, h < 0))
+    right_sum, wrong_sum = _sum(np.maximum(h, 0), weights), _sum(np.maximum(-h, 0), weights)
     slopes = np.where(right_count > 0, np.inf, np.where(wrong_count > 0, -np.inf, np.nan))
     finite = (right_count > 0) & (wrong_count > 0)
     if not finite.any():
@@ -59,25 +58,34 @@ def fit_slopes(
     with np.errstate(divide="ignore", over="ignore"):
         low = -2 * wrong_count[finite] / (np.e * right_sum[finite])
         high = 2 * right_count[finite] / (np.e * wrong_sum[finite])
+    if h.shape[1] > 1:
+        h = h[:, finite]
     # A hair wider, so that rounding leaves the signs at both ends.
     found = _root(h, weights[:, finite], 1.01 * low, np.minimum(1.01 * high, _STEEPEST))
     slopes[finite] = np.where(np.abs(found) < 0.99 * _STEEPEST, found, np.copysign(np.inf, found))
     return slopes / scale
 
 
+def _sum(values: Float[np.ndarray, "cells #fits"], weights: Float[np.ndarray, "cells fits"]) -> np.ndarray:
+    """`Σ w v` for each fit."""
+    return np.einsum("cf,cf->f", np.broadcast_to(values, weights.shape), weights)
+
+
 def _root(
-    h: Float[np.ndarray, " cells"],
+    h: Float[np.ndarray, "cells #fits"],
     weights: Float[np.ndarray, "cells fits"],
     low: Float[np.ndarray, " fits"],
     high: Float[np.ndarray, " fits"],
 ) -> Float[np.ndarray, " fits"]:
     """Where `f` is zero: Newton's method for all fits at once, with a bisection where it leaves the bracket."""
     low, high = np.maximum(low, -_STEEPEST), high.copy()
-    slope = np.clip(0.0, low, high)
+    slope = np.zeros_like(low)
     for _ in range(_ITERATIONS):
-        wrong = expit(-np.outer(h, slope))
+        wrong = expit(-h * slope)
         weighted = weights * wrong
-        value, fall = h @ weighted, (h * h) @ (weighted * (1 - wrong))
+        value = _sum(h, weighted)
+        weighted *= 1 - wrong
+        fall = _sum(h * h, weighted)
         low, high = np.where(value > 0, slope, low), np.where(value < 0, slope, high)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             newton = np.where(value == 0, slope, slope + value / fall)
@@ -89,45 +97,33 @@ def _root(
     return slope
 
 
-class Cells(NamedTuple):
-    """Pairs grouped by their margin.
-
-    Attributes:
-        margin: the mean margin of each cell.
-        of_pair: the cell of each pair.
-    """
-
-    margin: Float[np.ndarray, " cells"]
-    of_pair: Int[np.ndarray, " pairs"]
-
-
-def make_cells(margin: Float[np.ndarray, " pairs"]) -> Cells:
-    """Cells of about equally many pairs; none mixes right and wrong pairs. Few pairs have a cell each."""
-    if len(margin) <= 2 * _CELLS:
-        return Cells(margin, np.arange(len(margin)))
-    some = margin[:: max(1, len(margin) // 100_000)]
-    edges = np.unique(np.append(np.quantile(some, np.linspace(0, 1, _CELLS + 1)[1:-1]), 0.0))
-    cell = np.searchsorted(edges, margin, side="right")
-    count = np.bincount(cell, minlength=len(edges) + 1)
-    total = np.bincount(cell, margin, len(edges) + 1)
-    return Cells(np.divide(total, count, out=np.zeros_like(total), where=count > 0), cell)
-
-
 def resampled_slopes(
     margin: Float[np.ndarray, " pairs"], cluster: Int[np.ndarray, " pairs"], bootstrap: Bootstrap
 ) -> Float[np.ndarray, " draws"]:
     """The slope of all pairs, and then that of each resample.
 
-    The first is exact. The others are of cells of pairs, in proportion to the slope of the cells themselves.
+    Pairs of nearly the same margin share a cell, unless they are few. In each resample the margin of a cell is
+    the mean of the pairs drawn from it. So cells change the slope to second order in their width only. The
+    slope of all pairs is exact, and resamples are in proportion to it.
     """
-    cells = make_cells(margin)
-    of_pairs = sparse.coo_matrix(
-        (np.ones(len(margin)), (cells.of_pair, cluster)), (len(cells.margin), len(bootstrap.counts))
-    )
-    slopes = fit_slopes(cells.margin, of_pairs.tocsr() @ bootstrap.counts)
-    if len(cells.margin) < len(margin) and np.isfinite(slopes[0]) and slopes[0]:
-        slopes *= fit_slopes(margin, np.ones((len(margin), 1)))[0] / slopes[0]
+    cell, cells = _cells(margin)
+    shape = (cells, len(bootstrap.counts))
+    count = sparse.coo_matrix((np.ones(len(margin)), (cell, cluster)), shape).tocsr() @ bootstrap.counts
+    total = sparse.coo_matrix((margin, (cell, cluster)), shape).tocsr() @ bootstrap.counts
+    means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    slopes = fit_slopes(means, count)
+    if cells < len(margin) and np.isfinite(slopes[0]) and slopes[0]:
+        slopes *= fit_slopes(margin[:, None], np.ones((len(margin), 1)))[0] / slopes[0]
     return slopes
+
+
+def _cells(margin: Float[np.ndarray, " pairs"]) -> tuple[Int[np.ndarray, " pairs"], int]:
+    """The cell of each pair, and the number of cells. They hold about equally many; none mixes signs."""
+    if len(margin) <= 2 * _CELLS:
+        return np.arange(len(margin)), len(margin)
+    some = margin[:: max(1, len(margin) // 100_000)]
+    edges = np.unique(np.append(np.quantile(some, np.linspace(0, 1, _CELLS + 1)[1:-1]), 0.0))
+    return np.searchsorted(edges, margin, side="right"), len(edges) + 1
 
 
 class Reliability(NamedTuple):

@@ -128,7 +128,7 @@ def _known(log_ratio: np.ndarray, table: np.ndarray) -> Iterator[Known]:
     """What is true of a policy on new pairs, whose probabilities are in the table."""
     chosen, rejected = float(table.sum(1) @ log_ratio), float(table.sum(0) @ log_ratio)
     margins = _margins(log_ratio)
-    slope = float(fit_slopes(margins.ravel(), table.reshape(-1, 1))[0])
+    slope = float(fit_slopes(margins.reshape(-1, 1), table.reshape(-1, 1))[0])
     loss = float(np.sum(table * np.logaddexp(0, -BETA * margins)))
     for what, finding, number, value in (
         ("chosen displacement on new pairs (nats)", "displacement", "chosen, held out", chosen),

@@ -27,7 +27,7 @@ def pair_figures(measured: Measured) -> dict[str, Figure]:
 
 def plot_course(measured: Measured) -> Figure:
     """Displacement along training, and below it the held-out loss if pairs are held out."""
-    series, losses = measured.trained_on, measured.held_out
+    series, losses = measured.trained_on, measured.judged if measured.held_out else {}
     with plotting.style():
         figure, axes = plotting.new_figure(
             1 + bool(losses), height=2.4 + 1.4 * bool(losses), sharex=True, squeeze=False
@@ -65,7 +65,7 @@ def plot_pairs(measured: Measured) -> Figure:
     """How far the two responses of a pair moved, a dot for each of some pairs, with the quadrants' shares."""
     with plotting.style():
         figure, ax = plotting.new_figure(height=3.2)
-        ax.plot(measured.chosen, measured.rejected, ".", markersize=2, alpha=0.4, markeredgewidth=0)
+        ax.plot(measured.chosen, measured.rejected, ".", markersize=4, alpha=0.4, markeredgewidth=0)
         ax.axhline(0, color="0.5", linewidth=0.8)
         ax.axvline(0, color="0.5", linewidth=0.8)
         places = {QUADRANTS[0]: (1, 1), QUADRANTS[1]: (1, 0), QUADRANTS[2]: (0, 0), QUADRANTS[3]: (0, 1)}
@@ -120,7 +120,7 @@ def plot_length(measured: Measured) -> Figure:
     with plotting.style():
         figure, ax = plotting.new_figure(height=2.5)
         ax.plot(
-            measured.chosen_length, measured.chosen, ".", markersize=2, alpha=0.4, markeredgewidth=0
+            measured.chosen_length, measured.chosen, ".", markersize=4, alpha=0.4, markeredgewidth=0
         )
         ax.axhline(0, color="0.5", linewidth=0.8)
         ax.set_xlabel("length of the chosen response (tokens)")

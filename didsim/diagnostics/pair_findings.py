@@ -123,7 +123,7 @@ def _displacement(measured: Measured, beta: float | None) -> Iterator[Finding]:
     margin = _of(measured, last["margin"], "nats")
     numbers = {"chosen": chosen, "rejected": rejected, "margin": margin}
     for name in ("chosen", "rejected", "margin") if measured.held_out else ():
-        numbers[f"{name}, held out"] = _of(measured, measured.held_out[name][-1], "nats")
+        numbers[f"{name}, held out"] = _of(measured, measured.judged[name][-1], "nats")
     # The fall of the chosen response, less what the margin gained.
     excess = _of(measured, -last["chosen"] - last["margin"], "nats")
     if _is_below(chosen):

@@ -15,6 +15,8 @@ QUADRANTS = ("chosen up, rejected up", "chosen up, rejected down", "both down", 
 _DRAWN = 4000
 """Pairs that a picture shows at most."""
 
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+
 _SUMS = ("length", "x", "y", "xx", "xy")
 """Sums for a line of displacement on length."""
 
@@ -25,9 +27,10 @@ class Measured(NamedTuple):
     Attributes:
         steps: the step of each checkpoint, or its place in the order if the table does not say.
         has_steps: whether the table has steps.
-        all: statistics of all pairs by name, `[checkpoints, 1 + resamples]`. Column 0 is the estimate.
-        train: those of training pairs; empty if the table does not say which these are.
-        held_out: those of held-out pairs; empty in the same case.
+        trained_on: statistics of the training pairs by name, `[checkpoints, 1 + resamples]`; column 0 is the
+            estimate. Where no pair is known to be one, those of all pairs.
+        judged: statistics of the held-out pairs. Where no pair is known to be one, those of all pairs.
+        held_out: whether pairs are known to be held out.
         clusters: the number of clusters that intervals rest on.
         prompts_in_common: the share of the prompts of the first or last checkpoint that both have.
         curve: the reliability curve of the last checkpoint; of held-out pairs if the table has them.
@@ -42,9 +45,9 @@ class Measured(NamedTuple):
 
     steps: np.ndarray
     has_steps: bool
-    all: dict[str, np.ndarray]
-    train: dict[str, np.ndarray]
-    held_out: dict[str, np.ndarray]
+    trained_on: dict[str, np.ndarray]
+    judged: dict[str, np.ndarray]
+    held_out: bool
     clusters: int
     prompts_in_common: float
     curve: Reliability | None
@@ -56,16 +59,6 @@ class Measured(NamedTuple):
     size_against_length: float | None
     mean_length: float | None
 
-    @property
-    def judged(self) -> dict[str, np.ndarray]:
-        """The statistics that tell generalisation: of held-out pairs, or of all if none are known to be."""
-        return self.held_out or self.all
-
-    @property
-    def trained_on(self) -> dict[str, np.ndarray]:
-        """The statistics of the pairs that training saw, or of all if none are known to be."""
-        return self.train or self.all
-
 
 def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> Measured:
     """Measure every checkpoint of a pairs table."""
@@ -73,22 +66,23 @@ def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> M
     cluster = bootstrap.cluster[pairs.prompt]
     spans = list(pairs.checkpoints())
 
-    def series(chosen_rows: np.ndarray | None) -> dict[str, np.ndarray]:
+    def series(inside: np.ndarray | None) -> dict[str, np.ndarray]:
         found = []
         for span in spans:
-            rows = span if chosen_rows is None else span.start + np.flatnonzero(chosen_rows[span])
+            rows = span if inside is None else span.start + np.flatnonzero(inside[span])
             found.append(_statistics(pairs, rows, cluster[rows], bootstrap, beta))
         return {name: np.array([one[name] for one in found]) for name in found[0]}
 
-    held, trained = {}, {}
-    if pairs.held_out is not None:
-        held = series(pairs.held_out) if pairs.held_out.any() else {}
-        trained = series(~pairs.held_out) if not pairs.held_out.all() else {}
+    held = pairs.held_out
+    if held is None or held.all() or not held.any():
+        trained_on = judged_on = series(None)
+    else:
+        trained_on, judged_on = series(~held), series(held)
+    has_held_out = held is not None and bool(held.any())
     last = spans[-1]
-    judged = last if not held else last.start + np.flatnonzero(pairs.held_out[last])  # type: ignore[index]
+    judged = last if held is None or not has_held_out else last.start + np.flatnonzero(held[last])
     margin = _displacement(pairs, "chosen", judged) - _displacement(pairs, "rejected", judged)
-    everything = series(None)
-    slope = (held or everything)["slope"][-1, 0]
+    slope = judged_on["slope"][-1, 0]
     curve_beta = beta if beta is not None else float(slope)
     known = np.isfinite(curve_beta) and curve_beta > 0 and len(margin) > 0
     some = np.random.default_rng(seed).permutation(last.stop - last.start)[:_DRAWN] + last.start
@@ -98,9 +92,9 @@ def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> M
     return Measured(
         steps=np.arange(len(spans)) if np.isnan(pairs.steps).any() else pairs.steps,
         has_steps=not np.isnan(pairs.steps).any(),
-        all=everything,
-        train=trained,
-        held_out=held,
+        trained_on=trained_on,
+        judged=judged_on,
+        held_out=has_held_out,
         clusters=min(len(bootstrap.counts), len(last_prompts)),
         prompts_in_common=both / (first_prompts.size + last_prompts.size - both),
         curve=reliability(curve_beta * margin, cluster[judged], bootstrap) if known else None,
@@ -115,8 +109,15 @@ def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> M
 
 
 def _displacement(pairs: Pairs, response: str, rows: slice | np.ndarray) -> np.ndarray:
-    """`log π − log π_ref` of the chosen or the rejected response of some rows."""
-    return pairs.numbers[f"{response}_logps"][rows] - pairs.numbers[f"ref_{response}_logps"][rows]
+    """`log π − log π_ref` of the chosen or the rejected response of some rows.
+
+    A difference within the rounding of single precision, in which trainers compute, is none: the policy at the
+    first step would otherwise seem to prefer one response to the other.
+    """
+    policy, reference = pairs.numbers[f"{response}_logps"][rows], pairs.numbers[f"ref_{response}_logps"][rows]
+    difference = policy - reference
+    difference[np.abs(difference) <= _ROUNDING * np.abs(reference)] = 0.0
+    return difference
 
 
 def _statistics(

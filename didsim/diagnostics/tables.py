@@ -3,6 +3,7 @@
 Needs pyarrow, from the extra `parquet`, which is imported when a table is read.
 """
 
+import csv
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ def arrow() -> ModuleType:
 
 
 _NAMED_ROWS = 5
+
+_MARKS = {b"PAR1": "Parquet", b"ARROW1": "Arrow file", b"\xff\xff\xff\xff": "Arrow stream"}
 
 
 class Column(NamedTuple):
@@ -101,8 +104,10 @@ def read_table(
     """
     pa = arrow()
     path = local_path(argument, path)
+    kind = "such"
     try:
-        kind, there = _look_into(path)
+        kind, head = _format_of(path)
+        there = _look_into(path, kind, head)
         found = _find(path, columns, names or {}, there)
         by_name = {column.name: column for column in columns}
         others = [name for name in there if more and name.endswith(more) and name not in found.values()]
@@ -168,37 +173,40 @@ def rows_to_keep(
     return keep
 
 
-def _look_into(path: Path) -> tuple[str, dict[str, str]]:
-    """The format of a file, and its columns with the kind of values that each seems to hold."""
-    import pyarrow.ipc
-    import pyarrow.parquet
-
+def _format_of(path: Path) -> tuple[str, bytes]:
+    """The format of a file, and its beginning."""
     with path.open("rb") as file:
         head = file.read(_PEEK)
-    if head.startswith(b"PAR1"):
-        return "Parquet", _kinds(pyarrow.parquet.read_schema(path))
-    if head.startswith(b"ARROW1"):
-        with pyarrow.ipc.open_file(path) as reader:
-            return "Arrow file", _kinds(reader.schema)
-    if head.startswith(b"\xff\xff\xff\xff"):
-        with pyarrow.ipc.open_stream(path) as reader:
-            return "Arrow stream", _kinds(reader.schema)
+    for mark, kind in _MARKS.items():
+        if head.startswith(mark):
+            return kind, head
     if not head.strip():
         raise ValueError(f"{path} is empty")
     if head.lstrip().startswith(b"{"):
-        return "JSONL", _keys(path, head)
-    try:
-        text = head.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:
-            raise ValueError(f"{path} is no table in JSONL, CSV, Parquet or Arrow") from None
-        text = head[: error.start].decode("utf-8-sig")
-    header = text.partition("\n")[0].strip()
-    if "," not in header:
-        raise ValueError(f"{path} is no table in JSONL, CSV, Parquet or Arrow: it begins {header[:60]!r}")
-    import csv
+        return "JSONL", head
+    header = head.partition(b"\n")[0].decode("utf-8-sig", "replace")
+    if "," not in header or "\ufffd" in header or "\0" in header:
+        raise ValueError(f"{path} is no table in JSONL, CSV, Parquet or Arrow; it begins {header[:40]!r}")
+    return "CSV", head
 
-    return "CSV", dict.fromkeys(next(csv.reader([header])), "word")
+
+def _look_into(path: Path, kind: str, head: bytes) -> dict[str, str]:
+    """The columns of a file, with the kind of values that each seems to hold."""
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    if kind == "Parquet":
+        return _kinds(pyarrow.parquet.read_schema(path))
+    if kind == "Arrow file":
+        with pyarrow.ipc.open_file(path) as reader:
+            return _kinds(reader.schema)
+    if kind == "Arrow stream":
+        with pyarrow.ipc.open_stream(path) as reader:
+            return _kinds(reader.schema)
+    if kind == "JSONL":
+        return _keys(path, head)
+    header = head.partition(b"\n")[0].decode("utf-8-sig").strip()
+    return dict.fromkeys(next(csv.reader([header])), "word")
 
 
 def _kinds(schema: Any) -> dict[str, str]:
@@ -223,7 +231,7 @@ def _keys(path: Path, head: bytes) -> dict[str, str]:
     for number, line in enumerate(lines):
         try:
             row = msgspec.json.decode(line.replace(b"NaN", b"null"))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if number and number == len(lines) - 1 and len(head) == _PEEK:
                 break  # the line goes on after what was read
             raise ValueError(f"{path}, line {number + 1}, is no JSON object: {error}") from None
@@ -294,15 +302,24 @@ def _batches(
     if kind == "JSONL":
         yield from _json_batches(path, kinds, there)
         return
-    form: Any = {"Parquet": "parquet", "Arrow file": "ipc", "CSV": "csv"}[kind]
     if kind == "CSV":
-        types = {name: pa.float64() if one == "number" else pa.string() for name, one in kinds.items()}
-        form = pa.dataset.CsvFileFormat(
-            read_options=pa.csv.ReadOptions(block_size=_BLOCK),
-            convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True),
-        )
-    data = pa.dataset.dataset(path, format=form)
+        yield from _csv_batches(path, kinds)
+        return
+    data = pa.dataset.dataset(path, format="parquet" if kind == "Parquet" else "ipc")
     yield from data.scanner(columns=list(kinds), batch_size=1 << 18).to_batches()
+
+
+def _csv_batches(path: Path, kinds: Mapping[str, str]) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    types = {name: pa.float64() if one == "number" else pa.string() for name, one in kinds.items()}
+    reading = pa.csv.ReadOptions(block_size=_BLOCK)
+    converting = pa.csv.ConvertOptions(
+        column_types=types, include_columns=list(kinds), strings_can_be_null=True
+    )
+    with pa.csv.open_csv(path, reading, convert_options=converting) as reader:
+        yield from reader
 
 
 def _json_batches(path: Path, kinds: Mapping[str, str], there: Mapping[str, str]) -> Iterator[Any]:
