@@ -349,7 +349,7 @@ def _calibration(measured: Measured, beta: float | None) -> Iterator[Finding]:
         )
         return
     slope = _of(measured, last / beta, "")
-    numbers = {"slope": slope, **numbers}
+    numbers = {"slope": slope, **numbers, "loss": _of(measured, measured.judged["loss"][-1], "nats")}
     if _is_below(slope):
         grade, verdict = Grade.WRONG, "the policy ranks them worse than chance"
         advice = "Check that chosen and rejected are not swapped, and that training and held-out pairs agree."

@@ -66,18 +66,18 @@ def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> M
     cluster = bootstrap.cluster[pairs.prompt]
     spans = list(pairs.checkpoints())
 
-    def series(inside: np.ndarray | None) -> dict[str, np.ndarray]:
+    def series(inside: np.ndarray | None, judged: bool = True) -> dict[str, np.ndarray]:
         found = []
         for span in spans:
             rows = span if inside is None else span.start + np.flatnonzero(inside[span])
-            found.append(_statistics(pairs, rows, cluster[rows], bootstrap, beta))
+            found.append(_statistics(pairs, rows, cluster[rows], bootstrap, beta, judged))
         return {name: np.array([one[name] for one in found]) for name in found[0]}
 
     held = pairs.held_out
     if held is None or held.all() or not held.any():
         trained_on = judged_on = series(None)
     else:
-        trained_on, judged_on = series(~held), series(held)
+        trained_on, judged_on = series(~held, judged=False), series(held)
     has_held_out = held is not None and bool(held.any())
     last = spans[-1]
     judged = last if held is None or not has_held_out else last.start + np.flatnonzero(held[last])
@@ -121,12 +121,17 @@ def _displacement(pairs: Pairs, response: str, rows: slice | np.ndarray) -> np.n
 
 
 def _statistics(
-    pairs: Pairs, rows: slice | np.ndarray, cluster: np.ndarray, bootstrap: Bootstrap, beta: float | None
+    pairs: Pairs,
+    rows: slice | np.ndarray,
+    cluster: np.ndarray,
+    bootstrap: Bootstrap,
+    beta: float | None,
+    judged: bool,
 ) -> dict[str, np.ndarray]:
-    """All statistics of some rows: the estimate and its resamples."""
+    """The statistics of some rows: the estimate and its resamples. Slope and losses only if they are judged."""
     chosen, rejected = _displacement(pairs, "chosen", rows), _displacement(pairs, "rejected", rows)
     margin = chosen - rejected
-    slopes = resampled_slopes(margin, cluster, bootstrap)
+    slopes = resampled_slopes(margin, cluster, bootstrap) if judged else None
     has_rejected_policy = all(name in pairs.numbers for name in REJECTED_POLICY)
     # Lengths and what is regressed on them, about some centre, so that no digits cancel.
     lengths = {
@@ -142,9 +147,10 @@ def _statistics(
         up, down = chosen >= 0, rejected < 0
         for name, inside in zip(QUADRANTS, (up & ~down, up & down, ~up & down, ~up & ~down), strict=True):
             yield name, inside.astype(float)
-        if beta is not None:
-            yield "loss", np.logaddexp(0, -beta * margin)
-        yield "best loss", _loss_at(slopes[0], margin)
+        if slopes is not None:
+            yield "best loss", _loss_at(slopes[0], margin)
+        if slopes is not None and beta is not None:
+            yield "loss", _loss_at(beta, margin)
         for name in ("chosen_logps", "rejected_logps", ARGMAX, *pairs.others):
             if name in pairs.numbers:
                 yield name, pairs.numbers[name][rows]
@@ -162,7 +168,7 @@ def _statistics(
     totals = bootstrap.totals(cluster, columns())
     count = totals["pairs"]
     sums = {"pairs", "mm", "ms", "ss", *(f"{one} {of}" for one in lengths for of in _SUMS)}
-    found = {"pairs": count, "slope": slopes}
+    found = {} if slopes is None else {"slope": slopes}
     found |= {name: ratio(total, count) for name, total in totals.items() if name not in sums}
     for one in lengths:
         length, x, y, xx, xy = (totals[f"{one} {of}"] for of in _SUMS)

@@ -12,18 +12,16 @@ that bias, and gives the spread: without sample `k`, both sums are those of all 
 paper, arXiv 2505.23761, has the policy's weights; those of the reference and the correction are derived here.)
 """
 
-from typing import Literal
+from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import ArrayLike, Float, Real
+from jaxtyping import ArrayLike, Int, Real
 from scipy import stats
 from scipy.special import logsumexp
 
 from didsim import _checks
 from didsim.diagnostics.findings import Number
-
-Source = Literal["policy", "reference"]
 
 _LEAST_EFFECTIVE = 10.0
 """Below this the weights of a few samples decide, and the jackknife's interval covers too rarely
@@ -61,12 +59,12 @@ class DidEntropyEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def estimate_did_entropy(
-    policy_logps: Real[ArrayLike, "..."],
-    ref_logps: Real[ArrayLike, "..."],
+    policy_logps: Real[ArrayLike, " samples"] | list[Any],
+    ref_logps: Real[ArrayLike, " samples"] | list[Any],
     *,
     samples_of: str = "policy",
-    lengths: Real[ArrayLike, "..."] | None = None,
-    prompts: Real[ArrayLike, "..."] | None = None,
+    lengths: Real[ArrayLike, " samples"] | list[Any] | None = None,
+    prompts: Int[ArrayLike, " samples"] | list[Any] | None = None,
     least_effective: float = _LEAST_EFFECTIVE,
 ) -> DidEntropyEstimate:
     """The entropy of the DID of an update, from samples of the policy or of the reference.
@@ -201,7 +199,7 @@ def _per_prompt(largest: np.ufunc, values: np.ndarray, prompt: np.ndarray, promp
     return found
 
 
-def _numbers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> np.ndarray:
+def _numbers(name: str, value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     array = _checks.numbers_given(name, value).astype(float)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"`{name}` must be a number for each sample; got shape {array.shape}")
@@ -210,7 +208,7 @@ def _numbers(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) 
     return array
 
 
-def _log_probs(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> np.ndarray:
+def _log_probs(name: str, value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     array = _numbers(name, value, shape)
     bad = ~np.isfinite(array) | (array > 0)
     if bad.any():
@@ -221,7 +219,7 @@ def _log_probs(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None
     return array
 
 
-def _prompt_numbers(prompts: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+def _prompt_numbers(prompts: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     if prompts is None:
         return np.zeros(shape, int), 1
     array = np.asarray(prompts)
