@@ -1,3 +1,4 @@
+from . import diagnostics as diagnostics
 from . import exercises as exercises
 from . import families as families
 from . import fixed_points as fixed_points
@@ -12,6 +13,8 @@ from . import spaces as spaces
 from . import sweeps as sweeps
 from . import theory as theory
 from . import training as training
+from .diagnostics import DidEntropyEstimate as DidEntropyEstimate
+from .diagnostics import estimate_did_entropy as estimate_did_entropy
 from .families import best_of_n as best_of_n
 from .families import dirichlet as dirichlet
 from .families import markov as markov

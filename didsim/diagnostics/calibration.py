@@ -8,8 +8,9 @@ population optimum `c = 1`. The likelihood is concave in `c`, and its maximum is
 Pairs that are all ranked rightly (`h > 0`), or all wrongly, are separable: `c` is infinite.
 
 A bracket, derived here. Let `S` be the sum of `w |h|` over wrong pairs, and `W` that of `w` over right ones.
-For `c > 0` a wrong pair gives `f` at most `−w |h| / 2`. A right pair gives at most `w h e^(−c h) ≤ w / (e c)`.
-So `f(c) ≤ W / (e c) − S / 2`, and the root is at most `2 W / (e S)`. The other side is the mirror image.
+For `c > 0` a wrong pair gives `f` at most `−w |h| / 2`. A right pair gives at most
+`w h e^(−c h) ≤ w / (e c)`. So `f(c) ≤ W / (e c) − S / 2`, and the root is at most `2 W / (e S)`. The other
+side is the mirror image.
 """
 
 from typing import NamedTuple
@@ -77,7 +78,7 @@ def _root(
     low: Float[np.ndarray, " fits"],
     high: Float[np.ndarray, " fits"],
 ) -> Float[np.ndarray, " fits"]:
-    """Where `f` is zero: Newton's method for all fits at once, with a bisection where it leaves the bracket."""
+    """Where `f` is zero: Newton's method for all fits at once; a bisection where it leaves the bracket."""
     low, high = np.maximum(low, -_STEEPEST), high.copy()
     slope = np.zeros_like(low)
     for _ in range(_ITERATIONS):
@@ -102,8 +103,8 @@ def resampled_slopes(
 ) -> Float[np.ndarray, " draws"]:
     """The slope of all pairs, and then that of each resample.
 
-    Pairs of nearly the same margin share a cell, unless they are few. In each resample the margin of a cell is
-    the mean of the pairs drawn from it. So cells change the slope to second order in their width only. The
+    Pairs of nearly the same margin share a cell, unless they are few. In each resample the margin of a cell
+    is the mean of the pairs drawn from it. So cells change the slope to second order in their width only. The
     slope of all pairs is exact, and resamples are in proportion to it.
     """
     cell, cells = _cells(margin)

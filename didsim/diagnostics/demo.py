@@ -1,9 +1,9 @@
-"""A simulated run whose truth is known: DPO on finite pairs of a tabular policy. It rises, falls and overfits.
+"""A simulated run whose truth is known: DPO on finite pairs of a tabular policy. It rises, falls, overfits.
 
 The policy has a number for each of 121 sequences, and 150 training pairs. Chosen responses come from a writer
-that knows the reward better than the reference does, so their log-probability first rises. With more steps the
-policy ranks the training pairs ever more surely, and the held-out ones no better. As every probability is known,
-so is every expectation over the pairs from which the held-out ones were drawn.
+that knows the reward better than the reference does, so their log-probability first rises. With more steps
+the policy ranks the training pairs ever more surely, and the held-out ones no better. As every probability
+is known, so is every expectation over the pairs from which the held-out ones were drawn.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a diagnosis says: numbers with intervals, findings with a grade, and the verdict that they add up to."""
+"""What a diagnosis says: numbers with intervals, findings with a grade, and the verdict of them all."""
 
 import enum
 from typing import Literal

@@ -92,7 +92,7 @@ def plot_calibration(measured: Measured) -> Figure:
         raise ValueError("`measured` must have a reliability curve; got none, as no slope is finite")
     with plotting.style():
         figure, (left, right) = plotting.new_figure(1, 2, height=2.5)
-        slopes = measured.judged["slope"]
+        slopes = measured.judged["slope"] / (measured.beta or 1.0)
         finite = np.isfinite(slopes[:, 0])
         clusters = max(measured.clusters, 2)
         ends = np.array([interval(one, clusters) for one in slopes[finite]]).reshape(-1, 2)
@@ -102,7 +102,11 @@ def plot_calibration(measured: Measured) -> Figure:
         left.plot(steps, slopes[finite, 0], marker=".", markersize=3)
         left.set_yscale("log" if (slopes[finite, 0] > 0).all() and (ends > 0).all() else "linear")
         left.set_xlabel("step" if measured.has_steps else "checkpoint")
-        left.set_ylabel("beta that would have been right")
+        if measured.beta is None:
+            left.set_ylabel("beta that would have been right")
+        else:
+            left.axhline(1, color="0.5", linewidth=0.8, linestyle=(0, (4, 2)))
+            left.set_ylabel("slope of preferences on rewards")
         observed = curve.observed[:, 0]
         low, high = np.array([interval(one, clusters) for one in curve.observed]).T
         right.plot([0.5, 1], [0.5, 1], color="0.5", linewidth=0.8, linestyle=(0, (4, 2)))
@@ -119,9 +123,7 @@ def plot_length(measured: Measured) -> Figure:
     """Displacement of the chosen response against its length, a dot for each of some pairs."""
     with plotting.style():
         figure, ax = plotting.new_figure(height=2.5)
-        ax.plot(
-            measured.chosen_length, measured.chosen, ".", markersize=4, alpha=0.4, markeredgewidth=0
-        )
+        ax.plot(measured.chosen_length, measured.chosen, ".", markersize=4, alpha=0.4, markeredgewidth=0)
         ax.axhline(0, color="0.5", linewidth=0.8)
         ax.set_xlabel("length of the chosen response (tokens)")
         ax.set_ylabel("chosen: log-probability less\nthe reference's (nats)")

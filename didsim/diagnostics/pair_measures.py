@@ -10,7 +10,7 @@ from didsim.diagnostics.pair_table import ARGMAX, LENGTHS, REJECTED_POLICY, Pair
 from didsim.diagnostics.resampling import Bootstrap, make_bootstrap, ratio
 
 QUADRANTS = ("chosen up, rejected up", "chosen up, rejected down", "both down", "chosen down, rejected up")
-"""The directions in which the two log-probabilities of a pair can have moved. One that is equal counts as up."""
+"""The directions in which the two log-probabilities of a pair can have moved. An equal one counts as up."""
 
 _DRAWN = 4000
 """Pairs that a picture shows at most."""
@@ -33,6 +33,7 @@ class Measured(NamedTuple):
         held_out: whether pairs are known to be held out.
         clusters: the number of clusters that intervals rest on.
         prompts_in_common: the share of the prompts of the first or last checkpoint that both have.
+        beta: beta of the run; None if it is not known.
         curve: the reliability curve of the last checkpoint; of held-out pairs if the table has them.
         curve_beta: the beta of the curve: the one given, or else the one at which the slope is 1.
         chosen: displacement of the chosen response in some pairs of the last checkpoint, to draw.
@@ -50,6 +51,7 @@ class Measured(NamedTuple):
     held_out: bool
     clusters: int
     prompts_in_common: float
+    beta: float | None
     curve: Reliability | None
     curve_beta: float
     chosen: np.ndarray
@@ -97,6 +99,7 @@ def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> M
         held_out=has_held_out,
         clusters=min(len(bootstrap.counts), len(last_prompts)),
         prompts_in_common=both / (first_prompts.size + last_prompts.size - both),
+        beta=beta,
         curve=reliability(curve_beta * margin, cluster[judged], bootstrap) if known else None,
         curve_beta=float(curve_beta),
         chosen=_displacement(pairs, "chosen", some),
@@ -111,8 +114,8 @@ def measure(pairs: Pairs, *, beta: float | None, resamples: int, seed: int) -> M
 def _displacement(pairs: Pairs, response: str, rows: slice | np.ndarray) -> np.ndarray:
     """`log π − log π_ref` of the chosen or the rejected response of some rows.
 
-    A difference within the rounding of single precision, in which trainers compute, is none: the policy at the
-    first step would otherwise seem to prefer one response to the other.
+    A difference within the rounding of single precision, in which trainers compute, is none: the policy at
+    the first step would otherwise seem to prefer one response to the other.
     """
     policy, reference = pairs.numbers[f"{response}_logps"][rows], pairs.numbers[f"ref_{response}_logps"][rows]
     difference = policy - reference
@@ -128,7 +131,7 @@ def _statistics(
     beta: float | None,
     judged: bool,
 ) -> dict[str, np.ndarray]:
-    """The statistics of some rows: the estimate and its resamples. Slope and losses only if they are judged."""
+    """The statistics of some rows, and their resamples. Slope and losses only if they are judged."""
     chosen, rejected = _displacement(pairs, "chosen", rows), _displacement(pairs, "rejected", rows)
     margin = chosen - rejected
     slopes = resampled_slopes(margin, cluster, bootstrap) if judged else None
@@ -181,7 +184,7 @@ def _statistics(
 
 
 def _loss_at(slope: float, margin: np.ndarray) -> np.ndarray:
-    """The sigmoid loss at a slope: at that of maximum likelihood, what the order of the pairs alone allows."""
+    """The sigmoid loss at a slope. At that of maximum likelihood it is what the order of pairs allows."""
     if np.isinf(slope):
         return np.where(margin == 0, np.log(2), np.where(margin * slope > 0, 0.0, np.inf))
     return np.logaddexp(0, -(0.0 if np.isnan(slope) else slope) * margin)

@@ -1,4 +1,4 @@
-"""The pairs table: one row for each preference pair and checkpoint, read, checked, and sorted by checkpoint."""
+"""The pairs table, a row for each preference pair and checkpoint: read, checked, sorted by checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,9 +65,7 @@ class Pairs(NamedTuple):
             yield slice(first, end)
 
 
-def read_pairs(
-    path: str | Path, *, names: Mapping[str, str] | None = None, drop_bad: bool = False
-) -> Pairs:
+def read_pairs(path: str | Path, *, names: Mapping[str, str] | None = None, drop_bad: bool = False) -> Pairs:
     """Read and check a pairs table.
 
     It takes about 20 bytes of memory for each row and column that is read.
@@ -105,7 +103,11 @@ def read_pairs(
     if "step" not in numbers:
         _check_one_checkpoint(table.path, numbers, prompt)
     step = numbers.pop("step", np.full(keep.sum(), np.nan))
-    order = None if (np.isnan(step) | (np.diff(step, prepend=step[0]) >= 0)).all() else np.argsort(step, kind="stable")
+    order = (
+        None
+        if (np.isnan(step) | (np.diff(step, prepend=step[0]) >= 0)).all()
+        else np.argsort(step, kind="stable")
+    )
     if order is not None:
         step, prompt = step[order], prompt[order]
         held_out = None if held_out is None else held_out[order]

@@ -1,12 +1,12 @@
 """Diagnosing a pairs table.
 
-    tables          reading JSONL, CSV, Parquet and Arrow
-    pair_table      the columns of a pairs table, and checks of its rows
-    resampling      intervals, by a bootstrap that draws whole prompts
-    calibration     the slope of preferences on rewards
-    pair_measures   what is measured on each checkpoint
-    pair_findings   what that says
-    pair_figures    pictures of it
+tables          reading JSONL, CSV, Parquet and Arrow
+pair_table      the columns of a pairs table, and checks of its rows
+resampling      intervals, by a bootstrap that draws whole prompts
+calibration     the slope of preferences on rewards
+pair_measures   what is measured on each checkpoint
+pair_findings   what that says
+pair_figures    pictures of it
 """
 
 from collections.abc import Mapping
@@ -48,12 +48,12 @@ def diagnose_pairs(
     """Read a pairs table and say what it shows of the training run.
 
     A row is a preference pair at a checkpoint. Columns are `chosen_logps`, `rejected_logps`,
-    `ref_chosen_logps` and `ref_rejected_logps`: log-probabilities of whole responses, in nats, under the policy
-    and under the reference. These are optional: `step` or `checkpoint`, `split` (`train`, or any other word for
-    held out), `prompt_id`, `chosen_length`, `rejected_length`, `argmax_logps` (the most likely token at each
-    position of the chosen response, summed), and `rejected_policy_chosen_logps` and
-    `rejected_policy_rejected_logps` (under the policy that wrote the rejected responses). Other columns that end
-    in `_logps` are taken for other responses.
+    `ref_chosen_logps` and `ref_rejected_logps`: log-probabilities of whole responses, in nats, under the
+    policy and under the reference. These are optional: `step` or `checkpoint`, `split` (`train`, or any
+    other word for held out), `prompt_id`, `chosen_length`, `rejected_length`, `argmax_logps` (the most
+    likely token at each position of the chosen response, summed), and `rejected_policy_chosen_logps` and
+    `rejected_policy_rejected_logps` (under the policy that wrote the rejected responses). Other columns that
+    end in `_logps` are taken for other responses.
 
     Intervals are of 95%, by a bootstrap that draws whole prompts. It takes about 1 s for a million pairs.
 
@@ -77,6 +77,4 @@ def diagnose_pairs(
         _checks.instance("names", names, Mapping, "their name for each of our names")
     pairs = read_pairs(path, names=names, drop_bad=drop_bad)
     measured = measure(pairs, beta=beta, resamples=resamples, seed=seed)
-    return PairsDiagnosis(
-        pairs.input, findings(measured, beta), unknowns(pairs, measured, beta), measured
-    )
+    return PairsDiagnosis(pairs.input, findings(measured, beta), unknowns(pairs, measured, beta), measured)

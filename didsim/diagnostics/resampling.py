@@ -1,10 +1,10 @@
 """Intervals by a bootstrap that draws whole prompts, from sums over each prompt: one pass over the rows.
 
 SciPy's bootstrap draws single rows, and takes them all at once for each resample. Rows of one prompt are not
-independent, and ten million rows times a thousand resamples fit in no memory. So each prompt gets a Poisson(1)
-count in each resample (Hanley and MacGibbon, 2006), in place of multinomial counts. A resampled mean is then
-a ratio of two products: counts times sums over prompts. All statistics share the counts, so differences of
-two checkpoints are resampled together.
+independent, and ten million rows times a thousand resamples fit in no memory. So each prompt gets a
+Poisson(1) count in each resample (Hanley and MacGibbon, 2006), in place of multinomial counts. A resampled
+mean is then a ratio of two products: counts times sums over prompts. All statistics share the counts, so
+differences of two checkpoints are resampled together.
 """
 
 from collections.abc import Iterable
@@ -41,7 +41,8 @@ class Bootstrap(NamedTuple):
 
         Args:
             cluster: the cluster of each row.
-            columns: names and values, one for each row; None for a count of rows. They are taken one by one, so
+            columns: names and values, one for each row; None for a count of rows. They are taken one by one,
+                so
                 that a generator need not hold them all.
         """
         sums = {name: np.bincount(cluster, values, len(self.counts)) for name, values in columns}
@@ -90,7 +91,9 @@ def number(draws: Float[np.ndarray, " draws"], clusters: int, unit: str) -> Numb
     """An estimate with its 95% interval, or with the reason why there is none."""
     value = float(draws[0])
     if clusters < _FEWEST_CLUSTERS:
-        return Number(value=value, unit=unit, no_interval=f"it takes {_FEWEST_CLUSTERS} prompts; got {clusters}")
+        return Number(
+            value=value, unit=unit, no_interval=f"it takes {_FEWEST_CLUSTERS} prompts; got {clusters}"
+        )
     if np.isnan(draws[1:]).mean() > 0.05 or np.isnan(value):
         return Number(value=value, unit=unit, no_interval="too few rows to estimate it from")
     low, high = interval(draws, clusters)
@@ -100,6 +103,6 @@ def number(draws: Float[np.ndarray, " draws"], clusters: int, unit: str) -> Numb
 
 
 def is_beyond(draws: Float[np.ndarray, " draws"], looks: int = 1) -> bool:
-    """Whether an estimate is above zero beyond chance, where the largest of some number of looks was taken."""
+    """Whether an estimate is above zero beyond chance, if it is the largest of some number of looks."""
     spread = np.nanstd(draws[1:])
     return bool(draws[0] > spread * stats.norm.isf(0.025 / looks)) and bool(draws[0] > 0)

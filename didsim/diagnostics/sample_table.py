@@ -8,8 +8,8 @@ import numpy as np
 
 from didsim import _checks
 from didsim.diagnostics.findings import Finding, Grade, Input, Number, Unknown
-from didsim.diagnostics.pair_findings import said
 from didsim.diagnostics.samples import DidEntropyEstimate, estimate_did_entropy
+from didsim.diagnostics.saying import said
 from didsim.diagnostics.tables import Column, read_table, rows_to_keep
 
 COLUMNS = (
@@ -130,8 +130,8 @@ def _findings(estimate: DidEntropyEstimate) -> list[Finding]:
                 f"{said(estimate.entropy)}{per_token}. {estimate.samples:,} samples count for "
                 f"{estimate.effective_samples:.0f} of equal weight"
                 f"{' (median over prompts)' if estimate.prompts > 1 else ''}.",
-                reason="The distribution is q ∝ π/π_ref. The lower its entropy, the fewer responses hold what "
-                "was learned.",
+                reason="The distribution is q ∝ π/π_ref. The lower its entropy, the fewer responses hold "
+                "what was learned.",
                 numbers=numbers,
             )
         )
@@ -159,23 +159,30 @@ def compare_with_expected_fall(chosen: Number, expected_fall: Number) -> Finding
         chosen: mean displacement of chosen responses, in nats: `numbers["chosen"]` of the finding
             "displacement".
         expected_fall: KL(π_ref‖π), from samples of the reference.
+
+    Raises:
+        ValueError: an argument is no `Number`.
     """
+    _checks.instance("chosen", chosen, Number, "a Number")
+    _checks.instance("expected_fall", expected_fall, Number, "a Number")
     value = chosen.value + expected_fall.value
-    ends = (chosen.low, chosen.high, expected_fall.low, expected_fall.high)
-    if None in ends:
+    if chosen.low is None or expected_fall.low is None:
         difference = Number(value=value, unit="nats", no_interval="one of the two numbers has none")
     else:
-        half = float(np.hypot((chosen.high - chosen.low) / 2, (expected_fall.high - expected_fall.low) / 2))  # type: ignore[operator]
+        half = float(np.hypot(_half_width(chosen), _half_width(expected_fall)))
         difference = Number(value=value, unit="nats", low=value - half, high=value + half)
-    apart = difference.low is not None and not difference.low <= 0 <= difference.high  # type: ignore[operator]
-    if not apart:
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         verdict = "as much as the reference's own responses fell: what was to be expected"
         grade = Grade.FINE
     elif value > 0:
-        verdict = "less than the reference's own responses fell: they are not the reference's, and were reinforced"
+        verdict = (
+            "less than the reference's own responses fell: they are not the reference's, and were reinforced"
+        )
         grade = Grade.FINE
     else:
-        verdict = "more than the reference's own responses fell: they are not the reference's, and were pushed down"
+        verdict = (
+            "more than the reference's own responses fell: they are not the reference's, and were pushed down"
+        )
         grade = Grade.LOOK
     return Finding(
         name="fall_beside_expected",
@@ -185,3 +192,7 @@ def compare_with_expected_fall(chosen: Number, expected_fall: Number) -> Finding
         reason="If the reference wrote the chosen responses, both numbers estimate −KL(π_ref‖π).",
         numbers={"chosen": chosen, "expected fall": expected_fall, "difference": difference},
     )
+
+
+def _half_width(one: Number) -> float:
+    return 0.0 if one.low is None or one.high is None else (one.high - one.low) / 2

@@ -1,15 +1,16 @@
 """What samples of the reference or of the policy tell: the entropy of the DID, and the fall to be expected.
 
-The DID `q ∝ r`, with `r = π/π_ref`, has the entropy `H(q) = log Z − E_q[log r]`, with `Z = Σ_y r(y)`. Samples of
-a policy `p` give expectations under `q` by importance sampling with the weights
+The DID `q ∝ r`, with `r = π/π_ref`, has the entropy `H(q) = log Z − E_q[log r]`, with `Z = Σ_y r(y)`.
+Samples of a policy `p` give expectations under `q` by importance sampling with the weights
 
     w(y) = r(y) / p(y),   which are   1/π_ref(y)  for samples of the policy (p = π),
                           and   π(y)/π_ref(y)²    for samples of the reference (p = π_ref).
 
-The mean weight estimates `Z`, as `E_p[r/p] = Σ_y r(y)`. So the estimate is `log mean(w) − Σ w log r / Σ w`. It
-is a smooth function of two means, with a bias of order one over the number of samples. The jackknife removes
-that bias, and gives the spread: without sample `k`, both sums are those of all samples less one term. (The
-paper, arXiv 2505.23761, has the policy's weights; those of the reference and the correction are derived here.)
+The mean weight estimates `Z`, as `E_p[r/p] = Σ_y r(y)`. So the estimate is `log mean(w) − Σ w log r / Σ w`.
+It is a smooth function of two means, with a bias of order one over the number of samples. The jackknife
+removes that bias, and gives the spread: without sample `k`, both sums are those of all samples less one
+term. (The paper, arXiv 2505.23761, has the policy's weights; those of the reference and the correction are
+derived here.)
 """
 
 from typing import Any
@@ -18,7 +19,6 @@ import msgspec
 import numpy as np
 from jaxtyping import ArrayLike, Int, Real
 from scipy import stats
-from scipy.special import logsumexp
 
 from didsim import _checks
 from didsim.diagnostics.findings import Number
@@ -33,7 +33,8 @@ class DidEntropyEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         entropy: the entropy in nats, with its bias removed and its interval; None if it is refused.
-        per_token: the entropy over the mean length under the DID, in nats per token; None if it is refused, or
+        per_token: the entropy over the mean length under the DID, in nats per token; None if it is refused,
+            or
             no lengths were given.
         bias: the bias that was removed, in nats; NaN if it is refused.
         expected_fall: for samples of the reference, KL(π_ref‖π) in nats: how far the log-probability of the
@@ -71,8 +72,9 @@ def estimate_did_entropy(
 
     With `log r = policy_logps − ref_logps` and log-weights `−ref_logps` (samples of the policy) or
     `policy_logps − 2 ref_logps` (of the reference), the estimate is `log mean(w) − Σ w log r / Σ w`, less its
-    bias by the jackknife. The interval is Student's, of 95%, from the jackknife's spread. With several prompts it
-    is an average over prompts of each prompt's own entropy, and the interval is that of this average.
+    bias by the jackknife. The interval is Student's, of 95%, from the jackknife's spread. With several
+    prompts it is an average over prompts of each prompt's own entropy, and the interval is that of this
+    average.
 
     Few samples mislead where weights are uneven: a likely sequence of the DID that was never drawn is in no
     sum. So the estimate is refused if too few samples carry the weight. Even above this bound the effective
@@ -179,7 +181,9 @@ def _jackknife(
     else:
         half = float(np.std(whole - bias, ddof=1) / np.sqrt(prompts) * stats.t.ppf(0.975, prompts - 1))
     if not np.isfinite([value, half]).all():
-        return Number(value=value, unit=unit, no_interval="one sample carries all the weight"), float(bias.mean())
+        return Number(value=value, unit=unit, no_interval="one sample carries all the weight"), float(
+            bias.mean()
+        )
     return Number(value=value, unit=unit, low=value - half, high=value + half), float(bias.mean())
 
 

@@ -66,7 +66,8 @@ class Table(NamedTuple):
         format: "JSONL", "CSV", "Parquet", "Arrow file" or "Arrow stream".
         rows: the number of rows.
         numbers: columns of numbers in double precision by our names; a missing value is NaN.
-        labels: columns of labels by our names, as the number of the distinct label in each row; −1 if missing.
+        labels: columns of labels by our names, as the number of the distinct label in each row; −1 if
+            missing.
         words: the distinct labels of each column of labels, as words.
         found: their name of each column that was read, by our name.
     """
@@ -287,9 +288,7 @@ def _list(names: Any) -> str:
     return ", ".join(map(repr, names)) or "none"
 
 
-def _batches(
-    path: Path, kind: str, kinds: Mapping[str, str], there: Mapping[str, str]
-) -> Iterator[Any]:
+def _batches(path: Path, kind: str, kinds: Mapping[str, str], there: Mapping[str, str]) -> Iterator[Any]:
     """Batches of rows, with the wanted columns."""
     import pyarrow as pa
     import pyarrow.dataset
@@ -328,7 +327,9 @@ def _json_batches(path: Path, kinds: Mapping[str, str], there: Mapping[str, str]
     import pyarrow.json
 
     types = {"number": pa.float64(), "word": pa.string(), "flag": pa.bool_()}
-    schema = pa.schema([(name, types["number" if kinds[name] == "number" else there[name]]) for name in kinds])
+    schema = pa.schema(
+        [(name, types["number" if kinds[name] == "number" else there[name]]) for name in kinds]
+    )
     options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     with pa.json.open_json(path, pa.json.ReadOptions(block_size=_BLOCK), options) as reader:
         yield from reader

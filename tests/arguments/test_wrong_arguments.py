@@ -9,7 +9,7 @@ import pytest
 
 import didsim
 from didsim._registry import Registry
-from tests.arguments import of_distributions, of_objectives, of_pairs, of_pictures, of_runs
+from tests.arguments import of_distributions, of_objectives, of_pairs, of_pictures, of_runs, of_tables
 from tests.arguments.calls import Call
 from tests.arguments.wrong_values import WRONG
 
@@ -19,9 +19,11 @@ CALLS: dict[str, Call] = {
     **of_objectives.CALLS,
     **of_runs.CALLS,
     **of_pictures.CALLS,
+    **of_tables.CALLS,
 }
 
 MODULES = [
+    didsim.diagnostics,
     didsim.exercises,
     didsim.families,
     didsim.fixed_points,
@@ -40,6 +42,9 @@ MODULES = [
 
 # What functions of the library make and give; a user only reads it.
 RESULTS = {
+    "diagnostics.DidEntropyEstimate",
+    "diagnostics.PairsDiagnosis",
+    "diagnostics.SamplesDiagnosis",
     "fixed_points.Certificate",
     "fixed_points.Method",
     "fixed_points.NoMinimiserError",

@@ -42,9 +42,7 @@ def test_the_slope_is_that_of_maximum_likelihood(slope: float, spread: float) ->
 
 
 @given(
-    st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20).filter(
-        lambda h: max(h) > 1e-3 and min(h) < -1e-3
-    )
+    st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20).filter(lambda h: max(h) > 1e-3 and min(h) < -1e-3)
 )
 def test_the_likelihood_is_flat_at_the_slope(margins: list[float]) -> None:
     h = np.array(margins)
@@ -98,7 +96,8 @@ def test_cells_of_pairs_change_nothing_that_matters() -> None:
 
 
 def test_the_interval_of_the_slope_covers() -> None:
-    """Pairs of a prompt agree more than chance: with a slope of each prompt's own, about one that is known."""
+    """Pairs of a prompt agree more than chance: with a slope of each prompt's own, about one that is
+    known."""
     random = np.random.default_rng(4)
     # The population: half of the prompts have slope 0.2, half 1.8; the pooled slope by a long simulation.
     long = np.concatenate([_draw(random, 400_000, slope, 1.0) for slope in (0.2, 1.8)])

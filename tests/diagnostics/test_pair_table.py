@@ -49,7 +49,7 @@ def test_without_prompt_ids_a_pair_is_known_by_its_reference(tmp_path: Path) -> 
 def test_mixed_checkpoints_are_refused(tmp_path: Path) -> None:
     columns = _two_checkpoints()
     del columns["step"]
-    with pytest.raises(ValueError, match="holds several checkpoints .* 40 pairs have more than one"):
+    with pytest.raises(ValueError, match=r"holds several checkpoints .* 40 pairs have more than one"):
         read_pairs(write(tmp_path, columns))
     del columns["prompt_id"]
     with pytest.raises(ValueError, match="holds several checkpoints"):

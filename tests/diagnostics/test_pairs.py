@@ -10,7 +10,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from didsim.diagnostics.findings import Finding, Grade
-
 from didsim.diagnostics.pairs import PairsDiagnosis, diagnose_pairs
 from tests.diagnostics.table_cases import columns_of, write
 
@@ -88,9 +87,7 @@ def test_a_rise_proves_that_the_reference_wrote_no_such_responses(
     ("slope", "grade", "words"),
     [(0.3, "look", "overconfident"), (3.0, "look", "undertrained"), (-1.0, "wrong", "worse than chance")],
 )
-def test_calibration(
-    slope: float, grade: str, words: str, diagnose: Callable[..., PairsDiagnosis]
-) -> None:
+def test_calibration(slope: float, grade: str, words: str, diagnose: Callable[..., PairsDiagnosis]) -> None:
     columns = _table(0.0, slope=slope)
     found = _by_name(diagnose(columns))["calibration"]
     assert found.grade == grade
@@ -285,5 +282,3 @@ def test_wrong_arguments_are_refused_by_name(argument: str, value: Any, tmp_path
     path = write(tmp_path, columns_of(np.zeros(20), np.zeros(20)))
     with pytest.raises(ValueError, match=f"`{argument}`"):
         diagnose_pairs(path, **{argument: value})
-
-

@@ -45,7 +45,8 @@ def test_all_else_falls_and_the_likeliest_tokens_take_the_mass(found: dict[str, 
 
 
 def test_calibration_on_its_pairs(diagnosis: PairsDiagnosis, found: dict[str, Finding]) -> None:
-    """All of its pairs are ranked rightly in the end, so the last finite slope is of an earlier checkpoint."""
+    """All of its pairs are ranked rightly in the end, so the last finite slope is of an earlier
+    checkpoint."""
     separable = found["separable"]
     assert separable.numbers["accuracy"].value == 1
     assert separable.numbers["last finite beta"].value > 0

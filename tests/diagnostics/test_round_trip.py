@@ -58,7 +58,9 @@ def _truths(ratio: np.ndarray, table: np.ndarray) -> dict[str, np.ndarray]:
         h = margin[run]
         return np.sum(weight[run] * h * expit(-slope[:, None, None, None] * h), axis=(1, 2, 3))
 
-    slope = elementwise.find_root(gradient, (np.full(RUNS, -1.0), np.full(RUNS, 50.0)), args=(np.arange(RUNS),))
+    slope = elementwise.find_root(
+        gradient, (np.full(RUNS, -1.0), np.full(RUNS, 50.0)), args=(np.arange(RUNS),)
+    )
     assert slope.success.all()
     return {
         "chosen": expect(chosen),
@@ -77,7 +79,7 @@ def test_intervals_cover_the_truth_of_simulated_runs(tmp_path: Path) -> None:
     ratio, reference, table = _train()
     truths = _truths(ratio, table)
     random = np.random.default_rng(0)
-    covered = {name: 0 for name in truths}
+    covered = dict.fromkeys(truths, 0)
     prompt = np.repeat(np.arange(PROMPTS), EACH)
     path = tmp_path / "pairs.parquet"
     for run in range(RUNS):

@@ -103,9 +103,7 @@ def test_several_prompts_are_averaged() -> None:
     whole = estimate_did_entropy(given[0][order], given[1][order], prompts=prompt[order] * 7 - 3)
     alone = []
     for one in range(30):
-        estimate = estimate_did_entropy(
-            given[0][prompt == one], given[1][prompt == one], least_effective=0
-        )
+        estimate = estimate_did_entropy(given[0][prompt == one], given[1][prompt == one], least_effective=0)
         assert estimate.entropy is not None
         alone.append(estimate.entropy.value)
     assert whole.prompts == 30
@@ -156,7 +154,10 @@ def test_long_responses_do_not_overflow(size: float) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"policy_logps": [-1.0, 0.5]}, "`policy_logps` must be finite log-probabilities, none above 0; got 0.5"),
+        (
+            {"policy_logps": [-1.0, 0.5]},
+            "`policy_logps` must be finite log-probabilities, none above 0; got 0.5",
+        ),
         ({"policy_logps": [[-1.0, -2.0]]}, "`policy_logps` must be a number for each sample"),
         ({"policy_logps": []}, "`policy_logps` must be a number for each sample"),
         ({"ref_logps": [-1.0, np.nan]}, "`ref_logps` must be finite log-probabilities"),

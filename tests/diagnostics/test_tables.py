@@ -102,6 +102,15 @@ def test_broken_files_are_refused(content: bytes, message: str, tmp_path: Path) 
         read_table(path, COLUMNS)
 
 
+def _refusal(path: Path) -> str:
+    """The message with which a file is refused, if it is. Any other error is a fault."""
+    try:
+        read_table(path, COLUMNS)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_file_that_is_cut_off_is_refused_or_whole_up_to_there(
@@ -110,12 +119,7 @@ def test_a_file_that_is_cut_off_is_refused_or_whole_up_to_there(
     path = write(tmp_path, ROWS, format)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    try:
-        table = read_table(path, COLUMNS)
-    except ValueError as error:
-        assert str(path) in str(error)
-    else:
-        assert table.rows <= 3
+    assert str(path) in _refusal(path) or read_table(path, COLUMNS).rows <= 3
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -148,10 +152,7 @@ def test_a_damaged_file_never_gives_another_error(tmp_path: Path, data: st.DataO
             break
     path = tmp_path / "damaged"
     path.write_bytes(content)
-    try:
-        read_table(path, COLUMNS)
-    except ValueError as error:
-        assert str(path) in str(error)
+    assert str(path) in _refusal(path) or read_table(path, COLUMNS).rows
 
 
 def test_a_key_that_comes_late_or_is_missing_in_some_rows(tmp_path: Path) -> None:
