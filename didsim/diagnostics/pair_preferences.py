@@ -33,14 +33,14 @@ def calibration(measured: Measured, beta: float | None) -> Iterator[Finding]:
             place = int(finite[-1])
             numbers["last finite beta"] = then = draws_number(measured, slopes[place], "")
             before = (
-                f" The last finite one is at {checkpoint_text(measured, place)}: the beta that would have been "
-                f"right there is {said(then)}."
+                f" The last finite one is at {checkpoint_text(measured, place)}: the beta that would have "
+                f"been right there is {said(then)}."
             )
         yield Finding(
             name="separable",
             grade=Grade.LOOK if last[0] > 0 else Grade.WRONG,
-            sentence=f"Each of the {judged_text(measured)} is ranked {way} at the last checkpoint, so no slope "
-            f"is finite there.{before}",
+            sentence=f"Each of the {judged_text(measured)} is ranked {way} at the last checkpoint, so no "
+            f"slope is finite there.{before}",
             reason="The likelihood of separable pairs grows with the slope without end, and so does DPO's "
             "margin on such pairs.",
             advice="Judge on more pairs that were held out. If these are training pairs, stop early or "

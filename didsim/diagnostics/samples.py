@@ -226,7 +226,10 @@ def _log_probs(name: str, value: Any, shape: tuple[int, ...] | None = None) -> n
 def _prompt_numbers(prompts: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     if prompts is None:
         return np.zeros(shape, int), 1
-    array = np.asarray(prompts)
+    try:
+        array = np.asarray(prompts)
+    except (TypeError, ValueError):
+        array = np.empty(0)
     if array.dtype.kind not in "iu" or array.shape != shape:
         raise ValueError(f"`prompts` must be an integer for each sample, {shape}; got {prompts!r}")
     found, numbers = np.unique(array, return_inverse=True)

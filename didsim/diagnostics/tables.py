@@ -105,6 +105,8 @@ def read_table(
     """
     pa = arrow()
     path = local_path(argument, path)
+    if names and not all(isinstance(word, str) for pair in names.items() for word in pair):
+        raise ValueError(f"`names` must give their name, a word, for each of our names; got {names!r}")
     kind = "such"
     try:
         kind, head = _format_of(path)

@@ -10,7 +10,7 @@ import numpy as np
 from didsim import diagnostics
 from didsim.diagnostics.findings import Number
 from tests.arguments.calls import call
-from tests.arguments.kinds import Argument, flag, host_number, instance, integer, only
+from tests.arguments.kinds import Argument, flag, host_number, instance, integer, only, path
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="didsim-"))
 _PAIRS, _SAMPLES = _FOLDER / "pairs", _FOLDER / "samples"
@@ -41,7 +41,7 @@ _NUMBER = Number(value=-1.0, unit="nats", low=-2.0, high=0.0)
 CALLS = {
     "diagnostics.diagnose_pairs": call(
         diagnostics.diagnose_pairs,
-        path=only(_PAIRS),
+        path=path(_PAIRS),
         beta=host_number(0.1, 0, above=True).or_none(),
         names=_NAMES,
         drop_bad=flag(),
@@ -50,7 +50,7 @@ CALLS = {
     ),
     "diagnostics.diagnose_samples": call(
         diagnostics.diagnose_samples,
-        path=only(_SAMPLES),
+        path=path(_SAMPLES),
         samples_of=only("policy"),
         names=_NAMES,
         drop_bad=flag(),
