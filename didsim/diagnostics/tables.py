@@ -258,12 +258,12 @@ def _find(
             raise ValueError(f"--map {name}={theirs}: there is no {name!r} to map; there are {_list(ours)}")
         if theirs not in there:
             raise ValueError(f"--map {name}={theirs}: {path} has no column {theirs!r}{_hint(theirs, there)}")
-    found, missing = {}, []
+    found: dict[str, str] = {}
+    missing: list[str] = []
     for column in columns:
         candidates = (names.get(column.name, column.name), *column.aliases)
-        theirs = next((name for name in candidates if name in there), None)
-        if theirs is not None:
-            found[column.name] = theirs
+        if present := [name for name in candidates if name in there]:
+            found[column.name] = present[0]
         elif column.required:
             missing.append(column.name)
     if missing:

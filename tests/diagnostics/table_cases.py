@@ -46,9 +46,7 @@ def _listed(values: Any) -> list[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
-def columns_of(
-    chosen: np.ndarray, rejected: np.ndarray, seed: int = 0, **more: Any
-) -> dict[str, np.ndarray | list[Any]]:
+def columns_of(chosen: np.ndarray, rejected: np.ndarray, seed: int = 0, **more: Any) -> dict[str, Any]:
     """A pairs table in which responses moved by so much from the reference."""
     random = np.random.default_rng(seed)
     ref_chosen, ref_rejected = -random.uniform(400, 800, (2, len(chosen)))
