@@ -14,8 +14,10 @@ from . import sweeps as sweeps
 from . import theory as theory
 from . import training as training
 from .diagnostics import Diagnosis as Diagnosis
+from .diagnostics import DidEntropyEstimate as DidEntropyEstimate
 from .diagnostics import Finding as Finding
 from .diagnostics import diagnose as diagnose
+from .diagnostics import estimate_did_entropy as estimate_did_entropy
 from .families import best_of_n as best_of_n
 from .families import dirichlet as dirichlet
 from .families import markov as markov

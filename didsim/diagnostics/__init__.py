@@ -14,6 +14,10 @@ losses        checks of the loss
 movement      checks of rewards: displacement, collapse, separable data
 of_logs       all checks of a log, in order
 log_pictures  the picture of a log
+pairs         a table of pairs, from file to findings; it lists the files that do so
+samples       the DID entropy and the fall to be expected, from samples
+sample_table  a table of samples, from file to findings
+demo          a simulated run whose truth is known
 terminal      a diagnosis on a terminal
 report        a diagnosis as files
 

@@ -10,4 +10,11 @@ from .findings import Unknown as Unknown
 from .logs import Rows as Rows
 from .logs import TrainingLog as TrainingLog
 from .logs import read_log as read_log
+from .pairs import PairsDiagnosis as PairsDiagnosis
+from .pairs import diagnose_pairs as diagnose_pairs
 from .report import write_report as write_report
+from .sample_table import SamplesDiagnosis as SamplesDiagnosis
+from .sample_table import compare_with_expected_fall as compare_with_expected_fall
+from .sample_table import diagnose_samples as diagnose_samples
+from .samples import DidEntropyEstimate as DidEntropyEstimate
+from .samples import estimate_did_entropy as estimate_did_entropy

@@ -9,7 +9,15 @@ import pytest
 
 import didsim
 from didsim._registry import Registry
-from tests.arguments import of_diagnostics, of_distributions, of_objectives, of_pairs, of_pictures, of_runs
+from tests.arguments import (
+    of_diagnostics,
+    of_distributions,
+    of_objectives,
+    of_pairs,
+    of_pictures,
+    of_runs,
+    of_tables,
+)
 from tests.arguments.calls import Call
 from tests.arguments.wrong_values import WRONG
 
@@ -20,6 +28,7 @@ CALLS: dict[str, Call] = {
     **of_runs.CALLS,
     **of_pictures.CALLS,
     **of_diagnostics.CALLS,
+    **of_tables.CALLS,
 }
 
 MODULES = [
@@ -51,6 +60,9 @@ RESULTS = {
     "diagnostics.Rows",
     "diagnostics.TrainingLog",
     "diagnostics.Unknown",
+    "diagnostics.DidEntropyEstimate",
+    "diagnostics.PairsDiagnosis",
+    "diagnostics.SamplesDiagnosis",
     "fixed_points.Certificate",
     "fixed_points.Method",
     "fixed_points.NoMinimiserError",
