@@ -258,13 +258,13 @@ def diagnose(
     debug: Debug = False,
 ) -> None:
     """Say what the files of a real training run show, why, and what they cannot tell."""
-    from didsim.diagnostics.terminal import beside_truth, on_terminal
+    from didsim.diagnostics.report.terminal import beside_truth, on_terminal
 
     mapping = dict(_named("--map", one) for one in names or ())
     if demo and (files or pairs or ref_samples or policy_samples):
         raise ValueError("--demo makes files of its own, and must stand without others")
     if out is not None:
-        from didsim.diagnostics.report import report_folder
+        from didsim.diagnostics.report.files import report_folder
 
         report_folder(out)
     from didsim.diagnostics.diagnose import diagnose as diagnose_files
@@ -284,7 +284,7 @@ def diagnose(
     if truth is not None:
         say(beside_truth(diagnosis, truth.known))
     if out is not None:
-        from didsim.diagnostics.report import write_report
+        from didsim.diagnostics.report.files import write_report
 
         write_report(diagnosis, out)
         say(f"Written to {out / 'report.html'}")

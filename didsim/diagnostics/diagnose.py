@@ -9,10 +9,10 @@ import msgspec
 
 from didsim.diagnostics import arguments
 from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Pictures, Unknown
-from didsim.diagnostics.log_pictures import pictures_of
-from didsim.diagnostics.logs import read_log
+from didsim.diagnostics.logs.checks import evidence_of, findings_of, input_of, unknowns_of
+from didsim.diagnostics.logs.log import read_log
+from didsim.diagnostics.logs.pictures import pictures_of
 from didsim.diagnostics.names import PAIRS
-from didsim.diagnostics.of_logs import evidence_of, findings_of, input_of, unknowns_of
 from didsim.diagnostics.recognise import is_pairs_table
 
 _WORST_FIRST = (Grade.WRONG, Grade.LOOK, Grade.FINE)
@@ -112,7 +112,7 @@ def diagnose(
         parts.append(_of_pairs(path, of_all, of_tables, drop_bad, seed))
     for name, samples_of in (("ref_samples", "reference"), ("policy_samples", "policy")):
         if name in tables:
-            from didsim.diagnostics.sample_table import diagnose_samples
+            from didsim.diagnostics.samples.table import diagnose_samples
 
             one = diagnose_samples(tables[name], samples_of, names=of_tables, drop_bad=drop_bad)
             parts.append(_Part(one.input, one.findings, one.unknowns))
@@ -121,12 +121,12 @@ def diagnose(
 
 def _of_pairs(path: Path, beta: float | None, names: dict[str, str], drop_bad: bool, seed: int) -> _Part:
     """What a table of pairs adds. It takes JAX, which is imported here and not for a log."""
-    from didsim.diagnostics.pairs import diagnose_pairs
+    from didsim.diagnostics.pairs.diagnosis import diagnose_pairs
 
     found = diagnose_pairs(path, beta=beta, names=names, drop_bad=drop_bad, seed=seed)
 
     def draw() -> Mapping[str, Any]:
-        from didsim.diagnostics.pair_figures import pair_figures
+        from didsim.diagnostics.pairs.figures import pair_figures
 
         return pair_figures(found.measured)
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from didsim.diagnostics.demo import HELD_OUT, TRAINED, Truth, write_demo
 from didsim.diagnostics.findings import Finding, Grade
-from didsim.diagnostics.pair_figures import pair_figures, plot_calibration
-from didsim.diagnostics.pairs import PairsDiagnosis, diagnose_pairs
+from didsim.diagnostics.pairs.diagnosis import PairsDiagnosis, diagnose_pairs
+from didsim.diagnostics.pairs.figures import pair_figures, plot_calibration
 
 
 @pytest.fixture(scope="module")

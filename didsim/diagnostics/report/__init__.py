@@ -1,0 +1,5 @@
+"""A diagnosis, for its reader.
+
+terminal  on a terminal
+files     as a page, as Markdown, as JSON and as pictures
+"""
