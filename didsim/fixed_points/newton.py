@@ -103,7 +103,7 @@ def minimise(
         step = _decomposed(hessian_at(z), idle, size).step(g)
         longest = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1, LONGEST_STEP / longest)
-        share = share_of_step(lambda moved: loss(moved, z), z, step, jnp.vdot(g, step))
+        share = share_of_step(lambda moved: loss(moved, z), loss(z, z), z, step, jnp.vdot(g, step))
         new = jnp.where(share > 0, z + share * step, z)
         return _State(new, state.iteration + 1, longest, share == 0)
 
@@ -149,25 +149,26 @@ def minimise(
     return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls)
 
 
-def share_of_step(loss: Callable[[Array], Array], z: Array, step: Array, slope: Array) -> Array:
+def share_of_step(
+    loss: Callable[[Array], Array], before: Array, z: Array, step: Array, slope: Array
+) -> Array:
     """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
 
-    The loss must fall by a part of what its slope along the step promises, or by nothing but rounding.
+    The loss must fall, from its value `before`, by a part of what its slope along the step promises, or by
+    nothing but rounding.
     """
-    before = loss(z)
     noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
-
-    def is_too_far(share: Array) -> Array:
-        after = loss(z + share * step)
-        return ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
 
     def shorten(state: tuple[Array, Array]) -> tuple[Array, Array]:
         share = state[0] / 2
-        return share, is_too_far(share)
+        after = loss(z + share * step)
+        is_too_far = ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
+        return share, is_too_far
 
-    # The verdict is carried: computed again, it may round to another one, and the loop not end.
-    whole = jnp.ones((), z.dtype)
-    share, _ = jax.lax.while_loop(lambda state: state[1], shorten, (whole, is_too_far(whole)))
+    # The loop tries the whole step, too, so that the loss is compiled in one place. The verdict is carried:
+    # computed again, it may round to another one, and the loop not end.
+    first = jnp.full((), 2, z.dtype), jnp.ones((), bool)
+    share, _ = jax.lax.while_loop(lambda state: state[1], shorten, first)
     return jnp.where(share > 1e-10, share, 0)
 
 
