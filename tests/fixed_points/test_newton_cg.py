@@ -50,7 +50,8 @@ def gradient_of_smoothed_labels(h: np.ndarray, smoothing: float) -> np.ndarray:
 def test_smoothed_labels_on_a_large_space() -> None:
     """Without smoothing there is a closed form; with it, the gradient by the full matrix of pairs."""
     smoothing = np.array([0.0, 0.2])
-    solution = didsim.solve(jax.vmap(lambda s: didsim.cdpo(BETA, s))(smoothing), REFERENCE, PROBLEM)
+    objectives = jax.vmap(lambda s: didsim.cdpo(BETA, s))(smoothing)
+    solution = didsim.solve(objectives, REFERENCE, PROBLEM)
     known = solution.certificate
     assert known.method == "Newton with conjugate gradients on rewards"
     assert known.converged.tolist() == [True, True]
@@ -62,14 +63,11 @@ def test_smoothed_labels_on_a_large_space() -> None:
     assert np.abs(gradient_of_smoothed_labels(h, smoothing[1])).max() < 1e-12
     # It is a minimum of other rewards than those without smoothing.
     assert float(didsim.js(solution.log_probs[1], expected)) > 1e-3
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_policy_has_the_dtype_that_was_given(dtype: str) -> None:
-    problem = didsim.Contrastive(CHOSEN.astype(dtype), REJECTED.astype(dtype))
-    solution = didsim.solve(didsim.cdpo(BETA, 0.2), REFERENCE.astype(dtype), problem)
-    assert solution.log_probs.dtype == dtype
-    assert solution.verdict == didsim.fixed_points.Verdict.MINIMISER
+    single = [jnp.asarray(one, "float32") for one in (REFERENCE, CHOSEN, REJECTED)]
+    rounded = didsim.solve(objectives, single[0], didsim.Contrastive(*single[1:]))
+    assert rounded.log_probs.dtype == "float32"
+    assert rounded.verdict == didsim.fixed_points.Verdict.MINIMISER
+    np.testing.assert_allclose(rounded.log_probs, solution.log_probs, atol=3e-5)
 
 
 LABELLED = didsim.Labelled(RNG.normal(size=SIZE), REFERENCE, CHOSEN)
@@ -80,14 +78,11 @@ PAIRS = didsim.Pairs(WINNERS[WINNERS != LOSERS], LOSERS[WINNERS != LOSERS])
 @pytest.mark.parametrize(
     ("problem", "objective"),
     [
-        (PROBLEM, didsim.simpo(2.0, 0.5)),
         (LABELLED, didsim.cdpo(BETA, 0.1)),
         (PAIRS, didsim.dpo(BETA)),
         (PAIRS, didsim.ipo(0.3)),
-        (didsim.Mixture((PROBLEM, LABELLED), np.log([0.3, 0.7])), didsim.cdpo(BETA, 0.1)),
         (PROBLEM, didsim.cpo(BETA)),
         (PAIRS, didsim.dpo(BETA) + 0.5 * didsim.sft()),
-        (LABELLED, didsim.dpo(BETA) + didsim.ipo(2.0)),
     ],
 )
 def test_a_quasi_newton_search_by_another_library_ends_at_the_same_policy(
@@ -98,14 +93,14 @@ def test_a_quasi_newton_search_by_another_library_ends_at_the_same_policy(
     known = solution.certificate
     assert known.method.startswith("Newton with conjugate gradients")
     assert bool(known.unique)
-    table = problem.joint(SIZE)
+    table, reference = problem.joint(SIZE), jnp.asarray(REFERENCE)
     mass = np.exp(np.logaddexp(table.chosen_marginal(SIZE), table.rejected_marginal(SIZE)))
     scale = 1 / np.sqrt(SIZE * (mass + np.exp(REFERENCE)))
 
     @jax.jit
     @jax.value_and_grad
     def loss(u: jax.Array) -> jax.Array:
-        return SIZE * objective.population_loss(jax.nn.log_softmax(scale * u), REFERENCE, table, None)
+        return SIZE * objective.population_loss(jax.nn.log_softmax(scale * u), reference, table, None)
 
     found = minimize(
         lambda u: [np.asarray(one) for one in loss(u)],
@@ -116,11 +111,3 @@ def test_a_quasi_newton_search_by_another_library_ends_at_the_same_policy(
     )
     assert float(loss(np.asarray(solution.log_probs) / scale)[0]) <= found.fun * (1 + 1e-12)
     np.testing.assert_allclose(solution.log_probs, log_softmax(scale * found.x), atol=2e-3)
-
-
-def test_memory_is_that_of_a_gradient() -> None:
-    """A matrix of all pairs would take 80 GB."""
-    size = 10**5
-    reference, rejected = log_softmax(np.random.default_rng(2).normal(size=(2, size)), axis=-1)
-    solution = didsim.solve(didsim.cdpo(BETA, 0.2), reference, didsim.Contrastive(reference, rejected))
-    assert solution.verdict == didsim.fixed_points.Verdict.MINIMISER
