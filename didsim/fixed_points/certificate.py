@@ -19,6 +19,8 @@ class Method(StrEnum):
     NEWTON_ON_REWARDS = "Newton on rewards"
     NEWTON_ON_LOGITS = "Newton on logits"
     NEWTON_ON_PARAMETERS = "Newton on parameters"
+    NEWTON_CG_ON_REWARDS = "Newton with conjugate gradients on rewards"
+    NEWTON_CG_ON_LOGITS = "Newton with conjugate gradients on logits"
     LBFGS_ON_REWARDS = "L-BFGS on rewards"
     LBFGS_ON_LOGITS = "L-BFGS on logits"
     NONE = "none"

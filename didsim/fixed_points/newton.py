@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from didsim.fixed_points.decompositions import eigen, least_squares, linear, solved, triangle
 
-# A step changes no number by more than this.
-_LONGEST_STEP = 8.0
+LONGEST_STEP = 8.0
+"""A step changes no number by more than this."""
 _STEPS = 300
 TOLERANCE = 1e-6
 """How far from a stationary point a solver may stop."""
@@ -102,25 +102,10 @@ def minimise(
         g = gradient(z, z)
         step = _decomposed(hessian_at(z), idle, size).step(g)
         longest = jnp.max(jnp.abs(step))
-        step = step * jnp.minimum(1, _LONGEST_STEP / longest)
-        before = loss(z, z)
-        noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
-        slope = jnp.vdot(g, step)
-
-        def is_too_far(share: Array) -> Array:
-            after = loss(z + share * step, z)
-            return ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
-
-        def shorten(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            share = state[0] / 2
-            return share, is_too_far(share)
-
-        # The verdict is carried: computed again, it may round to another one, and the loop not end.
-        whole_step = jnp.ones((), z.dtype)
-        share, _ = jax.lax.while_loop(lambda state: state[1], shorten, (whole_step, is_too_far(whole_step)))
-        stuck = ~(share > 1e-10)
-        new = jnp.where(stuck, z, z + share * step)
-        return _State(new, state.iteration + 1, longest, stuck)
+        step = step * jnp.minimum(1, LONGEST_STEP / longest)
+        share = share_of_step(lambda moved: loss(moved, z), loss(z, z), z, step, jnp.vdot(g, step))
+        new = jnp.where(share > 0, z + share * step, z)
+        return _State(new, state.iteration + 1, longest, share == 0)
 
     def going(state: _State) -> Array:
         return (state.iteration < _STEPS) & (state.step > 1e-13) & ~state.stuck
@@ -162,6 +147,29 @@ def minimise(
     flat, level = (jnp.where(nowhere, len(z) - len(idle), count) for count in (flat, level))
     step, falls = jnp.where(nowhere, 0, step), falls & ~nowhere
     return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls)
+
+
+def share_of_step(
+    loss: Callable[[Array], Array], before: Array, z: Array, step: Array, slope: Array
+) -> Array:
+    """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
+
+    The loss must fall, from its value `before`, by a part of what its slope along the step promises, or by
+    nothing but rounding.
+    """
+    noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
+
+    def shorten(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        share = state[0] / 2
+        after = loss(z + share * step)
+        is_too_far = ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
+        return share, is_too_far
+
+    # The loop tries the whole step, too, so that the loss is compiled in one place. The verdict is carried:
+    # computed again, it may round to another one, and the loop not end.
+    first = jnp.full((), 2, z.dtype), jnp.ones((), bool)
+    share, _ = jax.lax.while_loop(lambda state: state[1], shorten, first)
+    return jnp.where(share > 1e-10, share, 0)
 
 
 class _Decomposed(NamedTuple):
@@ -280,7 +288,7 @@ def root_step(jacobian: Array, field: Array, idle: Array) -> Array:
     left = jnp.max(jnp.abs(jacobian @ quick + field))
     fits = left <= 1e-8 * jnp.max(jnp.abs(field))
     return jax.lax.cond(
-        fits & (jnp.max(jnp.abs(quick)) < _LONGEST_STEP),
+        fits & (jnp.max(jnp.abs(quick)) < LONGEST_STEP),
         lambda _: quick,
         lambda _: -least_squares(jacobian, field),
         None,

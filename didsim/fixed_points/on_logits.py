@@ -12,6 +12,7 @@ from jaxtyping import Array
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim.fixed_points.task import (
     DENSE,
@@ -76,9 +77,13 @@ def solve_on_logits(
     log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
     guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
     if task.size > DENSE:
+        method = Method.LBFGS_ON_LOGITS
         if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
-        found, method = _lbfgs_on_logits(task, guesses), Method.LBFGS_ON_LOGITS
+        if convex and not has_kinks(task.objective) and _knows_own_curvature(task):
+            found, method = _newton_cg_on_logits(task, guesses), Method.NEWTON_CG_ON_LOGITS
+        else:
+            found = _lbfgs_on_logits(task, guesses)
     else:
         method = Method.NEWTON_ON_LOGITS
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
@@ -159,6 +164,31 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
 
     problem = task.problem if task.problem.online else task.problem.joint(task.size)
     return over_starts(one, (task.objective, task.reference, problem, support), guesses)
+
+
+def _knows_own_curvature(task: Task) -> bool:
+    def of_run(objective: Objective, reference: Array, problem: Problem) -> Array | None:
+        return objective.own_curvature(reference, reference, problem, task.lengths)
+
+    return (
+        eqx.filter_eval_shape(eqx.filter_vmap(of_run), task.objective, task.reference, task.problem)
+        is not None
+    )
+
+
+@eqx.filter_jit
+def _newton_cg_on_logits(task: Task, guesses: Array) -> Found:
+    def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
+        objective, reference, problem = given
+
+        def loss(z: Array) -> Array:
+            return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
+
+        return minimise_convex(
+            loss, start, lambda z: objective.own_curvature(z, reference, problem, task.lengths)
+        )
+
+    return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 
 
 @eqx.filter_jit

@@ -14,6 +14,7 @@ from didsim.fixed_points.closed_forms import policy_of, solve_closed_form
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (
     DENSE,
@@ -80,10 +81,8 @@ def _by_newton(
     guesses = random_starts(task, 1 if convex else starts)
     whole = np.ones(task.runs, bool) if compared is None else compared.identified.all(axis=-1)
     identified = jnp.asarray(whole)
-    if task.size > DENSE:
-        found, method = _lbfgs(pair, problem, identified, guesses), Method.LBFGS_ON_REWARDS
-    else:
-        found, method = _newton(pair, problem, identified, guesses), Method.NEWTON_ON_REWARDS
+    method = _method(task, pair)
+    found = _SOLVERS[method](pair, problem, identified, guesses)
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
     best, ends, agreed = best_of(task, found, ends)
     return solution_of(
@@ -99,12 +98,18 @@ def _by_newton(
     )
 
 
+def _method(task: Task, pair: Term) -> Method:
+    if task.size <= DENSE:
+        return Method.NEWTON_ON_REWARDS
+    return Method.NEWTON_CG_ON_REWARDS if pair.kernel.convex else Method.LBFGS_ON_REWARDS
+
+
 def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> Solution:
     """What is known if no problem has a minimiser that its pairs identify."""
     return solution_of(
         task,
         task.reference,
-        Method.NEWTON_ON_REWARDS if task.size <= DENSE else Method.LBFGS_ON_REWARDS,
+        _method(task, pair),
         gradient=np.nan,
         compared=compared,
         limit=limit_of_descent(task, pair, problem, compared),
@@ -130,12 +135,32 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
 
 
 @eqx.filter_jit
+def _newton_cg(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
+    def one(given: tuple[Term, Problem], start: Array) -> Found:
+        pair, problem = given
+        return minimise_convex(
+            lambda h: pair.kernel.expect(problem, h),
+            start,
+            lambda h: pair.kernel.own_curvature(problem, h),
+        )
+
+    return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
+
+
+@eqx.filter_jit
 def _lbfgs(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     def one(given: tuple[Term, Problem], start: Array) -> Found:
         pair, problem = given
         return minimise_large(lambda h: pair.kernel.expect(problem, h), start, mass(problem, start))
 
     return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
+
+
+_SOLVERS = {
+    Method.NEWTON_ON_REWARDS: _newton,
+    Method.NEWTON_CG_ON_REWARDS: _newton_cg,
+    Method.LBFGS_ON_REWARDS: _lbfgs,
+}
 
 
 def _where_identified(solver: Callable[[Any, Array], Found]) -> Callable[[Any, Array], Found]:

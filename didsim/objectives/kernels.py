@@ -85,6 +85,13 @@ class Kernel(eqx.Module):
         """`E kernel(x_chosen − y_rejected)` over the pairs of a problem. Costs as `expect`."""
         return problem.expect_across(self, x, y)
 
+    def own_curvature(self, problem: Problem, h: Array) -> Array:
+        """The second derivative of `expect` in each reward by itself; see `Problem.own_curvature`.
+
+        Solvers of large problems scale their numbers by it. If it is off by a factor, they take longer.
+        """
+        return problem.own_curvature(self, h)
+
     def curvature(self, table: Joint, x: Array, y: Array) -> OfRewards:
         """The derivatives of `expect_across` over the pairs of a table. O(N²)."""
         return of_table(table.log_probs, self, x, y)
@@ -134,9 +141,15 @@ class SumOfForms(Kernel):
         y = y if self.offset is None else y + self.offset
         return self._sum(lambda form: problem.expect_across(form, x, y))
 
+    def own_curvature(self, problem: Problem, h: Array) -> Array:
+        return reduce(jnp.add, self._parts(lambda form: problem.own_curvature(form, h, self.offset)))
+
     def _sum(self, of: Callable[[Form], Array]) -> Array:
-        parts = [of(form) if weight is None else weight * of(form) for weight, form in self.forms()]
+        parts = self._parts(of)
         return reduce(jnp.add, parts if self.constant is None else [self.constant, *parts])
+
+    def _parts(self, of: Callable[[Form], Array]) -> list[Array]:
+        return [of(form) if weight is None else weight * of(form) for weight, form in self.forms()]
 
 
 @jax.custom_jvp

@@ -274,6 +274,36 @@ class Objective(eqx.Module):
             [term.weighted(term.curvature(logits, reference, lengths, over)) for term in self.terms]
         )
 
+    def own_curvature(
+        self, logits: Float[Array, " n"], reference: Array, problem: Problem, lengths: Array | None
+    ) -> Float[Array, " n"] | None:
+        """The diagonal of `curvature`, without the matrix; None if a term does not know it.
+
+        The pair of a sequence with itself counts as in `Problem.own_curvature`.
+
+        Let `B` be the Hessian and `s` the gradient in the log-probabilities, as if these were free, and `p`
+        the policy. The Hessian in the logits is `(I − p 1ᵀ) B (I − 1 pᵀ) − (Σ_j s_j) (diag(p) − p pᵀ)`. So
+        its diagonal is
+
+            B_ii − 2 p_i (B 1)_i + p_i² (1ᵀ B 1) − (Σ_j s_j) p_i (1 − p_i)
+
+        (Derived here.) It costs as much as `Problem.own_curvature`, beside a product with `B`.
+        """
+        log_probs = log_softmax(logits)
+        space = Sequences(log_probs, reference, lengths)
+        over = self._population(log_probs, reference, problem, lengths, None)
+        own = [term.own_curvature(space, over) for term in self.terms]
+        known = [term.weighted(one) for term, one in zip(self.terms, own, strict=True) if one is not None]
+        if len(known) < len(own):
+            return None
+
+        def loss(logps: Array) -> Array:
+            return self.population_loss(logps, reference, problem, lengths, held=log_probs)
+
+        pull, shifted = jax.jvp(jax.grad(loss), (log_probs,), (jnp.ones_like(log_probs),))
+        p = jnp.exp(log_probs)
+        return sum_of(known) - 2 * p * shifted + p**2 * jnp.sum(shifted) - jnp.sum(pull) * p * (1 - p)
+
     def _population(
         self, held: Array, reference: Array, problem: Problem, lengths: Array | None, marginals: Any
     ) -> Population:

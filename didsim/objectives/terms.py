@@ -185,6 +185,15 @@ class Term(eqx.Module):
 
         return jax.jacfwd(jax.grad(loss))(z)
 
+    def own_curvature(self, space: Sequences, over: Population) -> Array | None:
+        """The second derivative of `expected` in each log-probability of `space` by itself.
+
+        Other log-probabilities are held fixed, as if they need not sum to one. The pair of a sequence with
+        itself counts as in `Problem.own_curvature`. None if the term does not know it without a matrix of all
+        pairs.
+        """
+        return None
+
     def weighted(self, loss: Array) -> Array:
         return loss if self.weight is None else self.weight * loss
 
@@ -286,6 +295,14 @@ class Pair(Term):
         table = over.problem.joint(z.shape[-1])
         return in_logits(chosen, rejected, self.kernel.curvature(table, chosen.values(), rejected.values()))
 
+    def own_curvature(self, space: Sequences, over: Population) -> Array | None:
+        if not (self._has_one_reward and self.reward.looks_at_one_sequence):
+            return None
+        h = self.reward.of_space(*space)
+        slope, bend = derivatives(lambda logps: self.reward(logps, *space[1:]), space.logps)
+        pull = jax.grad(lambda h: self.kernel.expect(over.problem, h))(h)
+        return self.kernel.own_curvature(over.problem, h) * slope**2 + pull * bend
+
 
 def _where(use: Array, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(use, a, b), one, other)
@@ -373,6 +390,16 @@ class Single(Term):
             for one in derivatives(lambda h: self._loss(h, baseline), h)
         )
         return reward.pulled_on_both_sides(jnp.diag(second)) + reward.bent(first)
+
+    def own_curvature(self, space: Sequences, over: Population) -> Array | None:
+        if not self.reward.looks_at_one_sequence:
+            return None
+        baseline = self._baseline(over)
+
+        def losses(logps: Array) -> Array:
+            return self._loss(self.reward(logps, *space[1:]), baseline)
+
+        return jnp.exp(self._marginal(over)) * derivatives(losses, space.logps)[1]
 
     def _baseline(self, over: Population) -> Array | None:
         if self.baseline is None:

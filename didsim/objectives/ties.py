@@ -65,6 +65,10 @@ class RaoKupper(TieKernel):
         # The problem counts a tie as half a win for either sequence, which is half of a tie's loss.
         return self._win.expect(problem, h) + problem.expect_ties(self._beyond_half_wins, h)
 
+    def own_curvature(self, problem: Problem, h: Array) -> Array:
+        """That of wins, of which a tie counts as half a one for either sequence: at least half the truth."""
+        return self._win.own_curvature(problem, h)
+
     def curvature(self, table: Joint, x: Array, y: Array) -> OfRewards:
         wins = super().curvature(table, x, y)
         if table.log_ties is None:

@@ -18,6 +18,7 @@ from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.exact import map_rows
 from didsim.pairwise.forms import Analytic, Form
 from didsim.pairwise.sums import potentials, tiled_pair_sum, unchecked_pair_sum
+from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.problem import (
     IndependentDraws,
@@ -211,6 +212,17 @@ class Labelled(Problem):
             return tiled_pair_sum(_OneWay(kernel), *weights, rewards, values)
 
         return one_order(first, second) + one_order(second, first)
+
+    def own_curvature(
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch sequences"]:
+        """As in `Problem.own_curvature`, at the cost of `expect`.
+
+        A kernel with an `s`, as in `expect`, has an even second derivative. Labels then make no difference.
+        """
+        if self.separable and isinstance(kernel, Form) and kernel.skew(offset) is not None:
+            return Contrastive(self.first, self.second).own_curvature(kernel, x, offset)
+        return super().own_curvature(kernel, x, offset)
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) e^{x_i − x_j}`.

@@ -122,6 +122,13 @@ class Mixture(Problem):
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect_across(kernel, x, y) for problem in self.problems])
 
+    def own_curvature(
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch sequences"]:
+        """The weighted mean of the problems' curvatures."""
+        parts = [problem.own_curvature(kernel, x, offset) for problem in self.problems]
+        return jnp.moveaxis(self._mean([jnp.moveaxis(part, -1, 0) for part in parts]), 0, -1)
+
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of the problems' expectations."""
         return self._mean([problem.expect_exp(x) for problem in self.problems])

@@ -168,6 +168,28 @@ class Problem(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """The expectation of `kernel(x_chosen − y_rejected)` over pairs."""
 
+    def own_curvature(
+        self, kernel: Summand, x: Float[Array, "*#batch sequences"], offset: Array | None = None
+    ) -> Float[Array, "*batch sequences"]:
+        """The second derivatives of `expect_across(x, y)` in `x_i` and in `y_i`, at `y = x`, added up.
+
+            Σ_j [P(i, j) kernel''(x_i − x_j − offset) + P(j, i) kernel''(x_j − x_i − offset)]
+
+        This is the diagonal of the Hessian of `expect`, but for the pair of a sequence with itself, which has
+        no curvature and counts here all the same. No two entries of `x` alone meet in a pair. So the Hessian
+        of `expect_across` in `x` is diagonal, and its product with ones is the diagonal. (Derived here.)
+        Costs as `expect_across`.
+        """
+        offset = jnp.zeros(()) if offset is None else jnp.asarray(offset)[..., None]
+
+        def slopes(x: Array, y: Array) -> tuple[Array, Array]:
+            return jax.grad(lambda x, y: jnp.sum(self.expect_across(kernel, x, y + offset)), (0, 1))(x, y)
+
+        ones = jnp.ones_like(x)
+        in_chosen = jax.jvp(lambda one: slopes(one, x)[0], (x,), (ones,))[1]
+        in_rejected = jax.jvp(lambda one: slopes(x, one)[1], (x,), (ones,))[1]
+        return in_chosen + in_rejected
+
     @abstractmethod
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The expectation of `exp(x_chosen − x_rejected)` over pairs.

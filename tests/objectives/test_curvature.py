@@ -48,3 +48,36 @@ def test_a_hessian_is_that_of_autodiff(name: str) -> None:
         expected = by_autodiff(objective, Z, table, lengths)
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11 * scale + 1e-15, err_msg=kind)
+
+
+def without_pairs_of_a_sequence_with_itself(problem: Problem) -> Problem:
+    """They have no curvature, but count as if they had one in what each sequence has by itself."""
+    table = jnp.where(jnp.eye(SIZE, dtype=bool), -jnp.inf, problem.joint(SIZE).log_probs)
+    return didsim.Joint(table - jax.nn.logsumexp(table))
+
+
+KINDS: dict[str, Problem] = PROBLEMS | {
+    "contrastive": without_pairs_of_a_sequence_with_itself(didsim.Contrastive(REFERENCE, Q)),
+    "mixture": didsim.Mixture((TIED, didsim.Pairs([3, 4], [4, 5])), np.log([0.25, 0.75])),
+}
+# Their terms look at tokens, at the order of rewards, at two rewards, or at all sequences for each reward.
+UNKNOWN = {"aot", "aot_unpaired", "bdpo", "dpo_shift", "dpop", "ld_dpo", "orpo", "wpo"}
+# Their loss of a tie is more than that of half a win of either sequence, which is all that is known.
+OF_TIES = {"dpo_rao_kupper"}
+
+
+@pytest.mark.parametrize("name", [name for name in didsim.OBJECTIVES if name != "dpo_pg"])
+def test_the_diagonal_of_a_hessian_is_that_of_autodiff(name: str) -> None:
+    objective = didsim.OBJECTIVES[name]()
+    lengths = None if name in WITHOUT_LENGTHS else jnp.asarray(LENGTHS)
+    for kind, problem in KINDS.items():
+        if kind == "online" or (name in OF_TIES and kind in {"ties", "mixture"}):
+            continue
+        found = objective.own_curvature(Z, REFERENCE, problem, lengths)
+        if name in UNKNOWN:
+            assert found is None
+            continue
+        expected = jnp.diag(by_autodiff(objective, Z, problem, lengths))
+        assert found is not None
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11 * scale + 1e-15, err_msg=kind)

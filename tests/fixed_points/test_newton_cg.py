@@ -1,0 +1,113 @@
+"""Minimisers of large convex problems."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
+
+import didsim
+from didsim.fixed_points.newton_cg import minimise_convex
+
+SIZE, BETA = 1100, 0.5  # more than there are dense matrices for
+RNG = np.random.default_rng(0)
+REFERENCE, CHOSEN, REJECTED = log_softmax(RNG.normal(size=(3, SIZE)), axis=-1)
+PROBLEM = didsim.Contrastive(CHOSEN, REJECTED)
+
+
+def test_scales_do_not_matter_to_a_quadratic() -> None:
+    """Of differences: springs of all strengths that join all numbers to the first."""
+    mass = np.logspace(-9, 3, 40)
+    middle = np.random.default_rng(1).normal(size=41)
+
+    def loss(z: jax.Array) -> jax.Array:
+        return jnp.sum(mass * ((z - middle)[1:] - (z - middle)[0]) ** 2) / 2
+
+    own = jnp.asarray([mass.sum(), *mass])
+    found = jax.jit(minimise_convex, static_argnums=(0, 2))(loss, jnp.zeros(41), lambda z: own)
+    np.testing.assert_allclose(found.z - found.z[0], middle - middle[0], atol=1e-10)
+    assert bool(found.converged)
+
+
+def test_a_function_that_falls_for_ever_does_not_converge() -> None:
+    def loss(z: jax.Array) -> jax.Array:
+        return jnp.exp(z[1] - z[0])
+
+    found = jax.jit(minimise_convex, static_argnums=(0, 2))(
+        loss, jnp.zeros(2), lambda z: loss(z) * jnp.ones(2)
+    )
+    assert not bool(found.converged)
+
+
+def gradient_of_smoothed_labels(h: np.ndarray, smoothing: float) -> np.ndarray:
+    """By the full matrix of pairs, over what all pairs of a sequence could pull."""
+    weights = np.exp(CHOSEN)[:, None] * np.exp(REJECTED)
+    slope = weights * (expit(h[:, None] - h[None, :]) - (1 - smoothing))
+    return (slope.sum(axis=1) - slope.sum(axis=0)) / (np.exp(CHOSEN) + np.exp(REJECTED))
+
+
+def test_smoothed_labels_on_a_large_space() -> None:
+    """Without smoothing there is a closed form; with it, the gradient by the full matrix of pairs."""
+    smoothing = np.array([0.0, 0.2])
+    objectives = jax.vmap(lambda s: didsim.cdpo(BETA, s))(smoothing)
+    solution = didsim.solve(objectives, REFERENCE, PROBLEM)
+    known = solution.certificate
+    assert known.method == "Newton with conjugate gradients on rewards"
+    assert known.converged.tolist() == [True, True]
+    assert known.finite.tolist() == [True, True]
+    assert known.unique.tolist() == [True, True]
+    expected = log_softmax(REFERENCE + (CHOSEN - REJECTED) / BETA)
+    np.testing.assert_allclose(solution.log_probs[0], expected, atol=1e-9)
+    h = BETA * (np.asarray(solution.log_probs[1]) - REFERENCE)
+    assert np.abs(gradient_of_smoothed_labels(h, smoothing[1])).max() < 1e-12
+    # It is a minimum of other rewards than those without smoothing.
+    assert float(didsim.js(solution.log_probs[1], expected)) > 1e-3
+    single = [jnp.asarray(one, "float32") for one in (REFERENCE, CHOSEN, REJECTED)]
+    rounded = didsim.solve(objectives, single[0], didsim.Contrastive(*single[1:]))
+    assert rounded.log_probs.dtype == "float32"
+    assert rounded.verdict == didsim.fixed_points.Verdict.MINIMISER
+    np.testing.assert_allclose(rounded.log_probs, solution.log_probs, atol=3e-5)
+
+
+LABELLED = didsim.Labelled(RNG.normal(size=SIZE), REFERENCE, CHOSEN)
+WINNERS, LOSERS = RNG.integers(SIZE, size=(2, 40 * SIZE))
+PAIRS = didsim.Pairs(WINNERS[WINNERS != LOSERS], LOSERS[WINNERS != LOSERS])
+
+
+@pytest.mark.parametrize(
+    ("problem", "objective"),
+    [
+        (LABELLED, didsim.cdpo(BETA, 0.1)),
+        (PAIRS, didsim.dpo(BETA)),
+        (PAIRS, didsim.ipo(0.3)),
+        (PROBLEM, didsim.cpo(BETA)),
+        (PAIRS, didsim.dpo(BETA) + 0.5 * didsim.sft()),
+    ],
+)
+def test_a_quasi_newton_search_by_another_library_ends_at_the_same_policy(
+    problem: didsim.preferences.Problem, objective: didsim.Objective
+) -> None:
+    """Of all pairs as a matrix, from the reference, in logits scaled by their sequence's share of pairs."""
+    solution = didsim.solve(objective, REFERENCE, problem)
+    known = solution.certificate
+    assert known.method.startswith("Newton with conjugate gradients")
+    assert bool(known.unique)
+    table, reference = problem.joint(SIZE), jnp.asarray(REFERENCE)
+    mass = np.exp(np.logaddexp(table.chosen_marginal(SIZE), table.rejected_marginal(SIZE)))
+    scale = 1 / np.sqrt(SIZE * (mass + np.exp(REFERENCE)))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(u: jax.Array) -> jax.Array:
+        return SIZE * objective.population_loss(jax.nn.log_softmax(scale * u), reference, table, None)
+
+    found = minimize(
+        lambda u: [np.asarray(one) for one in loss(u)],
+        REFERENCE / scale,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 3000, "maxfun": 5000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
+    )
+    assert float(loss(np.asarray(solution.log_probs) / scale)[0]) <= found.fun * (1 + 1e-12)
+    np.testing.assert_allclose(solution.log_probs, log_softmax(scale * found.x), atol=2e-3)
