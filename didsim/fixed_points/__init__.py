@@ -1,6 +1,9 @@
 """Where an objective converges, exactly, with a certificate.
 
 solve           the calls: which way of solving fits an objective and a problem
+path            the calls for all values of a parameter
+sensitivity     derivatives of a solution
+implicit        the implicit function theorem, which gives these
 certificate     what is known of a solution
 task            a batch of problems to solve
 closed_forms    limits that a formula gives
@@ -15,7 +18,22 @@ win_graph       which sequences the pairs compare
 separable       where descent ends if these identify no minimiser
 """
 
-from didsim.fixed_points.certificate import Certificate, Method, NoMinimiserError, Solution, Verdict
+from didsim.fixed_points.certificate import Certificate, Given, Method, NoMinimiserError, Solution, Verdict
+from didsim.fixed_points.path import SolutionPath, solve_path
+from didsim.fixed_points.sensitivity import Sensitivity, sensitivity
 from didsim.fixed_points.solve import fixed_point, solve
 
-__all__ = ["Certificate", "Method", "NoMinimiserError", "Solution", "Verdict", "fixed_point", "solve"]
+__all__ = [
+    "Certificate",
+    "Given",
+    "Method",
+    "NoMinimiserError",
+    "Sensitivity",
+    "Solution",
+    "SolutionPath",
+    "Verdict",
+    "fixed_point",
+    "sensitivity",
+    "solve",
+    "solve_path",
+]

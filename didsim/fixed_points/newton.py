@@ -30,9 +30,10 @@ class Found(NamedTuple):
         step: the largest entry of the step that Newton's method would take next.
         flat: the number of directions along which the function does not curve. Directions along which it is
             known not to change are not counted.
-        level: the number of those along which the function did not curve at the start either, if it does not
-            change along them.
+        level: the number of those along which the function does not curve at the origin either, if it does
+            not change along them. The origin is the start, unless another one is given.
         falls: whether the function curves downwards along some direction, as it does at a saddle.
+        steps: the number of steps that were taken.
     """
 
     z: Float[Array, "*starts numbers"]
@@ -42,6 +43,7 @@ class Found(NamedTuple):
     flat: Int[Array, "*starts"]
     level: Int[Array, "*starts"]
     falls: Bool[Array, "*starts"]
+    steps: Int[Array, "*starts"] | int = 0
 
     @property
     def converged(self) -> Bool[Array, "*starts"]:
@@ -71,6 +73,7 @@ def minimise(
     hessian: Callable[[Array], Array] | None = None,
     mass: Array | None = None,
     size: Array | None = None,
+    origin: Array | None = None,
 ) -> Found:
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
@@ -91,7 +94,10 @@ def minimise(
             curvature than this counts as flat.
         size: for each number, the size of the terms that add up to its curvature. A curvature far below is
             their rounding. By default the curvature itself.
+        origin: the numbers that the end is compared with, to tell directions along which the loss is level
+            from those along which it has ceased to curve. By default where the method starts.
     """
+    origin = start if origin is None else origin
     gradient = jax.grad(loss)
 
     def hessian_at(z: Array) -> Array:
@@ -126,20 +132,21 @@ def minimise(
         return (state.iteration < _STEPS) & (state.step > 1e-13) & ~state.stuck
 
     first = _State(start, jnp.zeros((), int), jnp.full((), jnp.inf, start.dtype), jnp.zeros((), bool))
-    z = jax.lax.while_loop(going, advance, first).z
+    last = jax.lax.while_loop(going, advance, first)
+    z = last.z
 
     def whole(z: Array) -> Array:
         return gradient(z, z)
 
     if moves:
         z = _root(whole, z, idle)
-    at_start = hessian_at(start)
+    at_origin = hessian_at(origin)
     nowhere = jnp.zeros((), bool)
     if mass is not None:
-        # A loss that does not curve at the start, and does not change from there, is left where it is.
-        nowhere = jnp.all(jnp.abs(jnp.diag(at_start)) <= 4 * jnp.finfo(z.dtype).eps * mass)
-        nowhere = nowhere & _same(loss(z, z), loss(start, start))
-        z = jnp.where(nowhere, start, z)
+        # A loss that does not curve at the origin, and does not change from there, is left where it is.
+        nowhere = jnp.all(jnp.abs(jnp.diag(at_origin)) <= 4 * jnp.finfo(z.dtype).eps * mass)
+        nowhere = nowhere & _same(loss(z, z), loss(origin, origin))
+        z = jnp.where(nowhere, origin, z)
     g, at_end = gradient(z, z), hessian_at(z)
     decomposed = _decomposed(at_end, idle, size)
     step = root_step(jax.jacfwd(whole)(z), g, idle) if moves else decomposed.step(g)
@@ -151,7 +158,7 @@ def minimise(
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
 
     def level_there(_: None) -> Array:
-        level, along = _level(at_start, at_end, size)
+        level, along = _level(at_origin, at_end, size)
         unchanged = _same(loss(z + along, z), loss(z, z)) & _same(loss(z - along, z), loss(z, z))
         return jnp.where(unchanged, level - len(idle), 0)
 
@@ -161,7 +168,7 @@ def minimise(
     # What is left of such a loss is rounding, in every direction but the idle ones.
     flat, level = (jnp.where(nowhere, len(z) - len(idle), count) for count in (flat, level))
     step, falls = jnp.where(nowhere, 0, step), falls & ~nowhere
-    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls)
+    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls, last.iteration)
 
 
 class _Decomposed(NamedTuple):

@@ -16,6 +16,7 @@ from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim.fixed_points.task import (
     DENSE,
     Task,
+    begun_at,
     best_of,
     check_dense,
     compared_by,
@@ -32,13 +33,13 @@ from didsim.preferences.problem import Problem
 _NO_SLOPE = 1e2
 
 
-def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solution:
+def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int, first: Array | None = None) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
     reward = terms[0].reward
     one_reward = all(bool(eqx.tree_equal(term.reward, reward)) for term in terms[1:])
     one_baseline = all(bool(eqx.tree_equal(term.baseline, terms[0].baseline)) for term in terms[1:])
     if not (reward.is_log_ratio and one_reward and one_baseline):
-        return solve_on_logits(task, starts)
+        return solve_on_logits(task, starts, first)
     support = _gains(terms, task.problem, task.reference, task.eps) > 0
     # Where nothing is to be gained there is no such set.
     support = support | ~support.any(axis=-1, keepdims=True)
@@ -46,6 +47,7 @@ def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solutio
     return solve_on_logits(
         task,
         starts,
+        first,
         support=support,
         unique=reward.has_concave_sigmoid & (not task.objective.has_baseline),
         note="" if bool(support.all()) else note,
@@ -68,20 +70,27 @@ def _gains(terms: tuple[Single, ...], problem: Problem, reference: Array, eps: f
 def solve_on_logits(
     task: Task,
     starts: int,
+    first: Array | None = None,
     support: Array | None = None,
     unique: np.ndarray | Array | None = None,
     note: str = "",
 ) -> Solution:
-    """Newton's method on the logits of a policy over all sequences, or over those of a support."""
+    """Newton's method on the logits of a policy over all sequences, or over those of a support.
+
+    `first` has the log-probabilities of a policy for each run, which takes the reference's place as the first
+    start.
+    """
     log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
     guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
     if task.size > DENSE:
         if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
-        found, method = _lbfgs_on_logits(task, guesses), Method.LBFGS_ON_LOGITS
+        found, method = _lbfgs_on_logits(task, begun_at(guesses, first)), Method.LBFGS_ON_LOGITS
     else:
         method = Method.NEWTON_ON_LOGITS
-        task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
+        task, found = rounding_kinks(
+            task, (guesses, begun_at(guesses, first)), lambda task, z: _newton_on_logits(task, z, support)
+        )
     ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
     best, ends, agreed = best_of(task, found, ends)
     if unique is None:
@@ -103,7 +112,13 @@ def solve_on_logits(
     )
 
 
-def rounding_kinks(task: Task, guesses: Array, newton: Callable[[Task, Array], Found]) -> tuple[Task, Found]:
+Starts = tuple[Array, Array]
+"""The usual starts, which the end is compared with, and those that Newton's method begins at."""
+
+
+def rounding_kinks(
+    task: Task, guesses: Starts, newton: Callable[[Task, Starts], Found]
+) -> tuple[Task, Found]:
     """Newton's method on the objective, or on ones whose kinks are rounded less and less; and the last."""
     if not has_kinks(task.objective):
         return task, newton(task, guesses)
@@ -112,7 +127,7 @@ def rounding_kinks(task: Task, guesses: Array, newton: Callable[[Task, Array], F
         objective = smoothed(task.objective, jnp.full(task.runs, temperature, task.reference.dtype))
         softer = eqx.tree_at(lambda task: task.objective, task, objective)
         found = newton(softer, z)
-        z = found.z
+        z = found.z, found.z
     return softer, found
 
 
@@ -121,11 +136,12 @@ def _masked(z: Array, support: Array) -> Array:
 
 
 @eqx.filter_jit
-def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
+def _newton_on_logits(task: Task, guesses: Starts, support: Array | None) -> Found:
     moves = task.objective.has_baseline or task.problem.online
 
-    def one(given: tuple[Objective, Array, Problem, Array | None], start: Array) -> Found:
+    def one(given: tuple[Objective, Array, Problem, Array | None], starts: Starts) -> Found:
         objective, reference, problem, support = given
+        origin, start = starts
         size = reference.shape[-1]
         marginals, weights = None, None
         kept = jnp.ones(size, bool) if support is None else support
@@ -155,7 +171,7 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
             return jnp.where(can_move[:, None] & can_move, found, jnp.diag(jnp.where(kept, 0, 1.0)))
 
         idle = kept[None].astype(start.dtype)
-        return minimise(loss, start, idle, moves=moves, hessian=hessian, mass=weights)
+        return minimise(loss, start, idle, moves=moves, hessian=hessian, mass=weights, origin=origin)
 
     problem = task.problem if task.problem.online else task.problem.joint(task.size)
     return over_starts(one, (task.objective, task.reference, problem, support), guesses)

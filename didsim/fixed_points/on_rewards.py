@@ -18,11 +18,13 @@ from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (
     DENSE,
     Task,
+    begun_at,
     best_of,
     check_dense,
     mass,
     over_starts,
     random_starts,
+    rewards_at,
     solution_of,
     table_of,
 )
@@ -33,8 +35,12 @@ from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
 
-def solve_on_rewards(task: Task, pair: Term, starts: int) -> Solution:
-    """The minimiser of a loss of differences of one implicit reward, by what its kernel is known to be."""
+def solve_on_rewards(task: Task, pair: Term, starts: int, first: Array | None = None) -> Solution:
+    """The minimiser of a loss of differences of one implicit reward, by what its kernel is known to be.
+
+    `first` has the log-probabilities of a policy for each run. If Newton's method is needed, its first start
+    is the reward of this policy.
+    """
     problem = task.problem.offline()
     kernel = pair.kernel
     compared = None
@@ -44,7 +50,7 @@ def solve_on_rewards(task: Task, pair: Term, starts: int) -> Solution:
         return _by_linear_program(task, pair, kernel.hinge_margin, problem, compared)
     if problem.compares_all and (solution := solve_closed_form(task, pair, problem)) is not None:
         return solution
-    return _by_newton(task, pair, problem, starts, compared)
+    return _by_newton(task, pair, problem, starts, compared, first)
 
 
 def _by_linear_program(
@@ -71,19 +77,25 @@ def _by_linear_program(
 
 
 def _by_newton(
-    task: Task, pair: Term, problem: Problem, starts: int, compared: Comparisons | None
+    task: Task,
+    pair: Term,
+    problem: Problem,
+    starts: int,
+    compared: Comparisons | None,
+    first: Array | None,
 ) -> Solution:
     """A second-order method on the rewards themselves, in which the loss of a convex kernel is convex."""
     if compared is not None and not compared.identified.all(axis=-1).any():
         return _open(task, pair, problem, compared)
     convex = pair.kernel.convex
     guesses = random_starts(task, 1 if convex else starts)
+    begun = begun_at(guesses, None if first is None else rewards_at(task, first[:, None])[:, 0])
     whole = np.ones(task.runs, bool) if compared is None else compared.identified.all(axis=-1)
     identified = jnp.asarray(whole)
     if task.size > DENSE:
-        found, method = _lbfgs(pair, problem, identified, guesses), Method.LBFGS_ON_REWARDS
+        found, method = _lbfgs(pair, problem, identified, begun), Method.LBFGS_ON_REWARDS
     else:
-        found, method = _newton(pair, problem, identified, guesses), Method.NEWTON_ON_REWARDS
+        found, method = _newton(pair, problem, identified, (guesses, begun)), Method.NEWTON_ON_REWARDS
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
     best, ends, agreed = best_of(task, found, ends)
     return solution_of(
@@ -112,11 +124,14 @@ def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> So
 
 
 @eqx.filter_jit
-def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
-    table = problem.joint(guesses.shape[-1])
+def _newton(
+    pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: tuple[Array, Array]
+) -> Found:
+    table = problem.joint(guesses[0].shape[-1])
 
-    def one(given: tuple[Term, Joint], start: Array) -> Found:
+    def one(given: tuple[Term, Joint], starts: tuple[Array, Array]) -> Found:
         pair, table = given
+        origin, start = starts
         return minimise(
             lambda h, _: pair.kernel.expect(table, h),
             start,
@@ -124,6 +139,7 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
             moves=False,
             hessian=lambda h: pair.kernel.curvature(table, h, h).hessian(),
             mass=mass(table, start),
+            origin=origin,
         )
 
     return over_starts(_where_identified(one), (identified, (pair, table)), guesses)
@@ -138,10 +154,10 @@ def _lbfgs(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guess
     return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
 
 
-def _where_identified(solver: Callable[[Any, Array], Found]) -> Callable[[Any, Array], Found]:
+def _where_identified(solver: Callable[[Any, Any], Found]) -> Callable[[Any, Any], Found]:
     """A solver that finds nothing, at no cost, for a problem that its pairs do not identify."""
 
-    def found(given: tuple[Array, Any], start: Array) -> Found:
+    def found(given: tuple[Array, Any], start: Any) -> Found:
         identified, problem = given
         nothing = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(solver, problem, start)

@@ -140,6 +140,7 @@ def solution_of(
         gradient_norm=of_runs(gradient),
         duality_gap=of_runs(duality_gap),
         last_step=of_runs(0.0 if found is None else found.step),
+        steps=of_runs(0 if found is None else found.steps),
         finite=np.isfinite(policies).all(axis=-1) & converged,
         unique=unique,
         has_others=(of_runs(has_others) | (level > 0)) & converged & is_there,
@@ -165,6 +166,19 @@ def finished(solution: Solution, batch: Shape) -> Solution:
 def on_device(tree: PyTree) -> Any:
     """NumPy arrays as arrays of JAX. They can hold NaN even if JAX looks for NaN in all that it computes."""
     return jax.tree.map(jax.device_put, tree)
+
+
+def in_dtype(tree: Any, dtype: np.dtype) -> Any:
+    """A tree with its floating-point numbers in another dtype."""
+
+    def converted(leaf: Any) -> Any:
+        if not eqx.is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        # In NumPy, which may hold NaN even if JAX looks for NaN in all that it computes.
+        changed = np.asarray(leaf).astype(dtype)
+        return on_device(changed) if isinstance(leaf, jax.Array) else changed
+
+    return jax.tree.map(converted, tree)
 
 
 @eqx.filter_jit
@@ -197,6 +211,16 @@ def random_starts(task: Task, starts: int) -> Array:
     return jnp.broadcast_to(noise * jnp.arange(starts)[:, None] / 2, (task.runs, *shape))
 
 
+def begun_at(guesses: Array, first: Array | None) -> Array:
+    """The starts of each run, with a first one that was given in place of the usual first.
+
+    Args:
+        guesses: the usual starts, `[runs, starts, numbers]`.
+        first: the first start of each run, `[runs, numbers]`, or None.
+    """
+    return guesses if first is None else guesses.at[:, 0].set(first)
+
+
 def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, Array, np.ndarray | None]:
     """The start of each run that ended lowest, and whether all starts agree.
 
@@ -211,7 +235,7 @@ def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, Array, np.nda
     chosen = ends[jnp.arange(runs), which]
     if starts == 1:
         return best, chosen, None
-    meet = [_meet(points, which) for points in (ends, _rewards(task, ends))]
+    meet = [_meet(points, which) for points in (ends, rewards_at(task, ends))]
     return best, chosen, (np.asarray(good) & np.logical_and(*meet)).all(axis=1)
 
 
@@ -230,8 +254,8 @@ def _meet(points: Array, which: Array) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _rewards(task: Task, ends: Array) -> Array:
-    """The implicit rewards at the ends of all runs and starts."""
+def rewards_at(task: Task, ends: Array) -> Array:
+    """The implicit rewards of policies `[runs, starts, sequences]`."""
 
     @eqx.filter_vmap
     def of_run(objective: Objective, reference: Array, ends: Array) -> Array:
@@ -244,7 +268,7 @@ def _rewards(task: Task, ends: Array) -> Array:
 _TOGETHER = 8192
 
 
-def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) -> Found:
+def over_starts(one: Callable[[Any, Any], Found], given: Any, guesses: Any) -> Found:
     """What a solver of one problem finds from one start, for all runs and starts.
 
     Each goes on until it has converged, and no longer. Only small problems are solved several at once.
@@ -252,13 +276,13 @@ def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) 
     Args:
         one: the solver, a function of a problem and a start.
         given: the problems, with an axis of runs.
-        guesses: the starts, `[runs, starts, numbers]`.
+        guesses: the starts, `[runs, starts, numbers]`, or a tuple of such arrays.
     """
-    runs, starts, size = guesses.shape
+    runs, starts, size = jax.tree.leaves(guesses)[0].shape
     at_once = max(1, _TOGETHER // size**2)
     of_starts = _divisor(starts, at_once)
 
-    def from_all_starts(given: Any, guesses: Array) -> Found:
+    def from_all_starts(given: Any, guesses: Any) -> Found:
         return jax.lax.map(lambda start: one(given, start), guesses, batch_size=of_starts)
 
     of_runs = _divisor(runs, at_once // (of_starts or 1))
