@@ -9,10 +9,10 @@ the objective, of the reference or of the problem changes by `dθ`, then
 `A` is the Hessian (`Objective.curvature`). Where a baseline or a sampler moves with the policy, `A` has one
 more part, and is not symmetric.
 
-A constant added to all logits changes nothing, so `A 1 = 0`. The entries of `F` add up to zero for all `z`, so
-`1ᵀ A = 0`. Therefore `1 1ᵀ` is added to `A`. The sum is regular if `A` maps no other direction to zero, and
-its solution for a right-hand side that adds up to zero is a solution for `A`, too. `A` is first scaled to a
-unit diagonal, so that it does not matter how improbable a sequence is. (Derived here.)
+A constant added to all logits changes nothing, so `A 1 = 0`. The entries of `F` add up to zero for all `z`,
+so `1ᵀ A = 0`. Therefore `1 1ᵀ` is added to `A`. The sum is regular if `A` maps no other direction to zero,
+and its solution for a right-hand side that adds up to zero is a solution for `A`, too. `A` is first scaled to
+a unit diagonal, so that it does not matter how improbable a sequence is. (Derived here.)
 """
 
 from collections.abc import Callable
@@ -177,8 +177,8 @@ def gradient(
 def _counted(problem: Problem, size: int) -> tuple[Problem, Marginals]:
     """A problem as a table, with its marginals.
 
-    A weight of zero is taken as a tiny one. The logarithm of a zero has no derivative, but the loss has one in
-    the weight of a pair that does not count yet, or of the other order of a pair.
+    A weight of zero is taken as a tiny one. The logarithm of a zero has no derivative. But the loss has one
+    in the weight of a pair that does not count yet, or of the other order of a pair.
     """
 
     def some(node: Any) -> Any:

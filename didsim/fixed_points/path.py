@@ -45,8 +45,8 @@ class SolutionPath(eqx.Module):
             values were solved in different ways. Its `note` joins theirs. Its `agreed` is True at values that
             had one start, unless all had one, when it is None.
         verdicts: the verdict at each value, for the worst problem of the batch.
-        solutions: what `solve` gives at each value. Where a solver did not converge, its `log_probs` are those
-            at which it stopped.
+        solutions: what `solve` gives at each value. Where a solver did not converge, `log_probs` of these are
+            those at which it stopped.
     """
 
     parameter: str = eqx.field(static=True)
@@ -97,8 +97,8 @@ def solve_path(
     """The minimisers along one parameter of an objective or of a problem, each with its certificate.
 
     The values are solved in the order in which they stand. Newton's method starts each from the solution
-    before it (`solve(start=…)`), or from the last one that there was, and so needs few steps. All values share
-    the compiled programs, so long as the functions return objectives and problems of one structure.
+    before it (`solve(start=…)`), or from the last one that there was, and so needs few steps. All values
+    share the compiled programs, so long as the functions return objectives and problems of one structure.
 
     A certificate is that of its value alone, as `solve` gives it. For a loss that is not known to be convex,
     the solution before is one of `starts` starts, and the lowest end is reported. Then minima can change
@@ -107,8 +107,8 @@ def solve_path(
     the certificate does not tell. The way back along the same values may then find another branch.
 
     Args:
-        objective: a function of the parameter that returns the objective, as `didsim.dpo` is one of `beta`, or
-            `functools.partial(didsim.cdpo, beta=0.1)` one of `label_smoothing`. It is called with the
+        objective: a function of the parameter that returns the objective. So `didsim.dpo` is one of `beta`,
+            and `functools.partial(didsim.cdpo, beta=0.1)` is one of `label_smoothing`. It is called with the
             parameter as a Python number, by keyword. Or an objective that does not depend on it.
         reference: the reference policy.
         problem: where pairs come from, or a function of the parameter that returns it, as for the weight of a

@@ -28,8 +28,8 @@ class Sensitivity(eqx.Module):
             add, and about what the policy would lose without it, for a weight of one. None for any other
             problem.
 
-    Only ratios of weights count, so `Σ_k w_k ∂ log π / ∂ w_k = 0`. The derivative in the logarithm of a weight
-    is `w_k` times the one in the weight.
+    Only ratios of weights count, so `Σ_k w_k ∂ log π / ∂ w_k = 0`. The derivative in the logarithm of a
+    weight is `w_k` times the one in the weight.
     """
 
     objective: dict[str, Float[Array, "*batch sequences"]]
@@ -44,7 +44,7 @@ def sensitivity(solution: Solution) -> Sensitivity:
     and samplers move with the policy, though the loss is differentiated with these held fixed.
 
     For the weights of pairs, let `f_k` be the gradient of the loss of pair `k` alone. Weights are normalised,
-    so `F = Σ_k w_k f_k / W` with `W = Σ_k w_k`, and `∂F/∂w_k = (f_k − F) / W`. At a minimiser `F = 0`, so that
+    so `F = Σ_k w_k f_k / W` with `W = Σ_k w_k`, and `∂F/∂w_k = (f_k − F) / W`. At a minimiser `F = 0`, and
     the normalisation drops out:
 
         ∂ log π / ∂ w_k = −(I − 1 pᵀ) A⁻¹ f_k / W
@@ -72,7 +72,7 @@ def sensitivity(solution: Solution) -> Sensitivity:
             or a family of policies was searched.
 
     >>> import didsim
-    >>> reference = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    >>> reference = np.log([0.5, 0.3, 0.2])
     >>> data = Pairs([0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2])
     >>> found = sensitivity(didsim.solve(didsim.cdpo(0.5, 0.1), reference, data))
     >>> sorted(found.objective)

@@ -56,8 +56,8 @@ def fixed_point(
             pairs do not identify it, the solver did not converge, or its starts disagree. The message says
             which, and the error holds the `Solution`. It is a `ValueError`.
         ValueError: an argument is wrong; or an argument is traced by `jit` or `vmap`, and there is no closed
-            form; or a minimiser without a closed form is differentiated where that means nothing: the loss has
-            corners, its second derivative is singular, or there are more than 1,024 sequences.
+            form; or the derivative of a minimiser without a closed form is asked for where there is none: the
+            loss has corners, or its second derivative is singular; or there are more than 1,024 sequences.
         EquinoxRuntimeError: an argument is traced, and no minimiser has full support.
 
     >>> from didsim import Contrastive, dpo, optimal_rejected
@@ -147,10 +147,10 @@ def solve(
             is the reference (or the policy as given), the others are random, by a fixed key. A single start
             has no other to disagree with.
         start: a policy near the minimiser, as log-probabilities or as a `Solution` of a similar problem. It
-            takes the reference's place as the first start, and so saves steps; the certificate means the same.
-            Its batch axes broadcast to those of the other arguments. Where a `Solution` has no positive
+            takes the reference's place as the first start, and so saves steps. The certificate means the
+            same. Its batch axes broadcast to those of the other arguments. Where a `Solution` has no positive
             probability to start from (NaN, zero, or a solver that did not converge), the reference is used.
-            Closed forms and linear programs ignore it. With a `policy`, the policy itself is the start.
+            Closed forms and linear programs ignore it. It is not for a `policy`, which is itself the start.
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
@@ -231,8 +231,8 @@ def _first_start(
     _checks.same_sequences(start=given, reference=reference)
     if _checks.broadcast(start=given.shape[:-1], arguments=batch) != batch:
         raise ValueError(
-            f"`start` must have batch axes that broadcast to those of the other arguments, {batch}; got shape "
-            f"{given.shape}"
+            "`start` must have batch axes that broadcast to those of the other arguments, "
+            f"{batch}; got shape {given.shape}"
         )
     return as_runs(jnp.where(kept, given, reference), batch, 1)
 
