@@ -30,8 +30,8 @@ class Found(NamedTuple):
         step: the largest entry of the step that Newton's method would take next.
         flat: the number of directions along which the function does not curve. Directions along which it is
             known not to change are not counted.
-        level: the number of those along which the function does not curve at the origin either, if it does
-            not change along them. The origin is the start, unless another one is given.
+        level: the number of those along which the function did not curve at the start either, if it does not
+            change along them.
         falls: whether the function curves downwards along some direction, as it does at a saddle.
         steps: the number of steps that were taken.
     """
@@ -73,7 +73,6 @@ def minimise(
     hessian: Callable[[Array], Array] | None = None,
     mass: Array | None = None,
     size: Array | None = None,
-    origin: Array | None = None,
 ) -> Found:
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
@@ -94,10 +93,7 @@ def minimise(
             curvature than this counts as flat.
         size: for each number, the size of the terms that add up to its curvature. A curvature far below is
             their rounding. By default the curvature itself.
-        origin: the numbers that the end is compared with, to tell directions along which the loss is level
-            from those along which it has ceased to curve. By default where the method starts.
     """
-    origin = start if origin is None else origin
     gradient = jax.grad(loss)
 
     def hessian_at(z: Array) -> Array:
@@ -140,13 +136,13 @@ def minimise(
 
     if moves:
         z = _root(whole, z, idle)
-    at_origin = hessian_at(origin)
+    at_start = hessian_at(start)
     nowhere = jnp.zeros((), bool)
     if mass is not None:
-        # A loss that does not curve at the origin, and does not change from there, is left where it is.
-        nowhere = jnp.all(jnp.abs(jnp.diag(at_origin)) <= 4 * jnp.finfo(z.dtype).eps * mass)
-        nowhere = nowhere & _same(loss(z, z), loss(origin, origin))
-        z = jnp.where(nowhere, origin, z)
+        # A loss that does not curve at the start, and does not change from there, is left where it is.
+        nowhere = jnp.all(jnp.abs(jnp.diag(at_start)) <= 4 * jnp.finfo(z.dtype).eps * mass)
+        nowhere = nowhere & _same(loss(z, z), loss(start, start))
+        z = jnp.where(nowhere, start, z)
     g, at_end = gradient(z, z), hessian_at(z)
     decomposed = _decomposed(at_end, idle, size)
     step = root_step(jax.jacfwd(whole)(z), g, idle) if moves else decomposed.step(g)
@@ -158,7 +154,7 @@ def minimise(
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
 
     def level_there(_: None) -> Array:
-        level, along = _level(at_origin, at_end, size)
+        level, along = _level(at_start, at_end, size)
         unchanged = _same(loss(z + along, z), loss(z, z)) & _same(loss(z - along, z), loss(z, z))
         return jnp.where(unchanged, level - len(idle), 0)
 

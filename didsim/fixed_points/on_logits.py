@@ -82,15 +82,14 @@ def solve_on_logits(
     """
     log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
     guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
+    guesses = begun_at(guesses, first)
     if task.size > DENSE:
         if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
-        found, method = _lbfgs_on_logits(task, begun_at(guesses, first)), Method.LBFGS_ON_LOGITS
+        found, method = _lbfgs_on_logits(task, guesses), Method.LBFGS_ON_LOGITS
     else:
         method = Method.NEWTON_ON_LOGITS
-        task, found = rounding_kinks(
-            task, (guesses, begun_at(guesses, first)), lambda task, z: _newton_on_logits(task, z, support)
-        )
+        task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
     ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
     best, ends, agreed = best_of(task, found, ends)
     if unique is None:
@@ -112,13 +111,7 @@ def solve_on_logits(
     )
 
 
-Starts = tuple[Array, Array]
-"""The usual starts, which the end is compared with, and those that Newton's method begins at."""
-
-
-def rounding_kinks(
-    task: Task, guesses: Starts, newton: Callable[[Task, Starts], Found]
-) -> tuple[Task, Found]:
+def rounding_kinks(task: Task, guesses: Array, newton: Callable[[Task, Array], Found]) -> tuple[Task, Found]:
     """Newton's method on the objective, or on ones whose kinks are rounded less and less; and the last."""
     if not has_kinks(task.objective):
         return task, newton(task, guesses)
@@ -127,7 +120,7 @@ def rounding_kinks(
         objective = smoothed(task.objective, jnp.full(task.runs, temperature, task.reference.dtype))
         softer = eqx.tree_at(lambda task: task.objective, task, objective)
         found = newton(softer, z)
-        z = found.z, found.z
+        z = found.z
     return softer, found
 
 
@@ -136,12 +129,11 @@ def _masked(z: Array, support: Array) -> Array:
 
 
 @eqx.filter_jit
-def _newton_on_logits(task: Task, guesses: Starts, support: Array | None) -> Found:
+def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
     moves = task.objective.has_baseline or task.problem.online
 
-    def one(given: tuple[Objective, Array, Problem, Array | None], starts: Starts) -> Found:
+    def one(given: tuple[Objective, Array, Problem, Array | None], start: Array) -> Found:
         objective, reference, problem, support = given
-        origin, start = starts
         size = reference.shape[-1]
         marginals, weights = None, None
         kept = jnp.ones(size, bool) if support is None else support
@@ -171,7 +163,7 @@ def _newton_on_logits(task: Task, guesses: Starts, support: Array | None) -> Fou
             return jnp.where(can_move[:, None] & can_move, found, jnp.diag(jnp.where(kept, 0, 1.0)))
 
         idle = kept[None].astype(start.dtype)
-        return minimise(loss, start, idle, moves=moves, hessian=hessian, mass=weights, origin=origin)
+        return minimise(loss, start, idle, moves=moves, hessian=hessian, mass=weights)
 
     problem = task.problem if task.problem.online else task.problem.joint(task.size)
     return over_starts(one, (task.objective, task.reference, problem, support), guesses)

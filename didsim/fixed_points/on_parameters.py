@@ -54,9 +54,7 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
 
     compared = compared_by(task) if policy.holds_all else None
 
-    task, found = rounding_kinks(
-        task, (guesses, guesses), lambda task, z: _newton(task, trained, fixed, idle, z[1])
-    )
+    task, found = rounding_kinks(task, guesses, lambda task, z: _newton(task, trained, fixed, idle, z))
     best, ends, agreed = best_of(task, found, jax.vmap(jax.vmap(log_probs_of))(found.z))
     solution = solution_of(
         task,

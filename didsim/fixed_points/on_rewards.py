@@ -89,13 +89,13 @@ def _by_newton(
         return _open(task, pair, problem, compared)
     convex = pair.kernel.convex
     guesses = random_starts(task, 1 if convex else starts)
-    begun = begun_at(guesses, None if first is None else rewards_at(task, first[:, None])[:, 0])
+    guesses = begun_at(guesses, None if first is None else rewards_at(task, first[:, None])[:, 0])
     whole = np.ones(task.runs, bool) if compared is None else compared.identified.all(axis=-1)
     identified = jnp.asarray(whole)
     if task.size > DENSE:
-        found, method = _lbfgs(pair, problem, identified, begun), Method.LBFGS_ON_REWARDS
+        found, method = _lbfgs(pair, problem, identified, guesses), Method.LBFGS_ON_REWARDS
     else:
-        found, method = _newton(pair, problem, identified, (guesses, begun)), Method.NEWTON_ON_REWARDS
+        found, method = _newton(pair, problem, identified, guesses), Method.NEWTON_ON_REWARDS
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
     best, ends, agreed = best_of(task, found, ends)
     return solution_of(
@@ -124,14 +124,11 @@ def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> So
 
 
 @eqx.filter_jit
-def _newton(
-    pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: tuple[Array, Array]
-) -> Found:
-    table = problem.joint(guesses[0].shape[-1])
+def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
+    table = problem.joint(guesses.shape[-1])
 
-    def one(given: tuple[Term, Joint], starts: tuple[Array, Array]) -> Found:
+    def one(given: tuple[Term, Joint], start: Array) -> Found:
         pair, table = given
-        origin, start = starts
         return minimise(
             lambda h, _: pair.kernel.expect(table, h),
             start,
@@ -139,7 +136,6 @@ def _newton(
             moves=False,
             hessian=lambda h: pair.kernel.curvature(table, h, h).hessian(),
             mass=mass(table, start),
-            origin=origin,
         )
 
     return over_starts(_where_identified(one), (identified, (pair, table)), guesses)
@@ -154,10 +150,10 @@ def _lbfgs(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guess
     return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
 
 
-def _where_identified(solver: Callable[[Any, Any], Found]) -> Callable[[Any, Any], Found]:
+def _where_identified(solver: Callable[[Any, Array], Found]) -> Callable[[Any, Array], Found]:
     """A solver that finds nothing, at no cost, for a problem that its pairs do not identify."""
 
-    def found(given: tuple[Array, Any], start: Any) -> Found:
+    def found(given: tuple[Array, Any], start: Array) -> Found:
         identified, problem = given
         nothing = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(solver, problem, start)

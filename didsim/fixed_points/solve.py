@@ -147,10 +147,12 @@ def solve(
             is the reference (or the policy as given), the others are random, by a fixed key. A single start
             has no other to disagree with.
         start: a policy near the minimiser, as log-probabilities or as a `Solution` of a similar problem. It
-            takes the reference's place as the first start, and so saves steps. The certificate means the
-            same. Its batch axes broadcast to those of the other arguments. Where a `Solution` has no positive
-            probability to start from (NaN, zero, or a solver that did not converge), the reference is used.
-            Closed forms and linear programs ignore it. It is not for a `policy`, which is itself the start.
+            takes the reference's place as the first start, and so saves steps. The certificate means the same:
+            if the solver does not converge from there in every problem, or the loss is level along some
+            direction, all is solved again without `start`. Its batch axes broadcast to those of the other
+            arguments. Where a `Solution` has no positive probability to start from (NaN, zero, or a solver
+            that did not converge), the reference is used. Closed forms and linear programs ignore `start`. It
+            is not for a `policy`, which is itself the start.
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
@@ -209,9 +211,19 @@ def _solve(
             if policy is not None:
                 solution = solve_on_parameters(task, policy, starts, batch)
             else:
-                solution = finished(_free(task, starts, first), batch)
+                solution = _free(task, starts, first)
+                if first is not None and not _is_regular(solution):
+                    # What is known of such an end depends on where the solver came from.
+                    solution = _free(task, starts, None)
+                solution = finished(solution, batch)
         found = in_dtype(solution, dtype)
         return Solution(found.log_probs, found.certificate, found.policy, given)
+
+
+def _is_regular(solution: Solution) -> bool:
+    """Whether the solver converged in all problems, to where the loss curves along every direction."""
+    known = solution.certificate
+    return bool(np.all(known.converged & (known.flat == 0)))
 
 
 def _first_start(

@@ -268,7 +268,7 @@ def rewards_at(task: Task, ends: Array) -> Array:
 _TOGETHER = 8192
 
 
-def over_starts(one: Callable[[Any, Any], Found], given: Any, guesses: Any) -> Found:
+def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) -> Found:
     """What a solver of one problem finds from one start, for all runs and starts.
 
     Each goes on until it has converged, and no longer. Only small problems are solved several at once.
@@ -276,13 +276,13 @@ def over_starts(one: Callable[[Any, Any], Found], given: Any, guesses: Any) -> F
     Args:
         one: the solver, a function of a problem and a start.
         given: the problems, with an axis of runs.
-        guesses: the starts, `[runs, starts, numbers]`, or a tuple of such arrays.
+        guesses: the starts, `[runs, starts, numbers]`.
     """
-    runs, starts, size = jax.tree.leaves(guesses)[0].shape
+    runs, starts, size = guesses.shape
     at_once = max(1, _TOGETHER // size**2)
     of_starts = _divisor(starts, at_once)
 
-    def from_all_starts(given: Any, guesses: Any) -> Found:
+    def from_all_starts(given: Any, guesses: Array) -> Found:
         return jax.lax.map(lambda start: one(given, start), guesses, batch_size=of_starts)
 
     of_runs = _divisor(runs, at_once // (of_starts or 1))

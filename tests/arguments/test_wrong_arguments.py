@@ -41,9 +41,12 @@ MODULES = [
 # What functions of the library make and give; a user only reads it.
 RESULTS = {
     "fixed_points.Certificate",
+    "fixed_points.Given",
     "fixed_points.Method",
     "fixed_points.NoMinimiserError",
+    "fixed_points.Sensitivity",
     "fixed_points.Solution",
+    "fixed_points.SolutionPath",
     "fixed_points.Verdict",
     "margins.OrderReport",
     "margins.PowerLaw",
