@@ -15,6 +15,7 @@ from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim.fixed_points.task import (
     DENSE,
+    First,
     Task,
     begun_at,
     best_of,
@@ -33,7 +34,7 @@ from didsim.preferences.problem import Problem
 _NO_SLOPE = 1e2
 
 
-def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int, first: Array | None = None) -> Solution:
+def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int, first: First | None = None) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
     reward = terms[0].reward
     one_reward = all(bool(eqx.tree_equal(term.reward, reward)) for term in terms[1:])
@@ -70,19 +71,18 @@ def _gains(terms: tuple[Single, ...], problem: Problem, reference: Array, eps: f
 def solve_on_logits(
     task: Task,
     starts: int,
-    first: Array | None = None,
+    first: First | None = None,
     support: Array | None = None,
     unique: np.ndarray | Array | None = None,
     note: str = "",
 ) -> Solution:
     """Newton's method on the logits of a policy over all sequences, or over those of a support.
 
-    `first` has the log-probabilities of a policy for each run, which takes the reference's place as the first
-    start.
+    The policy of `first` takes the reference's place as the first start.
     """
     log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
     guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
-    guesses = begun_at(guesses, first)
+    guesses = begun_at(guesses, None if first is None else first.log_probs)
     if task.size > DENSE:
         if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")

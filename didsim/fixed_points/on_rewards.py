@@ -17,6 +17,7 @@ from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (
     DENSE,
+    First,
     Task,
     begun_at,
     best_of,
@@ -35,11 +36,10 @@ from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
 
-def solve_on_rewards(task: Task, pair: Term, starts: int, first: Array | None = None) -> Solution:
+def solve_on_rewards(task: Task, pair: Term, starts: int, first: First | None = None) -> Solution:
     """The minimiser of a loss of differences of one implicit reward, by what its kernel is known to be.
 
-    `first` has the log-probabilities of a policy for each run. If Newton's method is needed, its first start
-    is the reward of this policy.
+    If Newton's method is needed, `first` gives the rewards to start from first.
     """
     problem = task.problem.offline()
     kernel = pair.kernel
@@ -82,14 +82,14 @@ def _by_newton(
     problem: Problem,
     starts: int,
     compared: Comparisons | None,
-    first: Array | None,
+    first: First | None,
 ) -> Solution:
     """A second-order method on the rewards themselves, in which the loss of a convex kernel is convex."""
     if compared is not None and not compared.identified.all(axis=-1).any():
         return _open(task, pair, problem, compared)
     convex = pair.kernel.convex
     guesses = random_starts(task, 1 if convex else starts)
-    guesses = begun_at(guesses, None if first is None else rewards_at(task, first[:, None])[:, 0])
+    guesses = begun_at(guesses, None if first is None else _first_rewards(task, first))
     whole = np.ones(task.runs, bool) if compared is None else compared.identified.all(axis=-1)
     identified = jnp.asarray(whole)
     if task.size > DENSE:
@@ -109,6 +109,10 @@ def _by_newton(
         compared=compared,
         limit=np.nan if compared is None else limit_of_descent(task, pair, problem, compared),
     )
+
+
+def _first_rewards(task: Task, first: First) -> Array:
+    return rewards_at(task, first.log_probs[:, None])[:, 0] if first.rewards is None else first.rewards
 
 
 def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> Solution:

@@ -90,7 +90,7 @@ def solve_path(
     problem: Problem | Callable[..., Problem],
     lengths: Int[ArrayLike, " sequences"] | None = None,
     *,
-    over: Mapping[str, Real[ArrayLike, " values"]],
+    over: Mapping[str, Real[ArrayLike, " values"] | Sequence[float]],
     policy: Policy | None = None,
     starts: int = 8,
 ) -> SolutionPath:

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_softmax
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
-from didsim._batches import as_runs
+from didsim._batches import as_runs, batched
 from didsim._memory import fitting_int
 from didsim.fixed_points.certificate import Given, NoMinimiserError, Solution
 from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
@@ -16,7 +16,7 @@ from didsim.fixed_points.implicit import differentiable
 from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
 from didsim.fixed_points.on_parameters import solve_on_parameters
 from didsim.fixed_points.on_rewards import solve_on_rewards
-from didsim.fixed_points.task import Task, finished, gradient_rule, in_dtype
+from didsim.fixed_points.task import First, Task, finished, gradient_rule, in_dtype, rewards_at
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.reference import visible_reference
@@ -147,12 +147,13 @@ def solve(
             is the reference (or the policy as given), the others are random, by a fixed key. A single start
             has no other to disagree with.
         start: a policy near the minimiser, as log-probabilities or as a `Solution` of a similar problem. It
-            takes the reference's place as the first start, and so saves steps. The certificate means the same:
+            takes the place of the reference as the first start, and so saves steps. The certificate means as much:
             if the solver does not converge from there in every problem, or the loss is level along some
             direction, all is solved again without `start`. Its batch axes broadcast to those of the other
             arguments. Where a `Solution` has no positive probability to start from (NaN, zero, or a solver
-            that did not converge), the reference is used. Closed forms and linear programs ignore `start`. It
-            is not for a `policy`, which is itself the start.
+            that did not converge), the reference is used. A search over rewards starts from the rewards of
+            the policy, for a `Solution` from those in its own objective: they do not depend on `beta`. Closed
+            forms and linear programs ignore `start`. It is not for a `policy`, which is itself the start.
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
@@ -228,25 +229,40 @@ def _is_regular(solution: Solution) -> bool:
 
 def _first_start(
     start: LogProbsLike | Solution, reference: Array, batch: _checks.Shape, policy: Policy | None
-) -> Float[Array, "runs sequences"]:
-    """The first start of every run, as log-probabilities without zeros."""
+) -> First:
+    """The first start of every run: a policy without zeros, and its rewards in the objective it solved."""
     if policy is not None:
         raise ValueError("`start` must not come with a `policy`, whose own parameters are the first start")
     if not _checks.known(start):
         raise ValueError("`start` must be known at the call; got a traced array")
+    rewards = None
     if isinstance(start, Solution):
-        given = jnp.asarray(start.log_probs)
-        kept = jnp.isfinite(given) & jnp.asarray(start.certificate.converged)[..., None]
+        # In NumPy, which may hold NaN even if JAX looks for NaN in all that it computes.
+        log_probs = np.asarray(start.log_probs)
+        kept = np.isfinite(log_probs) & np.asarray(start.certificate.converged)[..., None]
     else:
-        given = _checks.distribution("start", start, full_support=True)
-        kept = jnp.ones(given.shape, bool)
-    _checks.same_sequences(start=given, reference=reference)
-    if _checks.broadcast(start=given.shape[:-1], arguments=batch) != batch:
+        log_probs = np.asarray(_checks.distribution("start", start, full_support=True))
+        kept = np.ones(log_probs.shape, bool)
+    shape, size = log_probs.shape, reference.shape[-1]
+    if shape[-1] != size:
+        raise ValueError(f"`start` must be over {size} sequences, as `reference`; got shape {shape}")
+    if _checks.broadcast(start=shape[:-1], arguments=batch) != batch:
         raise ValueError(
             "`start` must have batch axes that broadcast to those of the other arguments, "
-            f"{batch}; got shape {given.shape}"
+            f"{batch}; got shape {shape}"
         )
-    return as_runs(jnp.where(kept, given, reference), batch, 1)
+    if isinstance(start, Solution) and start.given is not None:
+        rewards = as_runs(np.where(kept, _rewards_of(start.given, log_probs, kept), 0), batch, 1)
+    return First(as_runs(np.where(kept, log_probs, np.asarray(reference)), batch, 1), rewards)
+
+
+def _rewards_of(given: Given, log_probs: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The implicit rewards of policies under the objective that they were solved for, where they are kept."""
+    reference = visible_reference(given.reference, given.problem, given.objective.terms)
+    usable = np.where(kept, log_probs, -np.log(log_probs.shape[-1])).astype(log_probs.dtype)
+    batch = log_probs.shape[:-1]
+    task = Task.over_runs(given.objective, reference, given.problem, given.lengths, batch, False, 0.0)
+    return np.asarray(batched(rewards_at(task, as_runs(usable, batch, 1)[:, None])[:, 0], batch))
 
 
 def _checked(
@@ -266,7 +282,7 @@ def _checked(
     return reference, check_lengths(lengths, size), batch
 
 
-def _free(task: Task, starts: int, first: Array | None) -> Solution:
+def _free(task: Task, starts: int, first: First | None) -> Solution:
     """The minimiser among all distributions. `first` is the first start of every run, if one is given."""
     objective, problem, online = task.objective, task.problem, task.problem.online
     if objective.is_gradient_rule:

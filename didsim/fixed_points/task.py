@@ -1,7 +1,7 @@
 """A batch of problems to solve, and how its solutions are put together."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -209,6 +209,18 @@ def random_starts(task: Task, starts: int) -> Array:
     shape = (starts, task.size)
     noise = jax.random.normal(jax.random.key(0), shape, task.reference.dtype)
     return jnp.broadcast_to(noise * jnp.arange(starts)[:, None] / 2, (task.runs, *shape))
+
+
+class First(NamedTuple):
+    """A first start of every run that was given.
+
+    Attributes:
+        log_probs: a policy.
+        rewards: rewards to start from; None for the implicit rewards of this policy.
+    """
+
+    log_probs: Float[Array, "runs sequences"]
+    rewards: Float[Array, "runs sequences"] | None
 
 
 def begun_at(guesses: Array, first: Array | None) -> Array:

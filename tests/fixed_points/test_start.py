@@ -137,7 +137,7 @@ def test_starts_that_do_not_fit_are_refused() -> None:
     objective, start = OBJECTIVES["cdpo"], np.full(SIZE, -np.log(SIZE))
     with pytest.raises(ValueError, match="`start` must be log-probabilities normalised"):
         didsim.solve(objective, REFERENCE, PROBLEM, start=start + 1)
-    with pytest.raises(ValueError, match="`start`, `reference` must agree in their last axis"):
+    with pytest.raises(ValueError, match="`start` must be over 6 sequences, as `reference`"):
         didsim.solve(objective, REFERENCE, PROBLEM, start=np.full(3, -np.log(3)))
     with pytest.raises(ValueError, match=r"`start`, `arguments` must broadcast together"):
         didsim.solve(objective, REFERENCE, PROBLEM, start=np.broadcast_to(start, (2, SIZE)))
