@@ -135,6 +135,8 @@ def respond(task: Task, log_probs: Float[Array, "runs n"]) -> Response:
         inverse = jnp.linalg.inv(scaled)
         condition = jnp.linalg.norm(scaled, 1) * jnp.linalg.norm(inverse, 1)
         moves = -scale[:, None] * inverse * scale
+        # Relative to the most probable sequence, whose own small moves would else be lost to rounding.
+        moves = moves - moves[jnp.argmax(z)]
         return Response(moves - jnp.exp(z) @ moves, condition < _SINGULAR)
 
     # One at a time: see `decompositions`.

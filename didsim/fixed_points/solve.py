@@ -147,13 +147,15 @@ def solve(
             is the reference (or the policy as given), the others are random, by a fixed key. A single start
             has no other to disagree with.
         start: a policy near the minimiser, as log-probabilities or as a `Solution` of a similar problem. It
-            takes the place of the reference as the first start, and so saves steps. The certificate means as much:
-            if the solver does not converge from there in every problem, or the loss is level along some
-            direction, all is solved again without `start`. Its batch axes broadcast to those of the other
-            arguments. Where a `Solution` has no positive probability to start from (NaN, zero, or a solver
-            that did not converge), the reference is used. A search over rewards starts from the rewards of
-            the policy, for a `Solution` from those in its own objective: they do not depend on `beta`. Closed
-            forms and linear programs ignore `start`. It is not for a `policy`, which is itself the start.
+            takes the place of the reference as the first start, and so saves steps. The certificate means the
+            same. For if the solver does not converge from there in every problem, or the loss is level along
+            some direction, all is solved again without `start`.
+
+            Its batch axes broadcast to those of the other arguments. Where a `Solution` has no positive
+            probability to start from (NaN, zero, or a solver that did not converge), the reference is used. A
+            search over rewards starts from the rewards of the policy; for a `Solution`, from those in its own
+            objective, which are near even if `beta` is not. Closed forms and linear programs ignore `start`.
+            It is not for a `policy`, which is itself the start.
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient

@@ -36,20 +36,8 @@ def weighted(x: Any) -> didsim.Problem:
     return didsim.Pairs(**DATA, weights=WEIGHTS + x * np.cos(np.arange(9)))
 
 
-def soft(x: Any) -> didsim.Problem:
-    return didsim.Pairs(**DATA, weights=WEIGHTS, win_probs=0.7 + 0.1 * x * np.cos(np.arange(9)))
-
-
 def mixed(x: Any) -> didsim.Problem:
     return didsim.Mixture((contrastive(0.0), weighted(0.0)), log_softmax(jnp.array([0.3, 0.0]) * (1 + x)))
-
-
-def table(x: Any) -> didsim.Problem:
-    log_table = log_softmax((1 + x) * RNG_TABLE.reshape(-1)).reshape(SIZE, SIZE)
-    return didsim.Joint(log_table)
-
-
-RNG_TABLE = 0.3 * RNG.normal(size=(SIZE, SIZE))
 
 
 def online(x: Any) -> didsim.Problem:
@@ -61,21 +49,12 @@ WINS = np.array([[0.5, 0.7, 0.6, 0.55], [0.3, 0.5, 0.65, 0.6], [0.4, 0.35, 0.5, 
 
 CASES: dict[str, tuple[Callable[[Any], didsim.Objective], Callable[[Any], didsim.Problem]]] = {
     "cdpo": (lambda x: didsim.cdpo(0.5 + x, 0.1 + 0.1 * x), contrastive),
-    "cdpo, labelled": (lambda x: didsim.cdpo(0.5, 0.1 + 0.1 * x), labelled),
-    "cdpo, table": (lambda x: didsim.cdpo(0.5 + x, 0.1), table),
     "cdpo, online": (lambda x: didsim.cdpo(0.5 + x, 0.1), online),
-    "simpo": (lambda x: didsim.simpo(1.0 + x, 0.5 + x), contrastive),
-    "dpo, pairs": (lambda x: didsim.dpo(0.5 + x), weighted),
-    "dpo, soft labels": (lambda x: didsim.dpo(0.5 + x), soft),
-    "cpo": (lambda x: didsim.cpo(0.5 + x, 0.8 + x), contrastive),
-    "cpo, pairs": (lambda x: didsim.cpo(0.5, 0.8 + x), weighted),
-    "cpo, mixed": (lambda x: didsim.cpo(0.5, 0.8), mixed),
-    "orpo": (lambda x: didsim.orpo(0.5 + x), contrastive),
-    "sft": (lambda x: (1 + x) * didsim.sft(), contrastive),
+    "simpo": (lambda x: didsim.simpo(1.0 + x, 0.5 + x), labelled),
+    "dpo": (lambda x: didsim.dpo(0.5 + x), weighted),
+    "cpo": (lambda x: didsim.cpo(0.5 + x, 0.8 + x), mixed),
     "kto": (lambda x: didsim.kto(0.5 + x, 1.5 + x, 0.75), contrastive),
-    "bco": (lambda x: didsim.bco(0.5 + x), contrastive),
-    "bco, pairs": (lambda x: didsim.bco(0.5 + x), weighted),
-    "chi_po": (lambda x: didsim.chi_po(0.5 + x), weighted),
+    "bco": (lambda x: didsim.bco(0.5 + x), weighted),
 }
 
 
@@ -106,10 +85,9 @@ def test_derivatives_are_those_of_the_resolved_problem(case: str) -> None:
     assert float(backward) == pytest.approx(float(pull @ forward), rel=1e-10, abs=1e-12)
 
 
-@pytest.mark.parametrize("case", ["cdpo", "kto"])
-def test_jacobians_and_second_derivatives(case: str) -> None:
+def test_jacobians_forward_and_backward() -> None:
     def of_reference(logits: jax.Array) -> jax.Array:
-        objective, problem = CASES[case]
+        objective, problem = CASES["kto"]
         return didsim.fixed_point(objective(0.0), log_softmax(logits), problem(0.0), starts=2)
 
     forward, backward = jax.jacfwd(of_reference)(REFERENCE), jax.jacrev(of_reference)(REFERENCE)
@@ -117,12 +95,12 @@ def test_jacobians_and_second_derivatives(case: str) -> None:
     np.testing.assert_allclose(forward, backward, atol=1e-11)
     np.testing.assert_allclose(forward.sum(axis=1), 0, atol=1e-11)
 
-    def slope(x: Any) -> jax.Array:
-        return jax.jacfwd(lambda x: limit(case, x))(x)
 
-    expected = difference(slope)
-    np.testing.assert_allclose(jax.jacfwd(slope)(0.0), expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(jax.jacrev(slope)(0.0), expected, rtol=1e-6, atol=1e-7)
+def test_second_derivatives() -> None:
+    def slope(x: Any) -> jax.Array:
+        return jax.jacfwd(lambda x: limit("cdpo", x))(x)
+
+    np.testing.assert_allclose(jax.jacfwd(slope)(0.0), difference(slope), rtol=1e-6, atol=1e-7)
 
 
 def test_a_change_of_the_reference_keeps_it_normalised() -> None:
@@ -194,8 +172,8 @@ def test_a_label_that_is_certain_can_be_doubted() -> None:
         )
 
     slope = jax.jacfwd(of_label)(1.0)
-    at = [np.asarray(of_label(1 - k * 1e-3)) for k in range(4)]
-    expected = -(-11 * at[0] + 18 * at[1] - 9 * at[2] + 2 * at[3]) / 6e-3
+    at = [np.asarray(of_label(1 - k * 1e-4)) for k in range(4)]
+    expected = -(-11 * at[0] + 18 * at[1] - 9 * at[2] + 2 * at[3]) / 6e-4
     np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-7)
 
 

@@ -62,7 +62,7 @@ def test_new_values_compile_nothing() -> None:
     def path(betas: Any) -> None:
         didsim.solve_path(smoothed, REFERENCE[0], ONE, over={"beta": betas})
 
-    path([0.31, 0.37, 0.41])
+    path(np.linspace(0.3, 0.6, 7))
     with counted_compilations() as compiled:
         path(np.linspace(0.2, 0.9, 7))
     assert compiled == []
