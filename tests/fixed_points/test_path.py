@@ -48,14 +48,16 @@ def test_closed_forms_along_a_path() -> None:
 
 
 def test_values_are_solved_in_their_order_each_from_the_one_before() -> None:
-    """A loss that is not convex, and one start: a branch. Bit for bit what a loop over `solve` gives."""
-    values = [0.7, 0.3, 0.5]
-    path = didsim.solve_path(didsim.orpo, REFERENCE[0], ONE, over={"weight": values}, starts=1)
-    np.testing.assert_array_equal(path.values, values)
+    """Bit for bit what a loop over `solve` gives, in as many steps."""
+    noises = [0.3, 0.1, 0.2]
+    make = functools.partial(didsim.cdpo, 0.5)
+    path = didsim.solve_path(make, REFERENCE[0], ONE, over={"label_smoothing": noises})
+    np.testing.assert_array_equal(path.values, noises)
     before = None
-    for k, weight in enumerate(values):
-        before = didsim.solve(didsim.orpo(weight), REFERENCE[0], ONE, starts=1, start=before)
+    for k, noise in enumerate(noises):
+        before = didsim.solve(make(label_smoothing=noise), REFERENCE[0], ONE, start=before)
         np.testing.assert_array_equal(path.log_probs[k], before.log_probs)
+        assert path.certificate.steps[k] == before.certificate.steps
 
 
 def test_new_values_compile_nothing() -> None:
@@ -114,22 +116,16 @@ def test_one_problem_of_a_batch_without_a_minimiser_does_not_stop_the_others() -
 
 
 def test_methods_and_numbers_of_starts_may_change_along_a_path() -> None:
-    def make(margin: float) -> didsim.Objective:
-        return didsim.simpo(1.0, margin) if margin else didsim.sft()
+    def make(beta: float) -> didsim.Objective:
+        return {0.2: didsim.dpo, 0.3: smoothed, 0.4: didsim.exo}[beta](beta)
 
-    path = didsim.solve_path(make, REFERENCE[0], ONE, over={"margin": [0.0, 0.5]})
+    path = didsim.solve_path(make, REFERENCE[0], ONE, over={"beta": [0.2, 0.3, 0.4]}, starts=2)
     assert path.certificate.method == Method.SEVERAL
-    assert [one.certificate.method for one in path.solutions] == ["closed form", "Newton on rewards"]
-    weights = didsim.solve_path(
-        lambda weight: weight * didsim.orpo() if weight > 1 else didsim.cpo(1.0),
-        REFERENCE[0],
-        ONE,
-        over={"weight": [1.0, 2.0]},
-        starts=3,
-    )
-    assert weights.certificate.starts == 3
-    assert weights.certificate.agreed is not None
-    assert weights.certificate.agreed.tolist() == [True, True]
+    assert [one.certificate.method for one in path.solutions] == ["closed form", *["Newton on rewards"] * 2]
+    assert path.certificate.starts == 2
+    assert path.solutions[1].certificate.agreed is None
+    assert path.certificate.agreed is not None
+    assert path.certificate.agreed.tolist() == [True, True, True]
 
 
 def test_a_family_of_policies_starts_from_the_policy_as_given() -> None:
@@ -183,9 +179,11 @@ def test_functions_that_do_not_fit_are_refused() -> None:
         didsim.solve_path(didsim.dpo(), REFERENCE, PROBLEM, over=over)
     with pytest.raises(ValueError, match="`objective` must be a function that takes 'beta'"):
         didsim.solve_path(didsim.orpo, REFERENCE, PROBLEM, over=over)
-    with pytest.raises(ValueError, match="`objective` must be a function that returns an Objective; got 0.1"):
+    with pytest.raises(
+        ValueError, match=r"`objective` must be a function that returns an Objective; got 0\.1"
+    ):
         didsim.solve_path(lambda beta: beta, REFERENCE, PROBLEM, over=over)  # type: ignore[arg-type, return-value]
-    with pytest.raises(ValueError, match="`problem` must be a function that returns a Problem; got 0.1"):
+    with pytest.raises(ValueError, match=r"`problem` must be a function that returns a Problem; got 0\.1"):
         didsim.solve_path(didsim.dpo, REFERENCE, lambda beta: beta, over=over)  # type: ignore[arg-type, return-value]
     with pytest.raises(ValueError, match="`beta` must be positive"):
         didsim.solve_path(didsim.dpo, REFERENCE, PROBLEM, over={"beta": [0.1, -1.0]})
