@@ -148,10 +148,11 @@ def _pushed(task: Task, change: Task, log_probs: Float[Array, "runs n"]) -> Floa
     """How the gradient at fixed policies changes with the tasks."""
 
     def gradients(task: Task) -> Array:
-        return jax.lax.map(
-            lambda given: gradient(*given[:3], task.lengths, given[3]),
-            (task.objective, task.reference, task.problem, log_probs),
-        )
+        def one(given: tuple[Objective, Array, Problem, Array]) -> Array:
+            objective, reference, problem, z = given
+            return gradient(objective, reference, problem, task.lengths, z)
+
+        return jax.lax.map(one, (task.objective, task.reference, task.problem, log_probs))
 
     changed: Array = eqx.filter_jvp(gradients, (task,), (change,))[1]
     return changed

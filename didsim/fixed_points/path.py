@@ -207,7 +207,7 @@ def _last_found(before: Solution | None, solution: Solution) -> Solution:
 
 def _stacked(certificates: Sequence[Certificate]) -> Certificate:
     """Certificates as one, with an axis more in front."""
-    stacked = {}
+    stacked: dict[str, Any] = {"agreed": None}
     for field in dataclasses.fields(Certificate):
         values = [getattr(one, field.name) for one in certificates]
         if field.name == "agreed" and any(value is not None for value in values):
@@ -218,7 +218,7 @@ def _stacked(certificates: Sequence[Certificate]) -> Certificate:
             stacked[field.name] = np.stack(values)
     methods = {one.method for one in certificates}
     return Certificate(
-        **{"agreed": None} | stacked,
+        **stacked,
         method=methods.pop() if len(methods) == 1 else Method.SEVERAL,
         starts=max(one.starts for one in certificates),
         note=". ".join(dict.fromkeys(one.note for one in certificates if one.note)),

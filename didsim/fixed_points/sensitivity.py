@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
@@ -78,7 +79,7 @@ def sensitivity(solution: Solution) -> Sensitivity:
     >>> sorted(found.objective)
     ['terms[0].kernel.smoothing', 'terms[0].reward.beta']
     >>> found.weights[0].round(3).tolist()  # one more win of 0 over 1
-    [1.413, -1.787, -0.853]
+    [0.427, -0.64, -0.107]
     """
     _checks.instance("solution", solution, Solution, "a Solution, as didsim.solve gives")
     given = solution.given
@@ -91,7 +92,9 @@ def sensitivity(solution: Solution) -> Sensitivity:
         reference = visible_reference(given.reference, given.problem, given.objective.terms)
         problem = given.problem.weighted() if isinstance(given.problem, Pairs) else given.problem
         task = Task.over_runs(given.objective, reference, problem, given.lengths, batch, False, 0.0)
-        found, regular = _derivatives(in_dtype(task, np.dtype("float64")), policies.reshape(-1, size))
+        found, regular = _derivatives(
+            in_dtype(task, np.dtype("float64")), jnp.asarray(policies.reshape(-1, size))
+        )
         if not np.all(regular):
             raise ValueError(f"`solution` must be a minimiser that can be differentiated; {SINGULAR}")
     rounded: Sensitivity = in_dtype(batched(found, batch), solution.log_probs.dtype)

@@ -182,8 +182,8 @@ def test_functions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"`objective` must be a function that returns an Objective; got 0\.1"
     ):
-        didsim.solve_path(lambda beta: beta, REFERENCE, PROBLEM, over=over)  # type: ignore[arg-type, return-value]
+        didsim.solve_path(lambda beta: beta, REFERENCE, PROBLEM, over=over)
     with pytest.raises(ValueError, match=r"`problem` must be a function that returns a Problem; got 0\.1"):
-        didsim.solve_path(didsim.dpo, REFERENCE, lambda beta: beta, over=over)  # type: ignore[arg-type, return-value]
+        didsim.solve_path(didsim.dpo, REFERENCE, lambda beta: beta, over=over)
     with pytest.raises(ValueError, match="`beta` must be positive"):
         didsim.solve_path(didsim.dpo, REFERENCE, PROBLEM, over={"beta": [0.1, -1.0]})
