@@ -28,9 +28,13 @@ from .families import worst_of_n as worst_of_n
 from .families import zipf as zipf
 from .fixed_points import Certificate as Certificate
 from .fixed_points import NoMinimiserError as NoMinimiserError
+from .fixed_points import Sensitivity as Sensitivity
 from .fixed_points import Solution as Solution
+from .fixed_points import SolutionPath as SolutionPath
 from .fixed_points import fixed_point as fixed_point
+from .fixed_points import sensitivity as sensitivity
 from .fixed_points import solve as solve
+from .fixed_points import solve_path as solve_path
 from .information import bayes_update as bayes_update
 from .information import did as did
 from .information import did_entropy as did_entropy

@@ -1,6 +1,9 @@
 """Where an objective converges, exactly, with a certificate.
 
 solve           the calls: which way of solving fits an objective and a problem
+path            the calls for all values of a parameter
+sensitivity     derivatives of a solution
+implicit        the implicit function theorem, which gives these
 certificate     what is known of a solution
 task            a batch of problems to solve
 closed_forms    limits that a formula gives
@@ -8,14 +11,31 @@ on_rewards      the search over implicit rewards
 on_logits       the search over the logits of all sequences
 on_parameters   the search over the parameters of a policy
 hinge           the linear program of the hinge
-newton, lbfgs   the two minimisers that the searches use
+newton          the minimiser that the searches use
+newton_cg       the same for many numbers, if the loss is convex
+lbfgs           the same for many numbers, if it is not
 decompositions  of matrices, one at a time
 smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
 separable       where descent ends if these identify no minimiser
 """
 
-from didsim.fixed_points.certificate import Certificate, Method, NoMinimiserError, Solution, Verdict
+from didsim.fixed_points.certificate import Certificate, Given, Method, NoMinimiserError, Solution, Verdict
+from didsim.fixed_points.path import SolutionPath, solve_path
+from didsim.fixed_points.sensitivity import Sensitivity, sensitivity
 from didsim.fixed_points.solve import fixed_point, solve
 
-__all__ = ["Certificate", "Method", "NoMinimiserError", "Solution", "Verdict", "fixed_point", "solve"]
+__all__ = [
+    "Certificate",
+    "Given",
+    "Method",
+    "NoMinimiserError",
+    "Sensitivity",
+    "Solution",
+    "SolutionPath",
+    "Verdict",
+    "fixed_point",
+    "sensitivity",
+    "solve",
+    "solve_path",
+]

@@ -4,10 +4,12 @@ from enum import IntEnum, StrEnum
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from didsim.information import LogProbs
+from didsim.objectives.objective import Objective
 from didsim.policies import Policy
+from didsim.preferences.problem import Problem
 
 
 class Method(StrEnum):
@@ -23,6 +25,7 @@ class Method(StrEnum):
     NEWTON_CG_ON_LOGITS = "Newton with conjugate gradients on logits"
     LBFGS_ON_REWARDS = "L-BFGS on rewards"
     LBFGS_ON_LOGITS = "L-BFGS on logits"
+    SEVERAL = "several"
     NONE = "none"
 
 
@@ -63,6 +66,8 @@ class Certificate(eqx.Module):
             NaN.
         last_step: the largest change of a number that one more step of Newton's method would make; 0 for
             closed forms.
+        steps: the number of steps of Newton's method, or of L-BFGS, from the start whose end is reported; 0
+            for closed forms and linear programs. For a loss with corners, those of the last rounding.
         finite: whether the minimiser gives every sequence a positive probability, and the solver found it. If
             not, the log-probabilities contain `−inf`, or NaN, or belong to a policy that was still moving.
         unique: True if the minimiser is proven to be the only one. False says nothing more.
@@ -92,6 +97,7 @@ class Certificate(eqx.Module):
     gradient_norm: Float[np.ndarray, "*batch"]
     duality_gap: Float[np.ndarray, "*batch"]
     last_step: Float[np.ndarray, "*batch"]
+    steps: Int[np.ndarray, "*batch"]
     finite: Bool[np.ndarray, "*batch"]
     unique: Bool[np.ndarray, "*batch"]
     has_others: Bool[np.ndarray, "*batch"]
@@ -106,6 +112,15 @@ class Certificate(eqx.Module):
     note: str = eqx.field(static=True)
 
 
+class Given(eqx.Module):
+    """What was solved: the arguments of `solve`."""
+
+    objective: Objective
+    reference: LogProbs
+    problem: Problem
+    lengths: Int[Array, " sequences"] | None
+
+
 class Solution(eqx.Module):
     """A minimiser, and what is known of it.
 
@@ -116,11 +131,13 @@ class Solution(eqx.Module):
         certificate: what is known of the log-probabilities.
         policy: the given policy at its minimiser; None if none was given. Its parameters are NaN where
             `log_probs` are.
+        given: what was solved.
     """
 
     log_probs: LogProbs
     certificate: Certificate
     policy: Policy | None = None
+    given: Given | None = None
 
     @property
     def verdict(self) -> Verdict:

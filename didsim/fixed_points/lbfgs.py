@@ -40,7 +40,7 @@ def minimise_large(loss: Callable[[Array], Array], start: Array, mass: Array) ->
 
     u = start / scale
     begun = u, solver.init(u), jnp.zeros((), int), jnp.full((), jnp.inf, start.dtype)
-    u, _, _, step = jax.lax.while_loop(going, advance, begun)
+    u, _, steps, step = jax.lax.while_loop(going, advance, begun)
     z = scale * u
     value, gradient = jax.value_and_grad(loss)(z)
     # Relative to what the pairs of a sequence could pull.
@@ -53,4 +53,5 @@ def minimise_large(loss: Callable[[Array], Array], start: Array, mass: Array) ->
         jnp.zeros((), int),
         jnp.zeros((), int),
         jnp.zeros((), bool),
+        steps,
     )

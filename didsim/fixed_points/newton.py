@@ -33,6 +33,7 @@ class Found(NamedTuple):
         level: the number of those along which the function did not curve at the start either, if it does not
             change along them.
         falls: whether the function curves downwards along some direction, as it does at a saddle.
+        steps: the number of steps that were taken.
     """
 
     z: Float[Array, "*starts numbers"]
@@ -42,6 +43,7 @@ class Found(NamedTuple):
     flat: Int[Array, "*starts"]
     level: Int[Array, "*starts"]
     falls: Bool[Array, "*starts"]
+    steps: Int[Array, "*starts"] | int = 0
 
     @property
     def converged(self) -> Bool[Array, "*starts"]:
@@ -111,7 +113,8 @@ def minimise(
         return (state.iteration < _STEPS) & (state.step > 1e-13) & ~state.stuck
 
     first = _State(start, jnp.zeros((), int), jnp.full((), jnp.inf, start.dtype), jnp.zeros((), bool))
-    z = jax.lax.while_loop(going, advance, first).z
+    last = jax.lax.while_loop(going, advance, first)
+    z = last.z
 
     def whole(z: Array) -> Array:
         return gradient(z, z)
@@ -146,7 +149,7 @@ def minimise(
     # What is left of such a loss is rounding, in every direction but the idle ones.
     flat, level = (jnp.where(nowhere, len(z) - len(idle), count) for count in (flat, level))
     step, falls = jnp.where(nowhere, 0, step), falls & ~nowhere
-    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls)
+    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls, last.iteration)
 
 
 def share_of_step(

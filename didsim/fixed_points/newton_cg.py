@@ -78,4 +78,5 @@ def minimise_convex(
     first = _State(start, endless, nothing, nothing, counted, jnp.zeros((), bool))
     last = jax.lax.while_loop(going, advance, first)
     size, step = (jnp.max(jnp.abs(one)) for one in (last.gradient, last.step))
-    return Found(last.z, last.value, size, step, counted, counted, jnp.zeros((), bool))
+    is_false = jnp.zeros((), bool)
+    return Found(last.z, last.value, size, step, counted, counted, is_false, last.iteration)

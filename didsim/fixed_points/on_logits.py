@@ -16,7 +16,9 @@ from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim.fixed_points.task import (
     DENSE,
+    First,
     Task,
+    begun_at,
     best_of,
     check_dense,
     compared_by,
@@ -33,13 +35,13 @@ from didsim.preferences.problem import Problem
 _NO_SLOPE = 1e2
 
 
-def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solution:
+def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int, first: First | None = None) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
     reward = terms[0].reward
     one_reward = all(bool(eqx.tree_equal(term.reward, reward)) for term in terms[1:])
     one_baseline = all(bool(eqx.tree_equal(term.baseline, terms[0].baseline)) for term in terms[1:])
     if not (reward.is_log_ratio and one_reward and one_baseline):
-        return solve_on_logits(task, starts)
+        return solve_on_logits(task, starts, first)
     support = _gains(terms, task.problem, task.reference, task.eps) > 0
     # Where nothing is to be gained there is no such set.
     support = support | ~support.any(axis=-1, keepdims=True)
@@ -47,6 +49,7 @@ def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int) -> Solutio
     return solve_on_logits(
         task,
         starts,
+        first,
         support=support,
         unique=reward.has_concave_sigmoid & (not task.objective.has_baseline),
         note="" if bool(support.all()) else note,
@@ -69,13 +72,18 @@ def _gains(terms: tuple[Single, ...], problem: Problem, reference: Array, eps: f
 def solve_on_logits(
     task: Task,
     starts: int,
+    first: First | None = None,
     support: Array | None = None,
     unique: np.ndarray | Array | None = None,
     note: str = "",
 ) -> Solution:
-    """Newton's method on the logits of a policy over all sequences, or over those of a support."""
+    """Newton's method on the logits of a policy over all sequences, or over those of a support.
+
+    The policy of `first` takes the reference's place as the first start.
+    """
     log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
     guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
+    guesses = begun_at(guesses, None if first is None else first.log_probs)
     if task.size > DENSE:
         method = Method.LBFGS_ON_LOGITS
         if task.objective.has_baseline or task.problem.online or support is not None:

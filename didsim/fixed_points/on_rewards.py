@@ -18,12 +18,15 @@ from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (
     DENSE,
+    First,
     Task,
+    begun_at,
     best_of,
     check_dense,
     mass,
     over_starts,
     random_starts,
+    rewards_at,
     solution_of,
     table_of,
 )
@@ -34,8 +37,11 @@ from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
 
-def solve_on_rewards(task: Task, pair: Term, starts: int) -> Solution:
-    """The minimiser of a loss of differences of one implicit reward, by what its kernel is known to be."""
+def solve_on_rewards(task: Task, pair: Term, starts: int, first: First | None = None) -> Solution:
+    """The minimiser of a loss of differences of one implicit reward, by what its kernel is known to be.
+
+    If Newton's method is needed, `first` gives the rewards to start from first.
+    """
     problem = task.problem.offline()
     kernel = pair.kernel
     compared = None
@@ -45,7 +51,7 @@ def solve_on_rewards(task: Task, pair: Term, starts: int) -> Solution:
         return _by_linear_program(task, pair, kernel.hinge_margin, problem, compared)
     if problem.compares_all and (solution := solve_closed_form(task, pair, problem)) is not None:
         return solution
-    return _by_newton(task, pair, problem, starts, compared)
+    return _by_newton(task, pair, problem, starts, compared, first)
 
 
 def _by_linear_program(
@@ -72,13 +78,19 @@ def _by_linear_program(
 
 
 def _by_newton(
-    task: Task, pair: Term, problem: Problem, starts: int, compared: Comparisons | None
+    task: Task,
+    pair: Term,
+    problem: Problem,
+    starts: int,
+    compared: Comparisons | None,
+    first: First | None,
 ) -> Solution:
     """A second-order method on the rewards themselves, in which the loss of a convex kernel is convex."""
     if compared is not None and not compared.identified.all(axis=-1).any():
         return _open(task, pair, problem, compared)
     convex = pair.kernel.convex
     guesses = random_starts(task, 1 if convex else starts)
+    guesses = begun_at(guesses, None if first is None else _first_rewards(task, first))
     whole = np.ones(task.runs, bool) if compared is None else compared.identified.all(axis=-1)
     identified = jnp.asarray(whole)
     method = _method(task, pair)
@@ -102,6 +114,10 @@ def _method(task: Task, pair: Term) -> Method:
     if task.size <= DENSE:
         return Method.NEWTON_ON_REWARDS
     return Method.NEWTON_CG_ON_REWARDS if pair.kernel.convex else Method.LBFGS_ON_REWARDS
+
+
+def _first_rewards(task: Task, first: First) -> Array:
+    return rewards_at(task, first.log_probs[:, None])[:, 0] if first.rewards is None else first.rewards
 
 
 def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> Solution:

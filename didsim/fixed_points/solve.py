@@ -1,7 +1,5 @@
 """Where an objective converges, with a certificate."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,13 +8,15 @@ from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Int
 
 from didsim import _checks
+from didsim._batches import as_runs, batched
 from didsim._memory import fitting_int
-from didsim.fixed_points.certificate import NoMinimiserError, Solution
+from didsim.fixed_points.certificate import Given, NoMinimiserError, Solution
 from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
+from didsim.fixed_points.implicit import differentiable
 from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
 from didsim.fixed_points.on_parameters import solve_on_parameters
 from didsim.fixed_points.on_rewards import solve_on_rewards
-from didsim.fixed_points.task import Task, finished, gradient_rule, on_device
+from didsim.fixed_points.task import First, Task, finished, gradient_rule, in_dtype, rewards_at
 from didsim.information import LogProbs, LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.objectives.reference import visible_reference
@@ -34,10 +34,19 @@ def fixed_point(
     *,
     policy: Policy | None = None,
     starts: int = 8,
+    start: LogProbsLike | Solution | None = None,
 ) -> LogProbs:
     """The policy that minimises the population loss: `solve`, without its certificate.
 
     Arguments and cost are those of `solve`.
+
+    **Derivatives.** `jax.grad`, `jax.jvp` and `jax.vjp` go through `fixed_point`: they say how the minimiser
+    moves with the numbers of the objective, with the reference and with the problem. A closed form is
+    differentiated as it stands. Everywhere else the implicit function theorem gives the derivative, at the
+    cost of one dense linear system (`didsim.fixed_points.implicit`). Baselines and the samplers of online
+    pairs move along with the minimiser. A change of the reference is taken to keep it normalised, as
+    `log_softmax` does. A change of a problem's distributions is taken as it is, so these should be normalised
+    inside of the function that is differentiated.
 
     Returns:
         Log-probabilities, with the batch axes of all arguments.
@@ -46,8 +55,9 @@ def fixed_point(
         NoMinimiserError: there is no unique minimiser of full support, or the certificate leaves a doubt: the
             pairs do not identify it, the solver did not converge, or its starts disagree. The message says
             which, and the error holds the `Solution`. It is a `ValueError`.
-        ValueError: an argument is wrong; or an argument is traced by `jit`, `vmap` or `grad`, and there is no
-            closed form.
+        ValueError: an argument is wrong; or an argument is traced by `jit` or `vmap`, and there is no closed
+            form; or the derivative of a minimiser without a closed form is asked for where there is none: the
+            loss has corners, or its second derivative is singular; or there are more than 1,024 sequences.
         EquinoxRuntimeError: an argument is traced, and no minimiser has full support.
 
     >>> from didsim import Contrastive, dpo, optimal_rejected
@@ -59,8 +69,21 @@ def fixed_point(
     if not _checks.known((objective, reference, problem, policy)):
         if policy is not None:
             raise ValueError("`policy` has no closed form: call it outside jit, vmap and grad")
-        return _traced(objective, reference, problem, lengths)
-    solution = _solve(objective, reference, problem, lengths, policy, starts, measured=False)
+        return _traced(objective, reference, problem, lengths, starts, start)
+    return _found(objective, reference, problem, lengths, policy, starts, start)
+
+
+def _found(
+    objective: Objective,
+    reference: LogProbsLike,
+    problem: Problem,
+    lengths: ArrayLike | None,
+    policy: Policy | None,
+    starts: int,
+    start: LogProbsLike | Solution | None,
+) -> Array:
+    """`fixed_point`, if all arguments are known."""
+    solution = _solve(objective, reference, problem, lengths, policy, starts, start, measured=False)
     objection = solution.objection()
     if objection is not None:
         raise NoMinimiserError(
@@ -79,6 +102,7 @@ def solve(
     *,
     policy: Policy | None = None,
     starts: int = 8,
+    start: LogProbsLike | Solution | None = None,
 ) -> Solution:
     """Where an objective converges, exactly, with a certificate.
 
@@ -122,20 +146,35 @@ def solve(
         starts: number of starting points of Newton's method, if the loss is not known to be convex. The first
             is the reference (or the policy as given), the others are random, by a fixed key. A single start
             has no other to disagree with.
+        start: a policy near the minimiser, as log-probabilities or as a `Solution` of a similar problem. It
+            takes the place of the reference as the first start, and so saves steps. The certificate means the
+            same. For if the solver does not converge from there in every problem, or the loss is level along
+            some direction, all is solved again without `start`.
+
+            Its batch axes broadcast to those of the other arguments. Where a `Solution` has no positive
+            probability to start from (NaN, zero, or a solver that did not converge), the reference is used. A
+            search over rewards starts from the rewards of the policy; for a `Solution`, from those in its own
+            objective, which are near even if `beta` is not. Closed forms and linear programs ignore `start`.
+            It is not for a `policy`, which is itself the start.
 
     Returns:
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
         there, in O(N²) up to 1,024 sequences. A step of Newton's method is a Cholesky decomposition, O(N³/3),
         beside a Hessian in O(N²) (`Objective.curvature`). Where the Hessian is singular or has negative
         eigenvalues, a step costs about 30 times as much. Each problem and start takes its own number of
-        steps. Beyond 1,024 sequences L-BFGS takes its place, at O(N) to O(N log N) a step.
+        steps.
+
+        Beyond 1,024 sequences no matrix is formed. A loss that is convex in the rewards, or in the logits if
+        it has several terms, takes Newton's method with steps by conjugate gradients. A step takes a few
+        products with the Hessian, each at about twice the cost of a gradient: O(N) to O(N log N) for
+        populations, O(N + pairs) for `Pairs`. Any other loss takes L-BFGS, at one or two gradients a step.
 
         All is solved in float64, whatever dtype is given, and then rounded. The certificate holds for the
         numbers as given; the rounded log-probabilities are off by up to the rounding of their dtype.
 
     Raises:
         ValueError: an argument is not normalised, the reference has a zero that a pair sees, shapes do not
-            fit, or the problem is too large for its method.
+            fit, `start` comes with a `policy`, or the problem is too large for its method.
 
     >>> from didsim import Contrastive, slic
     >>> p, q = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
@@ -145,7 +184,7 @@ def solve(
     >>> bool(solution.certificate.unique)
     True
     """
-    return _solve(objective, reference, problem, lengths, policy, starts, measured=True)
+    return _solve(objective, reference, problem, lengths, policy, starts, start, measured=True)
 
 
 def _solve(
@@ -155,6 +194,7 @@ def _solve(
     lengths: ArrayLike | None,
     policy: Policy | None,
     starts: int,
+    start: LogProbsLike | Solution | None,
     measured: bool,
 ) -> Solution:
     """`solve`. If not `measured`, the gradient at closed forms is left out, as they do not need it."""
@@ -163,35 +203,73 @@ def _solve(
     # Inside `jit`, what is known is solved while the program is traced.
     with jax.ensure_compile_time_eval():
         array, lengths, batch = _checked(objective, reference, problem, lengths)
+        given = Given(objective, jnp.asarray(reference), problem, lengths)
         starts = fitting_int("starts", starts, _START * array.shape[-1])
         if policy is not None:
             _checks.instance("policy", policy, Policy, "a Policy, as LogLinear")
             _checks.dtypes("policy", eqx.partition(policy, policy.trainable())[0])
             _checks.distribution("policy.log_probs()", policy.log_probs(), full_support=True)
+        first = None if start is None else _first_start(start, array, batch, policy)
         dtype = array.dtype
         eps = float(jnp.finfo(dtype).eps)
         task = Task.over_runs(objective, array, problem, lengths, batch, measured, eps)
         with jax.enable_x64(True):
-            task, policy = _in_dtype((task, policy), np.dtype("float64"))
+            task, policy, first = in_dtype((task, policy, first), np.dtype("float64"))
             task = eqx.tree_at(lambda task: task.reference, task, log_softmax(task.reference))
             if policy is not None:
                 solution = solve_on_parameters(task, policy, starts, batch)
             else:
-                solution = finished(_free(task, starts), batch)
-        return _in_dtype(solution, dtype)
+                solution = _free(task, starts, first)
+                if first is not None and not _is_regular(solution):
+                    # What is known of such an end depends on where the solver came from.
+                    solution = _free(task, starts, None)
+                solution = finished(solution, batch)
+        found = in_dtype(solution, dtype)
+        return Solution(found.log_probs, found.certificate, found.policy, given)
 
 
-def _in_dtype(tree: Any, dtype: np.dtype) -> Any:
-    """A tree with its floating-point numbers in another dtype."""
+def _is_regular(solution: Solution) -> bool:
+    """Whether the solver converged in all problems, to where the loss curves along every direction."""
+    known = solution.certificate
+    return bool(np.all(known.converged & (known.flat == 0)))
 
-    def converted(leaf: Any) -> Any:
-        if not eqx.is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
+
+def _first_start(
+    start: LogProbsLike | Solution, reference: Array, batch: _checks.Shape, policy: Policy | None
+) -> First:
+    """The first start of every run: a policy without zeros, and its rewards in the objective it solved."""
+    if policy is not None:
+        raise ValueError("`start` must not come with a `policy`, whose own parameters are the first start")
+    if not _checks.known(start):
+        raise ValueError("`start` must be known at the call; got a traced array")
+    rewards = None
+    if isinstance(start, Solution):
         # In NumPy, which may hold NaN even if JAX looks for NaN in all that it computes.
-        changed = np.asarray(leaf).astype(dtype)
-        return on_device(changed) if isinstance(leaf, jax.Array) else changed
+        log_probs = np.asarray(start.log_probs)
+        kept = np.isfinite(log_probs) & np.asarray(start.certificate.converged)[..., None]
+    else:
+        log_probs = np.asarray(_checks.distribution("start", start, full_support=True))
+        kept = np.ones(log_probs.shape, bool)
+    shape, size = log_probs.shape, reference.shape[-1]
+    if shape[-1] != size:
+        raise ValueError(f"`start` must be over {size} sequences, as `reference`; got shape {shape}")
+    if _checks.broadcast(start=shape[:-1], arguments=batch) != batch:
+        raise ValueError(
+            "`start` must have batch axes that broadcast to those of the other arguments, "
+            f"{batch}; got shape {shape}"
+        )
+    if isinstance(start, Solution) and start.given is not None:
+        rewards = as_runs(np.where(kept, _rewards_of(start.given, log_probs, kept), 0), batch, 1)
+    return First(as_runs(np.where(kept, log_probs, np.asarray(reference)), batch, 1), rewards)
 
-    return jax.tree.map(converted, tree)
+
+def _rewards_of(given: Given, log_probs: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The implicit rewards of policies under the objective that they were solved for, where they are kept."""
+    reference = visible_reference(given.reference, given.problem, given.objective.terms)
+    usable = np.where(kept, log_probs, -np.log(log_probs.shape[-1])).astype(log_probs.dtype)
+    batch = log_probs.shape[:-1]
+    task = Task.over_runs(given.objective, reference, given.problem, given.lengths, batch, False, 0.0)
+    return np.asarray(batched(rewards_at(task, as_runs(usable, batch, 1)[:, None])[:, 0], batch))
 
 
 def _checked(
@@ -211,8 +289,8 @@ def _checked(
     return reference, check_lengths(lengths, size), batch
 
 
-def _free(task: Task, starts: int) -> Solution:
-    """The minimiser among all distributions."""
+def _free(task: Task, starts: int, first: First | None) -> Solution:
+    """The minimiser among all distributions. `first` is the first start of every run, if one is given."""
     objective, problem, online = task.objective, task.problem, task.problem.online
     if objective.is_gradient_rule:
         return gradient_rule(task)
@@ -220,26 +298,37 @@ def _free(task: Task, starts: int) -> Solution:
     # Labels that a reward explains have one calibrated minimiser, whatever the sampler.
     is_explained = online and problem.encoded_reward() is not None
     if pair is not None and (not online or (pair.kernel.calibrated and is_explained)):
-        return solve_on_rewards(task, pair, starts)
+        return solve_on_rewards(task, pair, starts, first)
     if not online:
         if len(objective.terms) == 1 and objective.terms[0].is_likelihood:
             return solve_likelihood(task)
         if objective.bounded_terms is not None:
-            return solve_bounded(task, objective.bounded_terms, starts)
-    return solve_on_logits(task, starts)
+            return solve_bounded(task, objective.bounded_terms, starts, first)
+    return solve_on_logits(task, starts, first)
 
 
 def _traced(
-    objective: Objective, reference: LogProbsLike, problem: Problem, lengths: ArrayLike | None
+    objective: Objective,
+    reference: LogProbsLike,
+    problem: Problem,
+    lengths: ArrayLike | None,
+    starts: int,
+    start: LogProbsLike | Solution | None,
 ) -> Array:
-    """The closed form of a loss of differences, under `jit`, `vmap` or `grad`."""
-    reference, lengths, batch = _checked(objective, reference, problem, lengths)
-    limit = None if objective.is_gradient_rule else closed_form(objective, reference, problem, lengths)
+    """The closed form of a loss of differences under `jit`, `vmap` or `grad`; any minimiser under `grad`."""
+    array, lengths, batch = _checked(objective, reference, problem, lengths)
+    limit = None if objective.is_gradient_rule else closed_form(objective, array, problem, lengths)
     if limit is None:
-        raise ValueError(
-            "`fixed_point` has no closed form for this objective and problem, and must be called outside "
-            "jit, vmap and grad to solve for it"
-        )
+
+        def find(objective: Objective, reference: Array, problem: Problem) -> Array:
+            if not _checks.known((objective, reference, problem)):
+                raise ValueError(
+                    "`fixed_point` has no closed form for this objective and problem, and must be called "
+                    "outside jit and vmap to solve for it"
+                )
+            return _found(objective, reference, problem, lengths, None, starts, start)
+
+        return differentiable(find, objective, jnp.asarray(reference), problem, lengths, batch)
     # A reward of labels says what is right even of sequences that no pair has.
     is_there = jnp.isfinite(limit).all() & problem.offline().occurring().all()
     limit = eqx.error_if(
@@ -247,4 +336,4 @@ def _traced(
         ~is_there,
         "`objective` has no minimiser to return here: none of full support is identified",
     )
-    return jnp.broadcast_to(limit, (*batch, reference.shape[-1]))
+    return jnp.broadcast_to(limit, (*batch, array.shape[-1]))

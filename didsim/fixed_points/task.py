@@ -1,7 +1,7 @@
 """A batch of problems to solve, and how its solutions are put together."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -140,6 +140,7 @@ def solution_of(
         gradient_norm=of_runs(gradient),
         duality_gap=of_runs(duality_gap),
         last_step=of_runs(0.0 if found is None else found.step),
+        steps=of_runs(0 if found is None else found.steps),
         finite=np.isfinite(policies).all(axis=-1) & converged,
         unique=unique,
         has_others=(of_runs(has_others) | (level > 0)) & converged & is_there,
@@ -165,6 +166,19 @@ def finished(solution: Solution, batch: Shape) -> Solution:
 def on_device(tree: PyTree) -> Any:
     """NumPy arrays as arrays of JAX. They can hold NaN even if JAX looks for NaN in all that it computes."""
     return jax.tree.map(jax.device_put, tree)
+
+
+def in_dtype(tree: Any, dtype: np.dtype) -> Any:
+    """A tree with its floating-point numbers in another dtype."""
+
+    def converted(leaf: Any) -> Any:
+        if not eqx.is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        # In NumPy, which may hold NaN even if JAX looks for NaN in all that it computes.
+        changed = np.asarray(leaf).astype(dtype)
+        return on_device(changed) if isinstance(leaf, jax.Array) else changed
+
+    return jax.tree.map(converted, tree)
 
 
 @eqx.filter_jit
@@ -197,6 +211,28 @@ def random_starts(task: Task, starts: int) -> Array:
     return jnp.broadcast_to(noise * jnp.arange(starts)[:, None] / 2, (task.runs, *shape))
 
 
+class First(NamedTuple):
+    """A first start of every run that was given.
+
+    Attributes:
+        log_probs: a policy.
+        rewards: rewards to start from; None for the implicit rewards of this policy.
+    """
+
+    log_probs: Float[Array, "runs sequences"]
+    rewards: Float[Array, "runs sequences"] | None
+
+
+def begun_at(guesses: Array, first: Array | None) -> Array:
+    """The starts of each run, with a first one that was given in place of the usual first.
+
+    Args:
+        guesses: the usual starts, `[runs, starts, numbers]`.
+        first: the first start of each run, `[runs, numbers]`, or None.
+    """
+    return guesses if first is None else guesses.at[:, 0].set(first)
+
+
 def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, Array, np.ndarray | None]:
     """The start of each run that ended lowest, and whether all starts agree.
 
@@ -211,7 +247,7 @@ def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, Array, np.nda
     chosen = ends[jnp.arange(runs), which]
     if starts == 1:
         return best, chosen, None
-    meet = [_meet(points, which) for points in (ends, _rewards(task, ends))]
+    meet = [_meet(points, which) for points in (ends, rewards_at(task, ends))]
     return best, chosen, (np.asarray(good) & np.logical_and(*meet)).all(axis=1)
 
 
@@ -230,8 +266,8 @@ def _meet(points: Array, which: Array) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _rewards(task: Task, ends: Array) -> Array:
-    """The implicit rewards at the ends of all runs and starts."""
+def rewards_at(task: Task, ends: Array) -> Array:
+    """The implicit rewards of policies `[runs, starts, sequences]`."""
 
     @eqx.filter_vmap
     def of_run(objective: Objective, reference: Array, ends: Array) -> Array:

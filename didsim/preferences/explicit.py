@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +108,13 @@ class Pairs(Problem):
             jnp.concatenate([self.losers, self.winners], axis=-1),
             jnp.concatenate([weights * won, weights * (1 - won)], axis=-1),
         )
+
+    def weighted(self) -> "Pairs":
+        """The same pairs with weights of their own: ones, if none were given."""
+        if self.weights is not None:
+            return self
+        ones = jnp.ones(self.winners.shape)
+        return eqx.tree_at(lambda pairs: pairs.weights, self, ones, is_leaf=lambda leaf: leaf is None)
 
     def _labels(self) -> Array:
         """The soft label of every pair; a half for ties."""

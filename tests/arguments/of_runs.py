@@ -38,6 +38,16 @@ _SOLVE = {
     "policy": only(_POLICY).or_none(None),
     "starts": integer(1),
 }
+_START = distribution(P).or_none(None)
+_SOLUTION = fixed_points.solve(OBJECTIVE, P, PROBLEM)
+_PATH = fixed_points.SolutionPath(
+    parameter="beta",
+    values=np.array([0.1]),
+    log_probs=_SOLUTION.log_probs[None],
+    certificate=jax.tree.map(lambda leaf: leaf[None], _SOLUTION.certificate),
+    verdicts=(_SOLUTION.verdict,),
+    solutions=(_SOLUTION,),
+)
 _RUN = training.Run(
     policy=_POLICY,
     steps=np.array([0]),
@@ -65,8 +75,13 @@ def _peak(snapshot: Any) -> Any:
 
 
 CALLS = {
-    "fixed_points.solve": call(fixed_points.solve, **_SOLVE),
-    "fixed_points.fixed_point": call(fixed_points.fixed_point, **_SOLVE),
+    "fixed_points.solve": call(fixed_points.solve, **_SOLVE, start=_START),
+    "fixed_points.fixed_point": call(fixed_points.fixed_point, **_SOLVE, start=_START),
+    "fixed_points.solve_path": call(
+        fixed_points.solve_path, **_SOLVE | {"objective": only(didsim.dpo)}, over=only({"beta": [0.1]})
+    ),
+    "fixed_points.SolutionPath.to_dataset": call(_PATH.to_dataset, batch_dims=Argument((), is_empty)),
+    "fixed_points.sensitivity": call(fixed_points.sensitivity, solution=only(_SOLUTION)),
     "training.train": call(
         training.train,
         policy=only(_POLICY),

@@ -242,13 +242,15 @@ def test_derivatives_of_closed_forms(make: Callable[..., didsim.Objective]) -> N
     assert abs(float(along)) > 1e-4
 
 
-def test_what_has_no_closed_form_is_refused_under_jit() -> None:
+def test_what_has_no_closed_form_is_refused_under_jit_and_vmap() -> None:
     message = "`fixed_point` has no closed form for this objective and problem, and must be called outside"
     for make in (didsim.cdpo, didsim.cpo, didsim.kto, didsim.slic, didsim.dpop, didsim.dpo_pg):
         with pytest.raises(ValueError, match=message):
             jax.jit(lambda beta, make=make: didsim.fixed_point(make(beta), REFERENCE, PROBLEM))(BETA)
     with pytest.raises(ValueError, match=message):
-        jax.grad(lambda beta: didsim.fixed_point(didsim.simpo(beta, 1.0), REFERENCE, PROBLEM).sum())(BETA)
+        jax.vmap(lambda beta: didsim.fixed_point(didsim.simpo(beta, 1.0), REFERENCE, PROBLEM))(
+            jnp.full(2, BETA)
+        )
     with pytest.raises(ValueError, match="`solve` must be called outside jit, vmap and grad"):
         jax.jit(lambda beta: didsim.solve(didsim.dpo(beta), REFERENCE, PROBLEM).log_probs)(BETA)
 
