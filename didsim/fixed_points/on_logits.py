@@ -192,9 +192,11 @@ def _newton_cg_on_logits(task: Task, guesses: Array) -> Found:
         def loss(z: Array) -> Array:
             return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
 
-        return minimise_convex(
-            loss, start, lambda z: objective.own_curvature(z, reference, problem, task.lengths)
-        )
+        def diagonal(z: Array) -> Array:
+            own = objective.own_curvature(z, reference, problem, task.lengths)
+            return jnp.ones_like(z) if own is None else own
+
+        return minimise_convex(loss, start, diagonal)
 
     return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 

@@ -70,7 +70,6 @@ def test_smoothed_labels_on_a_large_space() -> None:
     np.testing.assert_allclose(rounded.log_probs, solution.log_probs, atol=3e-5)
 
 
-LABELLED = didsim.Labelled(RNG.normal(size=SIZE), REFERENCE, CHOSEN)
 WINNERS, LOSERS = RNG.integers(SIZE, size=(2, 40 * SIZE))
 PAIRS = didsim.Pairs(WINNERS[WINNERS != LOSERS], LOSERS[WINNERS != LOSERS])
 
@@ -78,7 +77,6 @@ PAIRS = didsim.Pairs(WINNERS[WINNERS != LOSERS], LOSERS[WINNERS != LOSERS])
 @pytest.mark.parametrize(
     ("problem", "objective"),
     [
-        (LABELLED, didsim.cdpo(BETA, 0.1)),
         (PAIRS, didsim.dpo(BETA)),
         (PAIRS, didsim.ipo(0.3)),
         (PROBLEM, didsim.cpo(BETA)),

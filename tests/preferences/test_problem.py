@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy.special import log_softmax, logsumexp
 
-from didsim import Contrastive, Labelled, Pairs, Problem
+from didsim import Contrastive, Labelled, Mixture, Pairs, Problem
 from didsim.objectives.kernels import SURPRISE
 from tests.preferences.problem_cases import (
     ACROSS,
@@ -248,3 +248,27 @@ def test_offsets_broadcast_with_the_batch(size: int, kernel: Any) -> None:
         for k in range(5):
             alone = problem.expect(kernel, x[k], offsets[k])
             assert float(together[k]) == pytest.approx(float(alone), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        *PROBLEMS.values(),
+        Labelled(REWARD, P, Q, separable=True),
+        Labelled(REWARD, P, Q, separable=False),
+        Mixture((Contrastive(P, Q), PROBLEMS["pairs"]), np.log([0.25, 0.75])),
+    ],
+)
+@pytest.mark.parametrize("offset", [None, 0.7])
+def test_own_curvature_is_a_sum_of_second_derivatives(problem: Problem, offset: float | None) -> None:
+    x = np.array([0.3, -1.2, 2.0])
+    weights = np.exp(problem.joint(3).log_probs)
+    expected = np.zeros(3)
+    for i, j in itertools.product(range(3), range(3)):
+        d = x[i] - x[j] - (offset or 0)
+        curved = weights[i, j] / (2 + np.exp(d) + np.exp(-d))  # the second derivative of the softplus
+        expected[i] += curved
+        expected[j] += curved
+    for kernel in (SURPRISE, jax.nn.softplus):
+        found = problem.own_curvature(kernel, jnp.asarray(x), None if offset is None else jnp.asarray(offset))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)

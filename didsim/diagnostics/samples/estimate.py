@@ -24,8 +24,7 @@ from didsim import _checks
 from didsim.diagnostics.findings import Number
 
 _LEAST_EFFECTIVE = 10.0
-"""Below this the weights of a few samples decide, and the jackknife's interval covers too rarely
-(`python -m experiments estimator_study`)."""
+"""Below this the weights of a few samples decide, and the interval of the jackknife cannot be trusted."""
 
 
 class DidEntropyEstimate(msgspec.Struct, frozen=True, kw_only=True):
