@@ -178,7 +178,7 @@ class Problem(eqx.Module):
         This is the diagonal of the Hessian of `expect`, but for the pair of a sequence with itself, which has
         no curvature and counts here all the same. No two entries of `x` alone meet in a pair. So the Hessian
         of `expect_across` in `x` is diagonal, and its product with ones is the diagonal. (Derived here.)
-        Costs as `expect_across`.
+        Costs as `expect_across`. Arguments are not checked.
         """
         offset = jnp.zeros(()) if offset is None else jnp.asarray(offset)[..., None]
 
