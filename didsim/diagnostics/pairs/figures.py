@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from didsim import plotting
 from didsim.diagnostics.pairs.measures import QUADRANTS, Measured
@@ -100,7 +101,10 @@ def plot_calibration(measured: Measured) -> Figure:
         ends = np.where(np.isfinite(ends), ends, slopes[finite, :1])
         left.fill_between(steps, ends[:, 0], ends[:, 1], alpha=0.18, linewidth=0)
         left.plot(steps, slopes[finite, 0], marker=".", markersize=3)
-        left.set_yscale("log" if (slopes[finite, 0] > 0).all() and (ends > 0).all() else "linear")
+        if (slopes[finite, 0] > 0).all() and (ends > 0).all():
+            left.set_yscale("log")
+            left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         left.set_xlabel("step" if measured.has_steps else "checkpoint")
         if measured.beta is None:
             left.set_ylabel("beta that would have been right")

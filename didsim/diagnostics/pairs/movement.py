@@ -120,21 +120,21 @@ def rise_then_fall(measured: Measured, beta: float | None) -> Iterator[Finding]:
         return
     if not (is_beyond(chosen[top] - chosen[0], looks) and is_beyond(chosen[top] - chosen[-1], looks)):
         return
+    unit = "step" if measured.has_steps else "checkpoint"
     numbers = {
-        "peak": turning_point(measured, np.argmax(chosen, axis=0)),
+        f"{unit} of the peak": turning_point(measured, np.argmax(chosen, axis=0)),
         "rise": draws_number(measured, chosen[top] - chosen[0], "nats"),
         "fall": draws_number(measured, chosen[top] - chosen[-1], "nats"),
     }
     turned = ""
     if measured.held_out:
-        numbers["lowest held-out loss"] = turn = turning_point(
+        numbers[f"{unit} of the lowest held-out loss"] = turn = turning_point(
             measured, np.argmin(judged_losses(measured), axis=0)
         )
-        peak = numbers["peak"]
+        peak = numbers[f"{unit} of the peak"]
         if None not in (turn.low, turn.high, peak.low, peak.high):
             apart = turn.low > peak.high or turn.high < peak.low  # type: ignore[operator]
             where = "elsewhere" if apart else "at the same place, as far as the intervals tell"
-            unit = "step" if measured.has_steps else "checkpoint"
             turned = f" The held-out loss turned {where}: at {unit} {said(turn)}."
     yield Finding(
         name="rise_then_fall",

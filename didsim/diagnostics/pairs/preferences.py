@@ -114,7 +114,8 @@ def best_checkpoint(measured: Measured, beta: float | None) -> Iterator[Finding]
         + (
             f"; at the last checkpoint it is higher by {said(numbers['difference'])}."
             if worse
-            else ", and no later checkpoint is worse beyond chance."
+            else ". The last checkpoint is not worse by more than picking the lowest of "
+            f"{len(losses)} can bring about by chance."
         ),
         reason="The held-out loss is what DPO minimises, on pairs that it has not seen.",
         advice=f"Take {checkpoint_text(measured, place)}." if worse else "",

@@ -145,7 +145,7 @@ def test_a_rise_and_a_fall(diagnose: Callable[..., PairsDiagnosis]) -> None:
     assert found.step == 200
     assert found.numbers["rise"].value == pytest.approx(9)
     assert found.numbers["fall"].value == pytest.approx(11)
-    assert found.numbers["peak"].value == 200
+    assert found.numbers["step of the peak"].value == 200
     assert "until step 200" in found.sentence
 
 
