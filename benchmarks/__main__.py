@@ -21,6 +21,7 @@ from benchmarks.memory import peaks
 from benchmarks.pair_sums import by_half_range, engine_slope, errors, evaluations
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.results import Results, targets
+from benchmarks.solving import solves
 from benchmarks.throughput import one_cell, recording, throughput
 from didsim.plotting import style
 
@@ -61,6 +62,10 @@ def _measure(plan: Plan, console: Console) -> Results:
         weighed = peaks(plan.peaks)
     console.print(tables.peaks_table(weighed))
 
+    with console.status("Minimisers"):
+        solved = solves(plan.solves)
+    console.print(tables.solves_table(solved))
+
     with console.status("Time to a first result"):
         first = first_result(plan.processes)
     console.print(tables.first_result_table(first))
@@ -90,7 +95,7 @@ def _measure(plan: Plan, console: Console) -> Results:
         recordings = [recording(*case, budget=plan.budget) for case in plan.recordings]
     console.print(tables.recordings_table(recordings))
 
-    held = targets(timed, slopes[0], wrong, weighed, cells)
+    held = targets(timed, slopes[0], wrong, weighed, cells, solved)
     console.print(tables.targets_table(held))
     return Results(
         machine=machine,
@@ -104,6 +109,7 @@ def _measure(plan: Plan, console: Console) -> Results:
         cells=cells,
         double=double,
         recordings=recordings,
+        solves=solved,
         first_result=first,
         targets=held,
     )

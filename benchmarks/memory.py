@@ -40,7 +40,7 @@ def peaks(cases: Sequence[tuple[str, int, str]]) -> list[Peak]:
     return [Peak(*case, mib=in_fresh_process("benchmarks.memory", *case)["mib"]) for case in cases]
 
 
-def _peak_of_this_process() -> float:
+def peak_of_this_process() -> float:
     """The largest resident set so far, in MiB: the kernel counts KiB on Linux, bytes on macOS."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
@@ -55,7 +55,7 @@ def _main(method: str, size: int, dtype: str) -> None:
         evaluate = evaluation(LOSSES[method])
         for _ in range(2):
             jax.block_until_ready(evaluate(instance))
-    print(json.dumps({"mib": _peak_of_this_process()}))
+    print(json.dumps({"mib": peak_of_this_process()}))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class Plan:
         runs: numbers of runs.
         double: (N, runs) of a batch in float64.
         recordings: (N, runs) of batches that record metrics.
+        solves: (problem, objective, N, dtype) of the minimisers that are timed.
         processes: how many fresh processes the time to a first result is the median of.
     """
 
@@ -31,6 +32,7 @@ class Plan:
     runs: tuple[int, ...]
     double: tuple[int, int]
     recordings: tuple[tuple[int, int], ...]
+    solves: tuple[tuple[str, str, int, str], ...]
     processes: int
 
 
@@ -62,6 +64,20 @@ FULL = Plan(
     runs=(1, 32, 256),
     double=(256, 32),
     recordings=((256, 32), (1000, 32)),
+    solves=(
+        *(
+            ("contrastive", name, 256, dtype)
+            for name in ("simpo", "cdpo", "cpo", "nca", "orpo", "kto", "exo")
+            for dtype in ("float64", "float32")
+        ),
+        ("batch", "cdpo", 64, "float64"),
+        *(
+            ("contrastive", name, size, "float64")
+            for size in (4096, 10**5, 10**6)
+            for name in ("cdpo", "cpo")
+        ),
+        ("pairs", "dpo", 5000, "float64"),
+    ),
     processes=3,
 )
 
@@ -76,5 +92,6 @@ QUICK = Plan(
     runs=(1, 4),
     double=(20, 1),
     recordings=((20, 4),),
+    solves=(("contrastive", "cdpo", 20, "float64"),),
     processes=1,
 )

@@ -8,6 +8,7 @@ from benchmarks.first_result import FirstResult
 from benchmarks.machine import Machine
 from benchmarks.memory import Peak
 from benchmarks.pair_sums import Error, Evaluations
+from benchmarks.solving import Solve
 from benchmarks.throughput import Cell, Recording
 
 
@@ -59,6 +60,7 @@ class Results:
         cells: throughput of training.
         double: one cell in float64.
         recordings: what recording adds.
+        solves: times of minimisers.
         first_result: time to a first result.
         targets: bounds and what was measured.
     """
@@ -74,6 +76,7 @@ class Results:
     cells: list[Cell]
     double: Cell
     recordings: list[Recording]
+    solves: list[Solve]
     first_result: FirstResult
     targets: list[Target]
 
@@ -84,6 +87,7 @@ def targets(
     errors: Sequence[Error],
     peaks: Sequence[Peak],
     cells: Sequence[Cell],
+    solves: Sequence[Solve],
 ) -> list[Target]:
     """The targets, with what was measured of each."""
     of_size = {one.size: one for one in evaluations}
@@ -115,4 +119,35 @@ def targets(
         gradient = max((one.gradient for one in chosen), default=None)
         found.append(Target(f"{name}: error of the loss", 1e-12, True, value))
         found.append(Target(f"{name}: error of the gradient", 1e-10, True, gradient))
-    return found
+    return found + _of_solves(solves)
+
+
+def _of_solves(solves: Sequence[Solve]) -> list[Target]:
+    """The targets of minimisers. Times are of second calls, unless said."""
+
+    def slowest(problem: str, size: int, of: str = "median", dtype: str = "float64") -> float | None:
+        cases = [one for one in solves if (one.problem, one.size, one.dtype) == (problem, size, dtype)]
+        return max((getattr(one, of) for one in cases), default=None)
+
+    def quotient(one: float | None, other: float | None) -> float | None:
+        return None if one is None or other is None else one / other
+
+    single, double = slowest("contrastive", 256, dtype="float32"), slowest("contrastive", 256)
+    memory = slowest("contrastive", 10**6, "mib")
+    return [
+        Target("slowest minimiser, N = 256", 0.2, True, double, " s"),
+        Target("the same in float32, over float64", 1.2, True, quotient(single, double), "×"),
+        Target("the same, first call", 3, True, slowest("contrastive", 256, "first"), " s"),
+        Target(
+            "256 minimisers at once, N = 64, over the slowest of N = 256",
+            3,
+            True,
+            quotient(slowest("batch", 64), double),
+            "×",
+        ),
+        Target("convex minimisers, N = 4,096", 2, True, slowest("contrastive", 4096), " s"),
+        Target("convex minimisers, N = 10⁵", 20, True, slowest("contrastive", 10**5), " s"),
+        Target("convex minimisers, N = 10⁶", 300, True, slowest("contrastive", 10**6), " s"),
+        Target("the same, peak memory", 4, True, None if memory is None else memory / 1024, " GiB"),
+        Target("DPO on 10⁶ pairs of 5,000 items", 10, True, slowest("pairs", 5000), " s"),
+    ]

@@ -9,6 +9,7 @@ from benchmarks.machine import Machine
 from benchmarks.memory import Peak
 from benchmarks.pair_sums import Error, Evaluations
 from benchmarks.results import Target
+from benchmarks.solving import Solve
 from benchmarks.throughput import Cell, Recording
 
 LABELS = {
@@ -102,6 +103,34 @@ def recordings_table(recordings: Sequence[Recording]) -> Table:
     return table
 
 
+def solves_table(solves: Sequence[Solve]) -> Table:
+    """Times of minimisers, beside those of a training run."""
+    table = _table(
+        "Minimisers, and 1,000 steps of training",
+        "problem",
+        "objective",
+        "N",
+        "dtype",
+        "first call",
+        "fastest",
+        "median",
+        "training",
+        "steps",
+        "peak",
+    )
+    for one in solves:
+        table.add_row(
+            one.problem,
+            one.objective,
+            f"{one.size:,}",
+            one.dtype,
+            *(time_text(taken) for taken in (one.first, one.fastest, one.median, one.training)),
+            f"{one.steps}",
+            f"{one.mib:,.0f} MiB",
+        )
+    return table
+
+
 def first_result_table(result: FirstResult) -> Table:
     """Time to a first result."""
     table = _table("Time to a first result, in a fresh process", "", "time")
@@ -133,7 +162,7 @@ def time_text(seconds: float) -> str:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    text = {"", "method", "dtype"}
+    text = {"", "method", "dtype", "problem", "objective"}
     for column in columns:
         table.add_column(column, justify="left" if column in text else "right", no_wrap=True)
     return table

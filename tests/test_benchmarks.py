@@ -32,6 +32,7 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
         "cells",
         "double",
         "recordings",
+        "solves",
         "first_result",
         "targets",
     }
@@ -45,7 +46,17 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
     assert all(cell["rate"] > 0 for cell in results["cells"])
     assert {peak["method"] for peak in results["peaks"]} == {"arrays", "engine"}
     assert all(peak["mib"] > 0 for peak in results["peaks"])
-    for title in ("Machine", "Peak memory", "Loss and gradient", "Training", "Recording", "Targets"):
+    assert all(0 < one["fastest"] <= one["median"] for one in results["solves"])
+    assert {one["verdict"] for one in results["solves"]} == {"MINIMISER"}
+    for title in (
+        "Machine",
+        "Minimisers",
+        "Peak memory",
+        "Loss and gradient",
+        "Training",
+        "Recording",
+        "Targets",
+    ):
         assert title in done.stdout
 
 
