@@ -31,8 +31,9 @@ from didsim.fixed_points.task import (
     table_of,
 )
 from didsim.fixed_points.win_graph import Comparisons, compare
-from didsim.objectives.rewards import Scalar
-from didsim.objectives.terms import Term
+from didsim.objectives.kernels import Logistic
+from didsim.objectives.rewards import LogRatio, Scalar
+from didsim.objectives.terms import Pair, Term
 from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
@@ -89,10 +90,12 @@ def _by_newton(
     if compared is not None and not compared.identified.all(axis=-1).any():
         return _open(task, pair, problem, compared)
     convex = pair.kernel.convex
-    guesses = random_starts(task, 1 if convex else starts)
-    guesses = begun_at(guesses, None if first is None else _first_rewards(task, first))
     whole = np.ones(task.runs, bool) if compared is None else compared.identified.all(axis=-1)
     identified = jnp.asarray(whole)
+    guesses = random_starts(task, 1 if convex else starts)
+    if guesses.shape[1] > 1:
+        guesses = guesses.at[:, 1].set(_of_logistic_loss(task, problem, identified, guesses[:, 1:2]))
+    guesses = begun_at(guesses, None if first is None else _first_rewards(task, first))
     method = _method(task, pair)
     found = _SOLVERS[method](pair, problem, identified, guesses)
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
@@ -114,6 +117,14 @@ def _method(task: Task, pair: Term) -> Method:
     if task.size <= DENSE:
         return Method.NEWTON_ON_REWARDS
     return Method.NEWTON_CG_ON_REWARDS if pair.kernel.convex else Method.LBFGS_ON_REWARDS
+
+
+def _of_logistic_loss(task: Task, problem: Problem, identified: Array, guesses: Array) -> Array:
+    """The rewards that minimise the logistic loss of the pairs, which is convex; `guesses` if none do."""
+    likelihood = Pair(LogRatio(jnp.ones(task.runs)), Logistic())
+    found = _SOLVERS[_method(task, likelihood)](likelihood, problem, identified, jnp.zeros_like(guesses))
+    rewards: Array = jnp.where(found.converged[..., None], found.z, guesses)[:, 0]
+    return rewards
 
 
 def _first_rewards(task: Task, first: First) -> Array:
