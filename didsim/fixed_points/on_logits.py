@@ -85,13 +85,11 @@ def solve_on_logits(
     guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
     guesses = begun_at(guesses, None if first is None else first.log_probs)
     if task.size > DENSE:
-        method = Method.LBFGS_ON_LOGITS
         if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
-        if convex and not has_kinks(task.objective) and _knows_own_curvature(task):
-            found, method = _newton_cg_on_logits(task, guesses), Method.NEWTON_CG_ON_LOGITS
-        else:
-            found = _lbfgs_on_logits(task, guesses)
+        is_smooth = convex and not has_kinks(task.objective) and task.objective.knows_own_curvature
+        method = Method.NEWTON_CG_ON_LOGITS if is_smooth else Method.LBFGS_ON_LOGITS
+        found = _without_matrices(task, guesses, method)
     else:
         method = Method.NEWTON_ON_LOGITS
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
@@ -174,18 +172,8 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
     return over_starts(one, (task.objective, task.reference, problem, support), guesses)
 
 
-def _knows_own_curvature(task: Task) -> bool:
-    def of_run(objective: Objective, reference: Array, problem: Problem) -> Array | None:
-        return objective.own_curvature(reference, reference, problem, task.lengths)
-
-    return (
-        eqx.filter_eval_shape(eqx.filter_vmap(of_run), task.objective, task.reference, task.problem)
-        is not None
-    )
-
-
 @eqx.filter_jit
-def _newton_cg_on_logits(task: Task, guesses: Array) -> Found:
+def _without_matrices(task: Task, guesses: Array, method: Method) -> Found:
     def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
         objective, reference, problem = given
 
@@ -193,22 +181,10 @@ def _newton_cg_on_logits(task: Task, guesses: Array) -> Found:
             return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
 
         def diagonal(z: Array) -> Array:
-            own = objective.own_curvature(z, reference, problem, task.lengths)
-            return jnp.ones_like(z) if own is None else own
+            return objective.own_curvature(z, reference, problem, task.lengths)
 
-        return minimise_convex(loss, start, diagonal)
-
-    return over_starts(one, (task.objective, task.reference, task.problem), guesses)
-
-
-@eqx.filter_jit
-def _lbfgs_on_logits(task: Task, guesses: Array) -> Found:
-    def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
-        objective, reference, problem = given
-
-        def loss(z: Array) -> Array:
-            return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
-
+        if method == Method.NEWTON_CG_ON_LOGITS:
+            return minimise_convex(loss, start, diagonal)
         return minimise_large(loss, start, mass(problem, start) + jnp.exp(reference))
 
     return over_starts(one, (task.objective, task.reference, task.problem), guesses)

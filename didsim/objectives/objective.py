@@ -276,8 +276,8 @@ class Objective(eqx.Module):
 
     def own_curvature(
         self, logits: Float[Array, " n"], reference: Array, problem: Problem, lengths: Array | None
-    ) -> Float[Array, " n"] | None:
-        """The diagonal of `curvature`, without the matrix; None if a term does not know it.
+    ) -> Float[Array, " n"]:
+        """The diagonal of `curvature`, without the matrix. Every term must know its own curvature.
 
         The pair of a sequence with itself counts as in `Problem.own_curvature`.
 
@@ -292,17 +292,14 @@ class Objective(eqx.Module):
         log_probs = log_softmax(logits)
         space = Sequences(log_probs, reference, lengths)
         over = self._population(log_probs, reference, problem, lengths, None)
-        own = [term.own_curvature(space, over) for term in self.terms]
-        known = [term.weighted(one) for term, one in zip(self.terms, own, strict=True) if one is not None]
-        if len(known) < len(own):
-            return None
+        own = sum_of([term.weighted(term.own_curvature(space, over)) for term in self.terms])
 
         def loss(logps: Array) -> Array:
             return self.population_loss(logps, reference, problem, lengths, held=log_probs)
 
         pull, shifted = jax.jvp(jax.grad(loss), (log_probs,), (jnp.ones_like(log_probs),))
         p = jnp.exp(log_probs)
-        return sum_of(known) - 2 * p * shifted + p**2 * jnp.sum(shifted) - jnp.sum(pull) * p * (1 - p)
+        return own - 2 * p * shifted + p**2 * jnp.sum(shifted) - jnp.sum(pull) * p * (1 - p)
 
     def _population(
         self, held: Array, reference: Array, problem: Problem, lengths: Array | None, marginals: Any
@@ -337,6 +334,11 @@ class Objective(eqx.Module):
     def has_baseline(self) -> bool:
         """Whether a term depends on the policy through numbers that are held fixed, as a baseline."""
         return any(term.has_baseline for term in self.terms)
+
+    @property
+    def knows_own_curvature(self) -> bool:
+        """Whether the loss has an `own_curvature`, as every term has one."""
+        return all(term.knows_own_curvature for term in self.terms)
 
     @property
     def difference_term(self) -> Term | None:

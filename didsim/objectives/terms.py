@@ -185,14 +185,18 @@ class Term(eqx.Module):
 
         return jax.jacfwd(jax.grad(loss))(z)
 
-    def own_curvature(self, space: Sequences, over: Population) -> Array | None:
+    @property
+    def knows_own_curvature(self) -> bool:
+        """Whether the term has an `own_curvature`."""
+        return False
+
+    def own_curvature(self, space: Sequences, over: Population) -> Array:
         """The second derivative of `expected` in each log-probability of `space` by itself.
 
         Other log-probabilities are held fixed, as if they need not sum to one. The pair of a sequence with
-        itself counts as in `Problem.own_curvature`. None if the term does not know it without a matrix of all
-        pairs.
+        itself counts as in `Problem.own_curvature`. Asked only of a term that `knows_own_curvature`.
         """
-        return None
+        raise NotImplementedError(f"`{type(self).__name__}` has no own curvature")
 
     def weighted(self, loss: Array) -> Array:
         return loss if self.weight is None else self.weight * loss
@@ -295,9 +299,11 @@ class Pair(Term):
         table = over.problem.joint(z.shape[-1])
         return in_logits(chosen, rejected, self.kernel.curvature(table, chosen.values(), rejected.values()))
 
-    def own_curvature(self, space: Sequences, over: Population) -> Array | None:
-        if not (self._has_one_reward and self.reward.looks_at_one_sequence):
-            return None
+    @property
+    def knows_own_curvature(self) -> bool:
+        return self._has_one_reward and self.reward.looks_at_one_sequence
+
+    def own_curvature(self, space: Sequences, over: Population) -> Array:
         h = self.reward.of_space(*space)
         slope, bend = derivatives(lambda logps: self.reward(logps, *space[1:]), space.logps)
         pull = jax.grad(lambda h: self.kernel.expect(over.problem, h))(h)
@@ -391,9 +397,11 @@ class Single(Term):
         )
         return reward.pulled_on_both_sides(jnp.diag(second)) + reward.bent(first)
 
-    def own_curvature(self, space: Sequences, over: Population) -> Array | None:
-        if not self.reward.looks_at_one_sequence:
-            return None
+    @property
+    def knows_own_curvature(self) -> bool:
+        return self.reward.looks_at_one_sequence
+
+    def own_curvature(self, space: Sequences, over: Population) -> Array:
         baseline = self._baseline(over)
 
         def losses(logps: Array) -> Array:

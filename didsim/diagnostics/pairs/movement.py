@@ -141,7 +141,8 @@ def rise_then_fall(measured: Measured, beta: float | None) -> Iterator[Finding]:
         grade=Grade.LOOK,
         sentence=f"The chosen log-probability first rose by {said(numbers['rise'])} until "
         f"{checkpoint_text(measured, top)}, then fell by {said(numbers['fall'])}.{turned}",
-        reason=_IDENTITY + " After the peak the policy fits the chosen responses worse with every step.",
+        reason=_IDENTITY
+        + " So the last policy fits the chosen responses worse than the one at the peak did.",
         advice="Compare checkpoints around the peak by held-out loss before taking the last one.",
         numbers=numbers,
         step=float(measured.steps[top]),
