@@ -3,6 +3,7 @@
 findings    what a diagnosis says: numbers with intervals, findings with a grade
 diagnose    from files to a diagnosis
 arguments   what may be asked of it
+wording     how numbers are put into words
 names       the names under which trainers log what is needed
 recognise   whether a file is a table of pairs or a log
 logs/       what a trainer's log shows

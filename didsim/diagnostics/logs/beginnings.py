@@ -3,8 +3,9 @@
 import numpy as np
 
 from didsim.diagnostics.findings import Finding, Grade, Number
-from didsim.diagnostics.logs.evidence import LOG_2, Evidence, late_mean, short, signed
+from didsim.diagnostics.logs.evidence import LOG_2, Evidence, late_mean
 from didsim.diagnostics.logs.log import Rows
+from didsim.diagnostics.wording import short, signed
 
 _AT_LOG_2 = 0.003  # half a step of bfloat16 at log 2 is 0.002
 _ONE_VALUE = "one logged value; its spread over pairs is not logged"

@@ -1,4 +1,4 @@
-"""What the checks of a log share: late means with intervals, rounding, the first rows, words for rewards."""
+"""What the checks of a log share: late means with intervals, rounding, and where rewards put responses."""
 
 import math
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import numpy as np
 
 from didsim.diagnostics.findings import Number
 from didsim.diagnostics.logs.log import Rows, TrainingLog
+from didsim.diagnostics.wording import nats, short, signed
 
 LOG_2 = math.log(2)
 _LATE = 0.1
@@ -171,19 +172,3 @@ def proportion(x: np.ndarray, y: np.ndarray) -> list[float]:
 def softplus(x: np.ndarray | float) -> np.ndarray:
     """log(1 + eˣ); DPO's loss of a pair is `softplus(−margin)`."""
     return np.asarray(np.logaddexp(0.0, x))
-
-
-def short(x: float) -> str:
-    """A number with three digits."""
-    size = f"{abs(x):,.0f}" if 1000 <= abs(x) < 1e7 else f"{abs(x):.3g}"
-    return f"−{size}" if x < 0 else size
-
-
-def signed(x: float) -> str:
-    """A number with three digits and its sign."""
-    return ("+" if x > 0 else "") + short(x)
-
-
-def nats(x: float) -> str:
-    """The size of a number of nats."""
-    return f"{short(abs(x))} nats"

@@ -12,11 +12,10 @@ from didsim.diagnostics.logs.evidence import (
     late,
     late_mean,
     mean_number,
-    short,
-    signed,
     softplus,
 )
 from didsim.diagnostics.logs.log import Rows
+from didsim.diagnostics.wording import short, signed
 
 _FAR = 5
 _NO_PAIRS = "the mean of one evaluation; its spread over pairs is not logged"

@@ -5,17 +5,9 @@ import math
 import numpy as np
 
 from didsim.diagnostics.findings import Finding, Grade, Number
-from didsim.diagnostics.logs.evidence import (
-    Evidence,
-    half_units,
-    late,
-    late_mean,
-    mean_number,
-    proportion,
-    short,
-    signed,
-)
+from didsim.diagnostics.logs.evidence import Evidence, half_units, late, late_mean, mean_number, proportion
 from didsim.diagnostics.logs.log import Rows, TrainingLog
+from didsim.diagnostics.wording import short, signed
 
 _ODDS = math.log(20)
 _SMALL = 0.1

@@ -5,7 +5,7 @@ calibration  the slope of preferences on rewards
 measures     what is measured on each checkpoint
 movement     findings on where the probabilities of responses went
 preferences  findings on calibration and on the order of policies
-saying       numbers in sentences
+saying       what findings share
 findings     all findings, and what stays unknown
 figures      pictures of what was measured
 diagnosis    from a file to its findings

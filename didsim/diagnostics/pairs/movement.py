@@ -11,13 +11,12 @@ from didsim.diagnostics.pairs.saying import (
     draws_number,
     is_above,
     is_below,
-    judged_losses,
-    percent,
-    said,
+    lowest_loss,
     turning_point,
 )
 from didsim.diagnostics.pairs.table import ARGMAX
 from didsim.diagnostics.resampling import is_beyond
+from didsim.diagnostics.wording import percent, said
 
 _IDENTITY = (
     "For any policies, E_w[log(π/π_ref)] = KL(π_w‖π_ref) − KL(π_w‖π), where π_w is the distribution of "
@@ -128,9 +127,7 @@ def rise_then_fall(measured: Measured, beta: float | None) -> Iterator[Finding]:
     }
     turned = ""
     if measured.held_out:
-        numbers[f"{unit} of the lowest held-out loss"] = turn = turning_point(
-            measured, np.argmin(judged_losses(measured), axis=0)
-        )
+        numbers[f"{unit} of the lowest held-out loss"] = turn = lowest_loss(measured)
         peak = numbers[f"{unit} of the peak"]
         if None not in (turn.low, turn.high, peak.low, peak.high):
             apart = turn.low > peak.high or turn.high < peak.low  # type: ignore[operator]

@@ -13,11 +13,10 @@ from didsim.diagnostics.pairs.saying import (
     is_below,
     judged_losses,
     judged_text,
-    percent,
-    said,
-    turning_point,
+    lowest_loss,
 )
 from didsim.diagnostics.resampling import is_beyond
+from didsim.diagnostics.wording import percent, said
 
 
 def calibration(measured: Measured, beta: float | None) -> Iterator[Finding]:
@@ -101,7 +100,7 @@ def best_checkpoint(measured: Measured, beta: float | None) -> Iterator[Finding]
     place = int(np.nanargmin(losses[:, 0]))
     kind = "sigmoid loss" if "loss" in measured.judged else "sigmoid loss at the best beta"
     numbers = {
-        "best step": turning_point(measured, np.argmin(losses, axis=0)),
+        "best step": lowest_loss(measured),
         "loss at the best": draws_number(measured, losses[place], "nats"),
         "loss at the last": draws_number(measured, losses[-1], "nats"),
         "difference": draws_number(measured, losses[-1] - losses[place], "nats"),

@@ -1,33 +1,10 @@
-"""What findings from pairs share: numbers from resamples, and how numbers are said."""
+"""What findings from pairs share: numbers from resamples, and names of checkpoints."""
 
 import numpy as np
 
 from didsim.diagnostics.findings import Number
 from didsim.diagnostics.pairs.measures import Measured
 from didsim.diagnostics.resampling import number
-
-
-def said(number: Number, digits: int = 3) -> str:
-    """A number with its unit and interval, as text.
-
-    >>> said(Number(value=-11.84, unit="nats", low=-12.31, high=-11.2))
-    '−11.8 nats (95%: −12.3 to −11.2)'
-    """
-
-    def text(value: float) -> str:
-        shown = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
-        return shown.replace("-", "−")
-
-    unit = "" if number.unit in ("", "share") else f" {number.unit}"
-    if number.low is None or number.high is None:
-        return f"{text(number.value)}{unit} (no interval: {number.no_interval})"
-    return f"{text(number.value)}{unit} (95%: {text(number.low)} to {text(number.high)})"
-
-
-def percent(share: Number) -> str:
-    if share.low is None or share.high is None:
-        return f"{share.value:.1%}"
-    return f"{share.value:.1%} (95%: {share.low:.1%} to {share.high:.1%})"
 
 
 def draws_number(measured: Measured, draws: np.ndarray, unit: str) -> Number:
@@ -55,6 +32,11 @@ def turning_point(measured: Measured, places: np.ndarray) -> Number:
     """The step of a turning point, with its interval over resamples."""
     steps = measured.steps[places].astype(float)
     return number(steps, measured.clusters, "")
+
+
+def lowest_loss(measured: Measured) -> Number:
+    """The step of the lowest held-out loss."""
+    return turning_point(measured, np.argmin(judged_losses(measured), axis=0))
 
 
 def judged_losses(measured: Measured) -> np.ndarray:

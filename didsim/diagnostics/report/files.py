@@ -8,7 +8,7 @@ from typing import Any
 from didsim._files import local_path, written_whole
 from didsim._text import visible
 from didsim.diagnostics.findings import Diagnosis
-from didsim.diagnostics.report.terminal import interval_of, value_of
+from didsim.diagnostics.wording import interval_of, value_of
 
 _DARK = dict.fromkeys(
     ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color", "grid.color"), "#d8dee6"

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from didsim._text import literal
-from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Number
-from didsim.diagnostics.logs.evidence import short
+from didsim.diagnostics.findings import Diagnosis, Finding, Grade
+from didsim.diagnostics.wording import interval_of, short, value_of
 
 if TYPE_CHECKING:
     from didsim.diagnostics.demo import Known
@@ -74,15 +74,3 @@ def beside_truth(diagnosis: Diagnosis, known: Iterable["Known"]) -> Table:
                 number = finding.numbers[one.number]
                 table.add_row(one.what, short(one.value), value_of(number), interval_of(number))
     return table
-
-
-def value_of(number: Number) -> str:
-    """A number with its unit."""
-    return f"{short(number.value)} {number.unit}".strip()
-
-
-def interval_of(number: Number) -> str:
-    """An interval, or why there is none."""
-    if number.low is None or number.high is None:
-        return f"none: {number.no_interval}"
-    return f"{short(number.low)} to {short(number.high)}"

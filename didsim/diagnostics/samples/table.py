@@ -8,9 +8,9 @@ import numpy as np
 
 from didsim import _checks
 from didsim.diagnostics.findings import Finding, Grade, Input, Number, Unknown
-from didsim.diagnostics.pairs.saying import said
 from didsim.diagnostics.samples.estimate import DidEntropyEstimate, estimate_did_entropy
 from didsim.diagnostics.tables import Column, read_table, rows_to_keep
+from didsim.diagnostics.wording import said
 
 COLUMNS = (
     Column("policy_logp", required=True, aliases=("policy_logps",)),
