@@ -227,6 +227,20 @@ def test_a_minimiser_without_full_support_has_infinite_displacement(zoo: xr.Data
     assert (kto["full_support"] == 0).all()
 
 
+def test_what_runs_off_has_no_full_support_however_far_the_solver_went() -> None:
+    """Robust DPO on preferences surer than its noise; the solver may stop long before probabilities vanish."""
+    space = didsim.SequenceSpace(3, 3, eos=True)
+    reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0), (2, 20)), space.size)
+    problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, 0.5))
+    limit = limits.find_limit(
+        didsim.robust(0.5), reference, problem, space, starts=2, steps=1, learning_rate=1.0
+    )
+    lost = ~limit.converged
+    assert (limit.log_probs[lost].min(axis=-1) > -300).any()
+    assert limit.runs_off.tolist() == lost.tolist()
+    assert (objective_zoo._facts(limit)["full_support"] == limit.converged).all()
+
+
 def test_dpo_pg_stays_where_the_chosen_likelihood_is_largest(zoo: xr.Dataset) -> None:
     """Chosen responses are the reference's, so that no policy makes them likelier than it does."""
     one, kept = zoo.sel(objective="dpo_pg"), zoo.sel(objective="sft")

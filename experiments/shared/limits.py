@@ -11,8 +11,6 @@ import didsim
 
 SUM = "dpo + sft"
 
-# If the solver stops in motion and a log-probability is below this, the policy runs off (see `Limit`).
-_RUNS_OFF = -300.0
 _AT_REST = 1e-6
 
 
@@ -76,7 +74,7 @@ class Limit(NamedTuple):
             off, they are those at which the solver stopped.
         method: how the end was found.
         converged: whether the end is stationary.
-        runs_off: whether the policy was still moving towards zero probabilities when the solver stopped.
+        runs_off: whether the policy ran off towards zero probabilities, as the certificate tells.
         unique: 1 if this is proven to be the only minimiser, 0 if it is not; NaN for all if nothing is
             proven of any.
         agreed: 1 if all starts ended here, 0 if they did not, NaN if there was one start.
@@ -130,12 +128,11 @@ def find_limit(
         return Limit(run.policy.log_probs(), "gradient descent", rests, never, unknown, unknown)
     solution = didsim.solve(objective, reference, problem, space.lengths, starts=starts)
     known = solution.certificate
-    converged = np.asarray(known.converged)
     return Limit(
         solution.log_probs,
         known.method,
-        converged,
-        ~converged & (np.asarray(solution.log_probs).min(axis=-1) < _RUNS_OFF),
+        known.converged,
+        known.runs_off,
         known.unique.astype(float) if (known.unique | known.has_others).any() else unknown,
         unknown if known.agreed is None else np.asarray(known.agreed, float),
     )
