@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.nn import log_softmax
 from jaxtyping import Array, Float
 
+from didsim._differences import difference
 from didsim.objectives.rewards import Reward
 
 
@@ -60,7 +61,7 @@ def of_table(
 ) -> OfRewards:
     """Derivatives of `Σ_ij M_ij kernel(x_i − y_j)`, with `M` given as logarithms. O(N²)."""
     weights = jnp.exp(log_table)
-    first, second = derivatives(kernel, x[:, None] - y)
+    first, second = derivatives(kernel, difference(x[:, None], y))
     # A pair that never occurs has no part, even where its loss is infinite.
     first, second = (jnp.where(weights > 0, weights * one, 0) for one in (first, second))
     return OfRewards(first.sum(1), -first.sum(0), second)

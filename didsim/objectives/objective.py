@@ -189,7 +189,8 @@ class Objective(eqx.Module):
 
             every objective on a `Joint` problem
             DiscoPOP on every population
-            on labelled pairs: a hinge, a margin, a bounded loss of a difference, and DPO-positive
+            on labelled pairs: a margin, a bounded loss of a difference, and DPO-positive
+            on labelled pairs of few sequences (see `Labelled.expect`): a hinge
             on labelled pairs, below 4,096 sequences: the exponential loss, and losses of single sequences
             on labelled pairs with nearly certain labels (see `Labelled.expect`): every objective
 

@@ -22,6 +22,7 @@ from jax.nn import log_softmax
 from jaxtyping import Array, Float
 
 from didsim import _checks
+from didsim._differences import difference
 from didsim.information import expectation
 from didsim.objectives.baselines import Baseline
 from didsim.objectives.curvature import RewardMap, derivatives, in_logits
@@ -279,7 +280,7 @@ class Pair(Term):
 
     def of_pairs(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
         of_chosen, of_rejected = self._rewards
-        return self.kernel(of_chosen(*chosen) - of_rejected(*rejected))
+        return self.kernel(difference(of_chosen(*chosen), of_rejected(*rejected)))
 
     def expected(self, space: Sequences, over: Population) -> Array:
         if self._has_one_reward:
@@ -320,7 +321,7 @@ class PairOrTie(Pair):
     kernel: TieKernel
 
     def of_ties(self, chosen: Sequences, rejected: Sequences, baseline: Array | None) -> Array:
-        return self.kernel.of_tie(self.reward(*chosen) - self.reward(*rejected))
+        return self.kernel.of_tie(difference(self.reward(*chosen), self.reward(*rejected)))
 
 
 class Single(Term):
@@ -421,8 +422,8 @@ class Single(Term):
         return chosen if self.sequence == "chosen" else rejected
 
     def _loss(self, h: Float[Array, "..."], baseline: Array | None) -> Array:
-        difference = h if baseline is None else h - baseline
-        return self.kernel(difference if self.push == "up" else -difference)
+        excess = h if baseline is None else difference(h, baseline)
+        return self.kernel(excess if self.push == "up" else -excess)
 
 
 class LabelledSquare(Single):

@@ -16,6 +16,7 @@ from jax.nn import logsumexp
 from jaxtyping import Array, Float, Int
 
 from didsim import _checks
+from didsim._differences import difference
 from didsim.objectives.rewards import LogRatio, Scalar, given_reference, log_ratio_of
 from didsim.objectives.terms import Population, Sequences, Term, WithTokens, check_parts
 from didsim.preferences.problem import Listed, at_indices
@@ -118,7 +119,7 @@ class PolicyWeighted(TokenTerm):
         """The loss of each pair. `tokens` are `log w(y_w)` and `log w(y_l)`."""
         log_weight = jax.lax.stop_gradient(jnp.minimum(0, chosen.tokens + rejected.tokens))
         of_chosen, of_rejected = (self.reward(*one.sequences) for one in (chosen, rejected))
-        return jnp.exp(log_weight) * self.kernel(of_chosen - of_rejected)
+        return jnp.exp(log_weight) * self.kernel(difference(of_chosen, of_rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:
         """The expected loss. O(N²) time and memory for a population, O(N + P) for P pairs."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from didsim import _checks
+from didsim._differences import difference
 from didsim.objectives.kernels import Kernel
 from didsim.objectives.rewards import LogRatio, given_reference
 from didsim.objectives.terms import Population, Sequences, Term, check_parts
@@ -87,7 +88,7 @@ class SortedMargins(SortedTerm):
 def _of_ranks(kernel: Kernel, x: Array, y: Array) -> Array:
     """The kernel of sorted differences, in the shape that `x` and `y` broadcast to."""
     x, y = jnp.broadcast_arrays(x, y)
-    return kernel(jnp.sort(x, axis=None) - jnp.sort(y, axis=None)).reshape(x.shape)
+    return kernel(difference(jnp.sort(x, axis=None), jnp.sort(y, axis=None))).reshape(x.shape)
 
 
 def _of_quantiles(kernel: Kernel, x: Array, y: Array, weights_x: Array, weights_y: Array) -> Array:
@@ -105,6 +106,6 @@ def _of_quantiles(kernel: Kernel, x: Array, y: Array, weights_x: Array, weights_
         # How many jumps of each lie before an interval. The sums may end an eps apart.
         before_x = jnp.minimum(jnp.cumsum(of_x) - of_x, len(x) - 1)
         before_y = jnp.minimum(jnp.cumsum(~of_x) - ~of_x, len(y) - 1)
-        return jnp.sum(widths * kernel(x[order_x][before_x] - y[order_y][before_y]))
+        return jnp.sum(widths * kernel(difference(x[order_x][before_x], y[order_y][before_y])))
 
     return jnp.vectorize(one, signature="(n),(m),(n),(m)->()")(x, y, weights_x, weights_y)

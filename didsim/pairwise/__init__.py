@@ -17,6 +17,7 @@ the bound exceeds the tolerance, all pairs are summed one by one, in O(N²) time
     interpolation   sums of analytic kernels
     moments         sums of polynomials
     sorting         sums of piecewise linear kernels
+    products        sums of a kernel of one difference, times a smooth function of another
     dominance       counts of pairs by the differences of two numbers at once: O(N log N)
 """
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from didsim._differences import difference
+
 Elementwise = Callable[[Array], Array]
 
 # Elements of a tile: small enough that a batch of them stays in a processor's cache.
@@ -103,7 +105,7 @@ def tiled_sums(
     ) -> tuple[tuple[list[Array], list[Array]], list[Array]]:
         totals, columns = carry
         first_rows, x_rows = entries
-        differences = x_rows[:, :, None] - x[:, None, :] - offset[:, None, None]
+        differences = difference(x_rows[:, :, None], x[:, None, :]) - offset[:, None, None]
 
         def rows(kernel: Elementwise) -> Array:
             return jnp.sum(second[:, None, :] * kernel(differences), axis=2)

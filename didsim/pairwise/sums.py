@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from didsim import _checks
+from didsim._differences import difference
 from didsim.pairwise.exact import map_rows
 from didsim.pairwise.forms import Form
 from didsim.pairwise.primitive import bind, operands_of
@@ -147,7 +148,7 @@ def tiled_pair_sum(
 def _tiled_pair_sums(kernel: Callable[..., Array], *arrays: Array) -> Array:
     def one_sum(first: Array, second: Array, *x: Array) -> Array:
         def row(*entries: Array) -> Array:
-            differences = [entry - column for entry, column in zip(entries, x, strict=True)]
+            differences = [difference(entry, column) for entry, column in zip(entries, x, strict=True)]
             return jnp.sum(second * kernel(*differences))
 
         return jnp.sum(first * map_rows(row, *x))

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._differences import difference
 from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs
 from didsim.preferences.problem import (
@@ -220,7 +221,7 @@ class Pairs(Problem):
         """`x_winner − y_loser` of every pair."""
         self.check_size(x.shape[-1])
         _checks.broadcast(pairs=self.batch_shape, x=x.shape[:-1], y=y.shape[:-1])
-        return at_indices(x, self.winners) - at_indices(y, self.losers)
+        return difference(at_indices(x, self.winners), at_indices(y, self.losers))
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """The weighted mean of `exp(x_winner − x_loser)`. O(N + pairs)."""
@@ -375,7 +376,7 @@ class Joint(Problem):
         check_kernel(kernel)
         x = values_over(self, "x", x)
         offset = offset_of(self, x, offset)
-        differences = x[..., :, None] - x[..., None, :]
+        differences = difference(x[..., :, None], x[..., None, :])
         if offset is not None:
             differences = differences - offset[..., None, None]
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
@@ -386,7 +387,7 @@ class Joint(Problem):
         """`Σ_ij joint(i, j) kernel(x_i − y_j)`. O(N²) time and memory."""
         check_kernel(kernel)
         x, y = values_over(self, "x", x), values_over(self, "y", y)
-        differences = x[..., :, None] - y[..., None, :]
+        differences = difference(x[..., :, None], y[..., None, :])
         return jnp.sum(jnp.exp(self.log_probs) * kernel(differences), axis=(-2, -1))
 
     def expect_ties(
@@ -397,13 +398,13 @@ class Joint(Problem):
             return super().expect_ties(kernel, x)
         check_kernel(kernel)
         x = values_over(self, "x", x)
-        differences = x[..., :, None] - x[..., None, :]
+        differences = difference(x[..., :, None], x[..., None, :])
         return jnp.sum(jnp.exp(self.log_ties) * kernel(differences), axis=(-2, -1))
 
     def expect_exp(self, x: Float[Array, "*#batch sequences"]) -> Float[Array, "*batch"]:
         """`Σ_ij joint(i, j) e^{x_i − x_j}`. O(N²) time and memory."""
         x = values_over(self, "x", x)
-        differences = x[..., :, None] - x[..., None, :]
+        differences = difference(x[..., :, None], x[..., None, :])
         return jnp.exp(_log_space.logsumexp(self.log_probs + differences, axis=(-2, -1)))
 
     def wins(self, size: int) -> Wins:

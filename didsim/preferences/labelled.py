@@ -16,7 +16,8 @@ from didsim._checks import Shape
 from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs, LogProbsLike
 from didsim.pairwise.exact import map_rows
-from didsim.pairwise.forms import Analytic, Form
+from didsim.pairwise.forms import Analytic, Form, PiecewiseLinear
+from didsim.pairwise.products import nodes_for, product_sum
 from didsim.pairwise.sums import potentials, tiled_pair_sum, unchecked_pair_sum
 from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
@@ -77,6 +78,7 @@ class Labelled(Problem):
     first: LogProbs
     second: LogProbs
     separable: bool = eqx.field(static=True)
+    nodes: int | None = eqx.field(static=True)
     pull: Float[Array, "*batch sequences"] | None
 
     def __init__(
@@ -94,6 +96,7 @@ class Labelled(Problem):
             _checks.flag("separable", separable)
         self.pull = None
         self.separable = self._may_separate() if separable is None else separable
+        self.nodes = nodes_for(_SIGMOID, self.reward) if _checks.known(self.reward) else None
 
     def _may_separate(self) -> bool:
         if self.reward.shape[-1] < _FEW:
@@ -178,9 +181,10 @@ class Labelled(Problem):
         as first written, in O(N²) time. These include kernels without an `s`, and a problem that was made
         under `jit`, where the mean is not known.
 
-        The reward accuracy has such a kernel, a step: `k(d) − k(−d)` is the sign of `d`. Its sum needs the
-        order of `x` and the values of `r` at once. A count of pairs by two orders
-        (`didsim.pairwise.dominance`) does not give it, since `σ(Δr)` is no count.
+        A `PiecewiseLinear` kernel has no `s`. A step, whose expectation is the reward accuracy, is one. It is
+        summed by `product_sum`, in O(N log N) for each of 32, 128 or 512 nodes (in float32, 16, 64 or 256).
+        The wider the range of `r`, the more nodes. The error is the rounding of `E |k|`. All pairs are summed
+        if there are fewer than 16 sequences for each node, or if `r` is not known when the problem is made.
         """
         check_kernel(kernel)
         x = values_over(self, "x", x)
@@ -194,6 +198,11 @@ class Labelled(Problem):
                 # Pulls add up to zero, except for rounding, which a large constant in x would multiply.
                 centred = x - jax.lax.stop_gradient(jnp.mean(x, axis=-1, keepdims=True))
                 return pairs + skew / 2 * jnp.sum(pull * centred, axis=-1)
+        if self.nodes is not None and isinstance(kernel, PiecewiseLinear):
+            by = 0.0 if offset is None else offset
+            orders = weights, weights[::-1]
+            wins = [product_sum(_SIGMOID, kernel, self.nodes, *order, self.reward, x, by) for order in orders]
+            return wins[0] + wins[1]
         if offset is None:
             return tiled_pair_sum(_EitherWay(kernel), *weights, self.reward, x)
         return at_offsets(_either_way_sum, kernel, offset, *weights, self.reward, x)
@@ -201,7 +210,10 @@ class Labelled(Problem):
     def expect_across(
         self, kernel: Summand, x: Float[Array, "*#batch sequences"], y: Float[Array, "*#batch sequences"]
     ) -> Float[Array, "*batch"]:
-        """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) kernel(x_i − y_j)`. O(N²) time."""
+        """`Σ_ij [first(i) second(j) + second(i) first(j)] σ(r_i − r_j) kernel(x_i − y_j)`.
+
+        O(N²) time; for a `PiecewiseLinear` kernel as `expect`.
+        """
         check_kernel(kernel)
         x, y = values_over(self, "x", x), values_over(self, "y", y)
         first, second = jnp.exp(self.first), jnp.exp(self.second)
@@ -209,6 +221,8 @@ class Labelled(Problem):
         def one_order(chosen: Array, rejected: Array) -> Array:
             weights, values = doubled(chosen, rejected, x, y)
             _, rewards = doubled(chosen, rejected, self.reward, self.reward)
+            if self.nodes is not None and isinstance(kernel, PiecewiseLinear):
+                return product_sum(_SIGMOID, kernel, self.nodes, *weights, rewards, values)
             return tiled_pair_sum(_OneWay(kernel), *weights, rewards, values)
 
         return one_order(first, second) + one_order(second, first)

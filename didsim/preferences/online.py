@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Key, Real
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._differences import difference
 from didsim._registry import Registry
 from didsim.information import LogProbs
 from didsim.preferences.by_table import LabelledByTable
@@ -199,7 +200,7 @@ class CappedRewardDifference(Sampler):
     def __call__(self, reward: Any, log_probs: Array, implicit_reward: Array) -> DrawTable:
         h = implicit_reward
         cap = jnp.ptp(reward, axis=-1) if self.cap is None else self.cap
-        d = jnp.minimum(jnp.abs(h[..., :, None] - h[..., None, :]), cap[..., None, None])
+        d = jnp.minimum(jnp.abs(difference(h[..., :, None], h[..., None, :])), cap[..., None, None])
         # 2 + e^d + e^−d = (e^(d/2) + e^(−d/2))²
         return DrawTable(2 * jnp.logaddexp(d / 2, -d / 2))
 
