@@ -11,7 +11,7 @@ import pytest
 import didsim
 from didsim._differences import difference
 
-Loss = Callable[..., jax.Array]
+Loss = Callable[..., tuple[jax.Array, jax.Array]]
 BETA, ALPHA = 0.1, 0.5
 # The slope of each reward in log π, at log π = p and log reference = r. Margins are left out.
 SLOPES: dict[str, tuple[didsim.Objective, Callable[[float, float], mpmath.mpf]]] = {
@@ -37,7 +37,9 @@ def test_a_pair_with_one_reward_has_the_loss_and_the_slope_of_a_tie(
     objective, slope = SLOPES[name]
 
     @jit
-    def loss_and_slope(chosen: jax.Array, rejected: jax.Array, reference: jax.Array) -> jax.Array:
+    def loss_and_slope(
+        chosen: jax.Array, rejected: jax.Array, reference: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         return jax.value_and_grad(lambda p: objective.pair_loss(p, rejected, reference, reference, 1, 1))(
             chosen
         )

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,10 @@ FUNCTIONS: dict[PiecewiseLinear, Callable[[np.ndarray], np.ndarray]] = {
     STEP: lambda d: np.heaviside(d, 0.5),
     HINGE: lambda d: np.maximum(0, 1 - d),
 }
+
+
+def share_above(offset: float, d: np.ndarray) -> np.ndarray:
+    return np.heaviside(d - offset, 0.5)
 
 
 def drawn(size: int, spread: float) -> tuple[np.ndarray, ...]:
@@ -79,7 +84,7 @@ def test_offsets_and_batches_of_labelled_pairs_are_summed_entry_by_entry() -> No
     assert batch.nodes == 32
     found = batch.expect(STEP, jnp.asarray(x), jnp.asarray(offsets))
     for value, offset, labels in zip(found, offsets, [reward, reward[::-1]], strict=True):
-        expected = by_double_loop(lambda d, o=offset: np.heaviside(d - o, 0.5), labels, first, second, x)
+        expected = by_double_loop(partial(share_above, offset), labels, first, second, x)
         assert float(value) == pytest.approx(expected, rel=1e-13)
 
 
@@ -107,8 +112,10 @@ def test_the_accuracy_of_a_hundred_thousand_labelled_sequences_needs_no_table() 
     reward, x = classes[:, member]
     problem = Labelled(reward, first, second)
     compiled = jax.jit(lambda x: problem.expect(STEP, x)).lower(x).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 2**27
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 2**27
     with np.errstate(divide="ignore"):
-        shares = (np.log(np.bincount(member, np.exp(one), 1000)) for one in (first, second))
-    expected = by_double_loop(FUNCTIONS[STEP], classes[0], *shares, classes[1])
+        shares = [np.log(np.bincount(member, np.exp(one), 1000)) for one in (first, second)]
+    expected = by_double_loop(FUNCTIONS[STEP], classes[0], shares[0], shares[1], classes[1])
     assert float(compiled(jnp.asarray(x))) == pytest.approx(expected, rel=1e-12)
