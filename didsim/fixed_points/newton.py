@@ -18,8 +18,6 @@ _NOTHING = 1e-30
 # A Hessian of unit diagonal whose Cholesky decomposition has no smaller pivot is far from singular.
 _SAFE = 1e-7
 _ROUNDING = 8
-# So near to where a baseline stays as it is, steps take its movement into account.
-_NEAR = 1e-3
 
 
 class Found(NamedTuple):
@@ -64,7 +62,6 @@ class _State(NamedTuple):
     iteration: Array
     step: Array
     stuck: Array
-    as_root: Array  # whether steps near the end may be steps to a root of the gradient
 
 
 def minimise(
@@ -84,10 +81,6 @@ def minimise(
     negative or tiny eigenvalues, it is an eigendecomposition: negative ones are taken by magnitude, so that
     saddles repel, and tiny ones are left out. O(n³) a step, beside the cost of `hessian`.
 
-    If the loss depends on numbers that are held fixed, steps of Newton's method with these fixed converge
-    linearly. So once a step is below 1e-3, steps go to a root of the whole gradient, as long as they halve
-    it. Such a step takes n products with the Jacobian, which is differentiated.
-
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
             it depends on the latter, the result is a point where the gradient in the former vanishes.
@@ -106,23 +99,7 @@ def minimise(
     def hessian_at(z: Array) -> Array:
         return jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z)
 
-    def whole(z: Array) -> Array:
-        return gradient(z, z)
-
     def advance(state: _State) -> _State:
-        if not moves:
-            return descend(state)
-        return jax.lax.cond(state.as_root & (state.step < _NEAR), to_root, descend, state)
-
-    def to_root(state: _State) -> _State:
-        g = whole(state.z)
-        step = root_step(jax.jacfwd(whole)(state.z), g, idle)
-        longest = jnp.max(jnp.abs(step))
-        fits = (longest < 1) & (2 * jnp.max(jnp.abs(whole(state.z + step))) <= jnp.max(jnp.abs(g)))
-        new = jnp.where(fits, state.z + step, state.z)
-        return _State(new, state.iteration + 1, jnp.where(fits, longest, state.step), state.stuck, fits)
-
-    def descend(state: _State) -> _State:
         z = state.z
         g = gradient(z, z)
         step = _decomposed(hessian_at(z), idle, size).step(g)
@@ -130,14 +107,17 @@ def minimise(
         step = step * jnp.minimum(1, LONGEST_STEP / longest)
         share = share_of_step(lambda moved: loss(moved, z), loss(z, z), z, step, jnp.vdot(g, step))
         new = jnp.where(share > 0, z + share * step, z)
-        return _State(new, state.iteration + 1, longest, share == 0, state.as_root)
+        return _State(new, state.iteration + 1, longest, share == 0)
 
     def going(state: _State) -> Array:
         return (state.iteration < _STEPS) & (state.step > 1e-13) & ~state.stuck
 
-    endless, no = jnp.full((), jnp.inf, start.dtype), jnp.zeros((), bool)
-    last = jax.lax.while_loop(going, advance, _State(start, jnp.zeros((), int), endless, no, ~no))
+    first = _State(start, jnp.zeros((), int), jnp.full((), jnp.inf, start.dtype), jnp.zeros((), bool))
+    last = jax.lax.while_loop(going, advance, first)
     z = last.z
+
+    def whole(z: Array) -> Array:
+        return gradient(z, z)
 
     if moves:
         z = _root(whole, z, idle)
