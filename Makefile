@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := bash
 PYTEST := $(BIN)/pytest --numprocesses=2
 
-.PHONY: figures test lint suite core wheel notebooks bench clean
+.PHONY: figures test lint suite core wheel docs notebooks bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -40,6 +40,10 @@ core: .venv/installed
 # What users install: the wheel outside this folder, on the oldest and the newest packages it admits.
 wheel: .venv/installed
 	$(PYTEST) --dist=loadgroup -m wheel
+
+# site/index.html, which opens without a server. Warnings and broken links are errors.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 notebooks: .venv/installed
 	$(BIN)/jupyter lab notebooks

@@ -214,6 +214,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "capped_reward_difference": CappedRewardDifference,
     },
 )
+"""Samplers by name."""
 
 
 class Online(Problem):

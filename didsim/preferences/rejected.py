@@ -145,3 +145,4 @@ REJECTED: Registry[Callable[..., LogProbs]] = Registry(
         "worst_of_n": worst_of_n_rejected,
     },
 )
+"""Rejected-sampling distributions by name. An entry of your own is one line, `REJECTED["mine"] = mine`."""
