@@ -14,6 +14,7 @@ PYTEST := $(BIN)/pytest --numprocesses=2
 figures: .venv/installed
 	$(BIN)/python -m experiments all
 	$(BIN)/python -m experiments.shared.readme
+	$(BIN)/didsim check --instances 10000 --quiet --out figures/checks.json > /dev/null
 	rm -rf figures/rejected_distributions.zarr
 	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr
 	$(BIN)/didsim plot figures/rejected_distributions.zarr --hue beta --col rejected \
@@ -50,7 +51,7 @@ notebooks: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.page
 
 clean:
 	rm -rf .venv
