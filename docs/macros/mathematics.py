@@ -7,9 +7,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 # Code is left alone; what stands between dollars, with no tag in it, is a formula.
-_PARTS = re.compile(
-    r"(<(pre|code|script|style)\b.*?</\2>)|\$\$([^$<]+)\$\$|\$([^$<]+)\$", flags=re.DOTALL
-)
+_PARTS = re.compile(r"(<(pre|code|script|style)\b.*?</\2>)|\$\$([^$<]+)\$\$|\$([^$<]+)\$", flags=re.DOTALL)
 
 
 def on_page_content(html: str, *, page: Any, **_: Any) -> str:

@@ -26,13 +26,13 @@ _SHOWN_OF_OPTAX = 4  # the optimisers and schedules that are the library's own c
 def study_keys() -> str:
     """Every key, with its type and its default."""
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    meanings = _meanings(study.Study)
     for prefix, table in _TABLES:
+        meanings = _meanings(table)
         tag = table.__struct_config__.tag
         for field in msgspec.structs.fields(table):
             condition = f" (if `problem.name` is `{tag}`)" if tag else ""
-            meaning = meanings[field.name] if not prefix else ""
-            cells = (f"`{prefix}{field.name}`{condition}", _type(field.type), _default(field), meaning)
+            key = f"`{prefix}{field.name}`{condition}"
+            cells = (key, _type(field.type), _default(field), meanings[field.name])
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -44,11 +44,11 @@ def check(name: str) -> str:
             instance = "; ".join(f"{part} {text}" for part, text in one.instance.items())
             lines += [
                 "",
-                f"*Without {one.dropped}:* {one.breaks}. The smallest instance has {one.size} sequences: "
+                f"*Without* {_plain(one.dropped)}: {one.breaks}. The smallest instance has {one.size} sequences: "
                 f"{instance} ({one.deviation:.3g} {one.unit}).",
             ]
     body = "\n".join(f"    {line}".rstrip() for line in lines)
-    return f'!!! {kind} "{row.statement}"\n{body}\n'
+    return f'!!! {kind} "{_plain(row.statement)}"\n{body}\n'
 
 
 def _spoken(family: str) -> str:
@@ -64,10 +64,15 @@ def not_held() -> str:
             continue
         low, high = min(row.shares, key=row.shares.__getitem__), max(row.shares, key=row.shares.__getitem__)
         cells = (
-            f"{row.statement} (`{row.name}`)",
+            f"{_plain(row.statement)} (`{row.name}`)",
             f"{row.share:.0%} of {row.instances:,}",
             f"{row.shares[low]:.0%} ({_spoken(low)})",
             f"{row.shares[high]:.0%} ({_spoken(high)})",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + f"\n\nMeasured by `{check_command()}`."
+
+
+def _plain(text: str) -> str:
+    """Text whose stars are stars."""
+    return text.replace("*", "\\*")
