@@ -44,8 +44,8 @@ def check(name: str) -> str:
             instance = "; ".join(f"{part} {text}" for part, text in one.instance.items())
             lines += [
                 "",
-                f"*Without* {_plain(one.dropped)}: {one.breaks}. The smallest instance has {one.size} sequences: "
-                f"{instance} ({one.deviation:.3g} {one.unit}).",
+                f"*Without* {_plain(one.dropped)}: {one.breaks}. The smallest instance has {one.size} "
+                f"sequences: {instance} ({one.deviation:.3g} {one.unit}).",
             ]
     body = "\n".join(f"    {line}".rstrip() for line in lines)
     return f'!!! {kind} "{_plain(row.statement)}"\n{body}\n'
