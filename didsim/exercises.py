@@ -29,12 +29,13 @@ def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: flo
         ValueError: `tolerance` is negative or not finite, `because` or `hint` is no text, or `expected` is
             not of these kinds or has a NaN.
 
-    >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
-    Right: Half of two is one.
-    >>> check(0.7, 1 / 2, because="Half of two is one.", hint="Divide.")
-    Wrong: 0.7 is too large. Divide.
-    >>> check(..., 1 / 2, because="Half of two is one.", hint="Divide.")
-    Not answered yet: put your answer in place of the dots and run both cells again.
+    Examples:
+        >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
+        Right: Half of two is one.
+        >>> check(0.7, 1 / 2, because="Half of two is one.", hint="Divide.")
+        Wrong: 0.7 is too large. Divide.
+        >>> check(..., 1 / 2, because="Half of two is one.", hint="Divide.")
+        Not answered yet: put your answer in place of the dots and run both cells again.
     """
     _checks.instance("because", because, str, "sentences")
     _checks.instance("hint", hint, str, "sentences")

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import tables
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -58,8 +56,3 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
         "Targets",
     ):
         assert title in done.stdout
-
-
-def test_the_readme_holds_the_tables_of_the_data() -> None:
-    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
-    assert tables(results) in (ROOT / "README.md").read_text()

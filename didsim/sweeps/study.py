@@ -46,7 +46,13 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Space(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The space of sequences; see `didsim.SequenceSpace`."""
+    """The space of sequences; see `didsim.SequenceSpace`.
+
+    Attributes:
+        vocab_size: number of tokens.
+        max_length: largest number of tokens in a sequence; without `eos` all have that many.
+        eos: whether a token ends the sequence, so that there are shorter ones.
+    """
 
     vocab_size: Count = 4
     max_length: Count = 4
@@ -58,7 +64,10 @@ class ContrastiveData(
 ):
     """Chosen and rejected sequences, each from its own distribution of `didsim.sweeps.DISTRIBUTIONS`.
 
-    If `pairs` is given, the data are that many pairs, drawn once for each seed.
+    Attributes:
+        chosen: where chosen sequences come from.
+        rejected: where rejected sequences come from.
+        pairs: if given, the data are that many pairs, drawn once for each seed, in place of a population.
     """
 
     chosen: Named = "reference"
@@ -69,7 +78,14 @@ class ContrastiveData(
 class LabelledData(
     _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="labelled"
 ):
-    """Sequences from two distributions, labelled by the reward `beta · log(target/reference)`."""
+    """Sequences from two distributions, labelled by the reward `beta · log(target/reference)`.
+
+    Attributes:
+        first: where the first sequences of all pairs come from.
+        second: where the second sequences come from.
+        beta: the factor in the reward; the objective's by default.
+        pairs: if given, the data are that many pairs, drawn once for each seed, in place of a population.
+    """
 
     first: Named = "reference"
     second: Named = "reference"
@@ -80,14 +96,25 @@ class LabelledData(
 class OnlineData(
     _Table, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name", tag="online"
 ):
-    """Pairs from a sampler of `SAMPLERS`, which depends on the policy, labelled by the same reward."""
+    """Pairs from a sampler of `SAMPLERS`, which depends on the policy, labelled by the same reward.
+
+    Attributes:
+        sampler: the sampler.
+        beta: the factor in the reward `beta · log(target/reference)`; the objective's by default.
+    """
 
     sampler: Named = "on_policy"
     beta: float | None = None
 
 
 class Recorded(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When and what is recorded; see `didsim.Record`. `metrics` and `also` are names in `METRICS`."""
+    """When and what is recorded; see `didsim.Record`.
+
+    Attributes:
+        every: number of steps from one record to the next.
+        metrics: names in `METRICS`; by default all that cost one pass over the sequences.
+        also: names of more metrics, beside these.
+    """
 
     every: Count = 10
     metrics: tuple[str, ...] | None = None

@@ -94,12 +94,13 @@ def estimate_did_entropy(
     Cost:
         O(samples).
 
-    >>> import numpy as np
-    >>> reference, policy = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
-    >>> drawn = np.random.default_rng(0).choice(3, 4000, p=np.exp(policy))
-    >>> estimate = estimate_did_entropy(policy[drawn], reference[drawn])
-    >>> estimate.entropy.low < 0.876 < estimate.entropy.high  # didsim.did_entropy(policy, reference)
-    True
+    Examples:
+        >>> import numpy as np
+        >>> reference, policy = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
+        >>> drawn = np.random.default_rng(0).choice(3, 4000, p=np.exp(policy))
+        >>> estimate = estimate_did_entropy(policy[drawn], reference[drawn])
+        >>> estimate.entropy.low < 0.876 < estimate.entropy.high  # didsim.did_entropy(policy, reference)
+        True
     """
     policy = _log_probs("policy_logps", policy_logps)
     reference = _log_probs("ref_logps", ref_logps, policy.shape)

@@ -192,13 +192,14 @@ def dpo_rao_kupper(beta: ScalarLike = 0.1, theta: ScalarLike = 3.0) -> Objective
     Raises:
         ValueError: `beta <= 0`, or `theta` is out of range.
 
-    >>> import didsim
-    >>> win, tie = (
-    ...     didsim.dpo_rao_kupper(0.5).pair_loss(-1.0, -1.0, -1.0, -1.0, tied=tied)
-    ...     for tied in (False, True)
-    ... )
-    >>> round(float(jnp.exp(-win)), 6), round(float(jnp.exp(-tie)), 6)  # σ(−log 3), and 8 σ(−log 3)²
-    (0.25, 0.5)
+    Examples:
+        >>> import didsim
+        >>> win, tie = (
+        ...     didsim.dpo_rao_kupper(0.5).pair_loss(-1.0, -1.0, -1.0, -1.0, tied=tied)
+        ...     for tied in (False, True)
+        ... )
+        >>> round(float(jnp.exp(-win)), 6), round(float(jnp.exp(-tie)), 6)  # σ(−log 3), and 8 σ(−log 3)²
+        (0.25, 0.5)
     """
     kernel = RaoKupper(_checks.within("theta", theta, 1 + 1e-6, 1e6))
     return Objective(PairOrTie(LogRatio(_checks.positive("beta", beta)), kernel))

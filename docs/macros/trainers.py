@@ -1,0 +1,30 @@
+"""How TRL's trainers call the loss of an objective, and where the two differ."""
+
+# The names are those of TRL 1; each difference is one that a docstring of the objective states.
+IN_TRL = {
+    "dpo": '`DPOConfig(loss_type="sigmoid", beta)`',
+    "robust": '`DPOConfig(loss_type="robust", beta, label_smoothing)`',
+    "ipo": '`DPOConfig(loss_type="ipo", beta=tau)`: a mean over tokens there, `length_normalised=True` here',
+    "slic": '`DPOConfig(loss_type="hinge", beta)`: `delta` is 1',
+    "exo": '`DPOConfig(loss_type="exo_pair", beta, label_smoothing)`',
+    "nca": '`DPOConfig(loss_type="nca_pair", beta)`',
+    "bco": '`DPOConfig(loss_type="bco_pair", beta)`: a running mean there',
+    "sppo": '`DPOConfig(loss_type="sppo_hard", beta)`',
+    "aot": '`DPOConfig(loss_type="aot", beta)`',
+    "aot_unpaired": '`DPOConfig(loss_type="aot_unpaired", beta)`',
+    "apo_zero": '`DPOConfig(loss_type="apo_zero", beta)`',
+    "apo_down": '`DPOConfig(loss_type="apo_down", beta)`',
+    "discopop": '`DPOConfig(loss_type="discopop", beta, discopop_tau)`',
+    "fdpo_js": '`DPOConfig(f_divergence_type="js_divergence", beta)`',
+    "fdpo_alpha": '`DPOConfig(f_divergence_type="alpha_divergence", f_alpha_divergence_coef)`',
+    "fdpo_forward_kl": '`DPOConfig(f_divergence_type="forward_kl", beta)`',
+    "ld_dpo": "`DPOConfig(ld_alpha=alpha, beta)`",
+    "wpo": "`DPOConfig(use_weighting=True, beta)`",
+    "sft": '`DPOConfig(loss_type="sft")`: a mean over tokens there',
+    "length_normalised_dpo": '`DPOConfig(loss_type="sigmoid_norm", beta)`',
+    "simpo": '`CPOConfig(loss_type="simpo", beta, simpo_gamma=gamma / beta, cpo_alpha=0)`',
+    "alphapo": '`CPOConfig(loss_type="alphapo", alpha, beta)`',
+    "cpo": "`CPOConfig(beta)`: its likelihood term is a mean over tokens there",
+    "orpo": "`ORPOConfig(beta=weight)`",
+    "kto": "`KTOConfig(beta)`: half of this loss, `z0` from other prompts",
+}
