@@ -9,6 +9,14 @@ from didsim.diagnostics.pairs import movement, preferences
 from didsim.diagnostics.pairs.measures import Measured
 from didsim.diagnostics.pairs.table import LENGTHS, REJECTED_POLICY, Pairs
 
+NAMES = (
+    *("sums_beside_means", "means_over_tokens", "checkpoints_of_different_prompts"),
+    *("displacement", "no_margin", "quadrants", "displacement_against_length", "rise_then_fall"),
+    *("mass_to_likeliest_tokens", "other_responses"),
+    *("calibration", "separable", "best_checkpoint", "power_law"),
+)
+"""The names of all findings."""
+
 _SURE_OF_MEANS = 12.0
 """Nats. A mean over tokens is at most the log of the vocabulary's size, and that of 160,000 tokens is 12."""
 
