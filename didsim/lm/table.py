@@ -178,7 +178,7 @@ def write_table(path: Path, table: Any) -> None:
     import pyarrow.parquet
 
     if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(table, path)
+        pyarrow.parquet.write_table(table, path, write_page_checksum=True)
     else:
         path.write_bytes(msgspec.json.Encoder().encode_lines(table.to_pylist()))
 
@@ -195,7 +195,7 @@ def read_table(path: Path) -> Any:
     mend = "Move it away, or give the table of this run another path"
     try:
         if path.suffix == ".parquet":
-            table = pa.parquet.read_table(path)
+            table = pa.parquet.read_table(path, page_checksum_verification=True)
         else:
             rows = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
             table = pa.Table.from_pylist(rows, _schema()) if rows else None

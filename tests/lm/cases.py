@@ -11,6 +11,8 @@ pytest.importorskip("transformers", reason="needs the extra: pip install 'didsim
 import torch
 import transformers
 
+torch.set_num_threads(1)  # the models are tiny, and test processes share the cores
+
 VOCABULARY = 20
 BEGIN, END = 1, 2
 ONE = {"vocab_size": VOCABULARY, "bos_token_id": BEGIN, "eos_token_id": END, "pad_token_id": END}
