@@ -1,7 +1,7 @@
 """Preference pairs as tokens: read from rows of a data set, cut to length as in training, and checked."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from didsim import _checks
 from didsim.lm import arguments
@@ -14,6 +14,15 @@ KEYS = {
 """Where tokens stand in a row: the names of TRL, the newer one first."""
 
 Keep = Literal["keep_start", "keep_end"]
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows of a data set, each a mapping: a list of dictionaries, or a `datasets.Dataset`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Mapping[str, Any]: ...
 
 
 class TokenPairs(NamedTuple):
@@ -36,7 +45,7 @@ class TokenPairs(NamedTuple):
 
 
 def token_pairs(
-    pairs: Mapping[str, Sequence[Mapping[str, Any]]], max_length: int | None = None, keep: Keep = "keep_start"
+    pairs: Mapping[str, Rows], max_length: int | None = None, keep: Keep = "keep_start"
 ) -> TokenPairs:
     """Pairs of tokens from rows of data sets.
 

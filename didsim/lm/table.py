@@ -1,6 +1,6 @@
 """The pairs table of `didsim diagnose`, written one checkpoint at a time. A killed run leaves it whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from didsim import _checks
 from didsim._files import local_path, written_whole
 from didsim.diagnostics.tables import arrow
 from didsim.lm.logps import Scores, score_checked
-from didsim.lm.pairs import Keep, TokenPairs, token_pairs
+from didsim.lm.pairs import Keep, Rows, TokenPairs, token_pairs
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -50,7 +50,7 @@ class PairsTable:
     def __init__(
         self,
         path: str | Path,
-        pairs: Mapping[str, Sequence[Mapping[str, Any]]],
+        pairs: Mapping[str, Rows],
         reference: Any = None,
         *,
         max_length: int | None = None,

@@ -111,10 +111,14 @@ def test_a_run_writes_the_table_says_the_verdict_and_is_not_changed(tmp_path: Pa
     last = slice(-len(ALL), None)
     for side in ("chosen", "rejected"):
         np.testing.assert_allclose(table[f"{side}_logps"][last], expected(run.model, ALL, side), rtol=1e-4)
-        np.testing.assert_allclose(table[f"ref_{side}_logps"][last], expected(REFERENCE, ALL, side), rtol=1e-4)
+        np.testing.assert_allclose(
+            table[f"ref_{side}_logps"][last], expected(REFERENCE, ALL, side), rtol=1e-4
+        )
     # The trainer's own held-out loss, from the table.
     columns = {name: np.reshape(values, (4, -1))[:, len(TRAIN) :] for name, values in table.items()}
-    chosen, rejected = (columns[f"{one}_logps"] - columns[f"ref_{one}_logps"] for one in ("chosen", "rejected"))
+    chosen, rejected = (
+        columns[f"{one}_logps"] - columns[f"ref_{one}_logps"] for one in ("chosen", "rejected")
+    )
     losses = np.logaddexp(0, -0.1 * (chosen - rejected).astype(float)).mean(1)
     np.testing.assert_allclose(losses[1:], logged(run, "eval_loss"), rtol=1e-4)
     assert [line.partition(":")[0] for line in said] == [f"didsim, step {step}" for step in (4, 8, 12)]

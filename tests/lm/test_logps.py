@@ -52,9 +52,7 @@ def test_padding_at_either_side_of_any_token_changes_nothing(name: str, side: st
 def test_the_ending_token_counts_if_it_is_in_the_response() -> None:
     model = gpt2()
     with_end, without = lm.score(model, [[BEGIN, 5]] * 2, [[7, 8, END], [7, 8]]).logps
-    assert with_end - without == pytest.approx(
-        by_hand(model, [BEGIN, 5, 7, 8], [END])[0], rel=1e-4
-    )
+    assert with_end - without == pytest.approx(by_hand(model, [BEGIN, 5, 7, 8], [END])[0], rel=1e-4)
 
 
 def test_the_first_token_is_predicted_from_the_prompt() -> None:

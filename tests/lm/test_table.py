@@ -125,9 +125,9 @@ def test_a_flipped_bit_of_a_parquet_file_is_told(tmp_path: Path) -> None:
     number = np.float64(read_table(path)["chosen_logps"][0].as_py()).tobytes()
     place = whole.index(number)
     path.write_bytes(whole[:place] + bytes([number[0] ^ 1]) + whole[place + 1 :])
-    with pytest.raises(ValueError, match="is there and is no whole pairs table of ours: .*checksum"):
+    with pytest.raises(ValueError, match=r"is there and is no whole pairs table of ours: .*checksum"):
         lm.PairsTable(path, PAIRS)
-    with pytest.raises(ValueError, match="cannot be read: .*checksum"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*checksum"):
         didsim.diagnose(pairs=path)
 
 
@@ -207,7 +207,10 @@ ROW = rows(1)[0]
         ({"pairs": {}}, "`pairs` must map names of splits"),
         ({"pairs": {"train": []}}, "`pairs` must hold at least one pair"),
         ({"pairs": {"train": [{"prompt": "a"}]}}, "must have tokens under 'prompt_ids'; it has prompt"),
-        ({"pairs": {"train": [ROW | {"chosen_ids": []}]}}, r"\['chosen_ids'\]` must be a list of at least one"),
+        (
+            {"pairs": {"train": [ROW | {"chosen_ids": []}]}},
+            r"\['chosen_ids'\]` must be a list of at least one",
+        ),
         ({"pairs": {"train": [ROW | {"chosen_ids": "abc"}]}}, r"\['chosen_ids'\]` must be a list"),
         ({"pairs": {"train": [ROW]}, "max_length": 2}, "must keep a token of its chosen response"),
         ({"max_length": 0}, "`max_length` must be an integer of at least 2"),
