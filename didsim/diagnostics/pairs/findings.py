@@ -131,12 +131,6 @@ def unknowns(pairs: Pairs, measured: Measured, beta: float | None) -> list[Unkno
                 f"the policy that wrote the rejected ones",
             )
         )
-    found.append(
-        Unknown(
-            what="how much of the fall was to be expected, KL(π_ref‖π), and the entropy of what was learned",
-            which_file="--ref-samples: samples of the reference with `policy_logp` and `ref_logp`",
-        )
-    )
     return found
 
 
