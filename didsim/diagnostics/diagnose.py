@@ -9,10 +9,11 @@ import msgspec
 
 from didsim.diagnostics import arguments
 from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Number, Pictures, Unknown
-from didsim.diagnostics.logs.checks import evidence_of, findings_of, input_of, unknowns_of
+from didsim.diagnostics.logs.checks import findings_of, input_of, unknowns_of
 from didsim.diagnostics.logs.log import read_log
 from didsim.diagnostics.logs.movement import chosen_displacement
 from didsim.diagnostics.logs.pictures import pictures_of
+from didsim.diagnostics.logs.settings import evidence_of
 from didsim.diagnostics.names import PAIRS
 from didsim.diagnostics.recognise import is_pairs_table
 

@@ -131,7 +131,7 @@ def _cause_of_zeros(evidence: Evidence) -> tuple[str, str, str]:
     rate, norm, beta = (
         train.columns.get(name, np.empty(0)) for name in ("learning_rate", "grad_norm", "beta")
     )
-    if len(beta) and not np.nan_to_num(beta).any():
+    if (len(beta) and not np.nan_to_num(beta).any()) or evidence.log.stated.betas == (0.0,):
         return "beta is 0", "The log itself says beta 0.", "Set beta; 0.1 is usual."
     if len(rate) and not np.nan_to_num(rate).any():
         return (

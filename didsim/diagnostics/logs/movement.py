@@ -59,7 +59,7 @@ def displacement(evidence: Evidence) -> Finding | None:
 
 
 def chosen_displacement(evidence: Evidence) -> tuple[str, Number] | None:
-    """How far the chosen responses are from the reference in nats, and of which pairs: held-out ones first."""
+    """How far chosen responses are from the reference in nats, and of which pairs; held-out ones first."""
     if evidence.beta is None or evidence.reference_free:
         return None
     found = [(words, _displaced(evidence, rows, "chosen")) for rows, words in evidence.sides()]
