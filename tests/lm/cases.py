@@ -3,11 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
-
-pytest.importorskip("torch", reason="needs the extra: pip install 'didsim[lm]'")
-pytest.importorskip("transformers", reason="needs the extra: pip install 'didsim[lm]'")
-
 import torch
 import transformers
 

@@ -5,17 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
+from didsim import lm
+from didsim.diagnostics.findings import Grade
+from didsim.lm.callback import REASONS
+from didsim.lm.table import read_table
 from tests.lm.cases import END, expected, gpt2, rows
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate", reason="needs the extra: pip install 'didsim[lm]'")
-
-from didsim import lm  # noqa: E402
-from didsim.diagnostics.findings import Grade  # noqa: E402
-from didsim.lm.callback import REASONS  # noqa: E402
-from didsim.lm.table import read_table  # noqa: E402
 
 TRAIN, HELD_OUT = rows(16), rows(12, seed=1)
 PAIRS = {"train": TRAIN, "held out": HELD_OUT}
@@ -50,7 +47,7 @@ def loss_of(model: Any, reference: Any, batch: dict[str, Any], beta: float = 0.1
     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected)).mean()
 
 
-class Dpo(transformers.Trainer):  # type: ignore[misc, unused-ignore]
+class Dpo(transformers.Trainer):
     """DPO in five lines."""
 
     sign = 1
@@ -134,7 +131,7 @@ def test_a_run_writes_the_table_says_the_verdict_and_is_not_changed(tmp_path: Pa
 def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
 
-    class Kill(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
+    class Kill(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             if state.global_step == 9:  # the table has 0, 2, 4, 6 and 8, the last trainer's checkpoint is 4
                 raise KeyboardInterrupt
@@ -193,7 +190,7 @@ def test_a_policy_that_is_lost_is_told_and_can_be_a_reason(
     callback = lm.DiagnoseCallback(table, every=1, stop_on=stop_on, say=said.append)
     run = trainer(tmp_path / "run", callback, steps=4, eval_strategy="no", save_strategy="no")
 
-    class Lose(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
+    class Lose(transformers.TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
             if state.global_step == 1:
                 model.transformer.ln_f.weight.data[0] = np.nan

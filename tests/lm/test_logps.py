@@ -4,12 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from didsim import lm
 from tests.lm.cases import BEGIN, END, MODELS, by_hand, gpt2, rows
-
-torch = pytest.importorskip("torch")
-
-from didsim import lm  # noqa: E402
 
 PAIRS = rows(7)
 PROMPTS = [one["prompt_ids"] for one in PAIRS]

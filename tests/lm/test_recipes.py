@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import didsim
+from didsim.diagnostics.pairs.table import COLUMNS
+from didsim.diagnostics.samples.table import COLUMNS as OF_SAMPLES
+from didsim.lm.table import read_table
 from tests.lm.cases import BEGIN, END, VOCABULARY, expected, gpt2, rows
-
-torch = pytest.importorskip("torch")
-
-import didsim  # noqa: E402
-from didsim.diagnostics.pairs.table import COLUMNS  # noqa: E402
-from didsim.diagnostics.samples.table import COLUMNS as OF_SAMPLES  # noqa: E402
-from didsim.lm.table import read_table  # noqa: E402
 
 PAGE = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
 

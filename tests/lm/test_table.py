@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
+import didsim
+from didsim import lm
+from didsim.lm.table import read_table
 from tests.lm.cases import BEGIN, END, expected, gpt2, rows
-
-torch = pytest.importorskip("torch")
-
-import pyarrow.parquet  # noqa: E402
-
-import didsim  # noqa: E402
-from didsim import lm  # noqa: E402
-from didsim.lm.table import read_table  # noqa: E402
 
 PAIRS = {"train": rows(5), "held out": rows(4, seed=1)}
 ALL = [*PAIRS["train"], *PAIRS["held out"]]
