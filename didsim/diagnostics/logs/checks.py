@@ -16,6 +16,7 @@ CHECKS = (
     losses.no_generalisation,
     movement.collapse,
     beginnings.loss_of_another_scale,
+    beginnings.another_loss,
     losses.below_jensen,
     losses.another_term,
     losses.heavy_tail,
