@@ -12,6 +12,12 @@ PYTEST := $(BIN)/pytest --numprocesses=2
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
+# What tests of `didsim.lm` need; they are skipped without it. pip has a build for the CPU alone of this version.
+.venv/lm: .venv/installed
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/uv pip install --quiet --python $(BIN)/python trl --editable '.[lm]'
+	touch $@
+
 figures: .venv/installed
 	$(BIN)/python -m experiments all
 	$(BIN)/python -m experiments.shared.readme

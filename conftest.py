@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 # Most of the time goes into compiling thousands of small programs that run for a millisecond. Without XLA's
@@ -18,6 +19,9 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from tests import signatures  # noqa: E402
+
+# Doctests import every module of the package, and these take an extra.
+collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["didsim/lm"]
 
 jax.config.update("jax_enable_x64", True)
 signatures.enforce()

@@ -21,7 +21,7 @@ from experiments import (
 from experiments.__main__ import EXPERIMENTS
 from experiments.shared import results
 from experiments.shared.configs import TrainingConfig, override
-from tests.experiment_cases import MORE, ROOT, SMALL, invoke
+from tests.experiment_cases import ROOT, SMALL, invoke, settings
 
 ADDS = """
 import didsim
@@ -133,9 +133,8 @@ def test_a_run_that_diverges_says_so_without_a_traceback(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_smallest_spaces_work(name: str, tmp_path: Path) -> None:
-    sizes = ["--set", "vocab_size=2", "--set", "max_length=1", "--set", "eos=true"]
-    more = [] if name == "did_entropy" else ["--set", "seeds=1", "--set", "steps=1"]
-    result = invoke(name, *sizes, *more, *MORE.get(name, []), "--out", str(tmp_path), "--quiet")
+    smallest = settings(name, vocab_size=2, max_length=1, eos=True, seeds=1, steps=1)
+    result = invoke(name, *smallest, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import didsim
 import experiments
 from experiments import (
     did_entropy,
+    estimator_study,
     log_margin_order,
     log_ratio_reward,
     objective_maps,
@@ -23,13 +25,13 @@ from experiments.__main__ import EXPERIMENTS, find
 from experiments.shared import limits, readme
 from experiments.shared.configs import override
 from experiments.shared.limits import Limit
-from tests.experiment_cases import MORE, ROOT, SMALL, invoke
+from tests.experiment_cases import ROOT, invoke, settings
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
-    settings = [*(SMALL[:4] if name == "did_entropy" else SMALL), *MORE.get(name, [])]
-    result = invoke(name, *settings, "--out", str(tmp_path), "--quiet")
+    small = settings(name, vocab_size=2, max_length=3, steps=60, seeds=4)
+    result = invoke(name, *small, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {f"{name}.nc", f"{name}.png", f"{name}.pdf"}
@@ -125,6 +127,35 @@ def test_limits_are_shown_where_there_is_a_minimiser() -> None:
     assert limits("simpo", 0).notnull().all()
     assert limits("simpo", 0.5).notnull().all()
     assert limits("kto", 0.5).isnull().all()
+
+
+def test_estimates_of_the_entropy_are_summed_up_and_told() -> None:
+    config = estimator_study.Config(
+        vocab_size=2, max_length=3, seeds=3, repeats=40, samples=(32, 512), peaks=(0.2, 2.0)
+    )
+    dataset = estimator_study.run(config)
+    assert dataset["length"].values.tolist() == [1, 2, 3]
+    # Flat policies and many samples: no bias, and intervals that cover.
+    flat = dataset.sel(peak=0.2, samples=512)
+    np.testing.assert_allclose(flat["bias"], 0, atol=0.03)
+    assert float(flat["coverage"].mean()) > 0.9
+    assert float(flat["taken"].min()) == 1
+    covers = (dataset["low"] <= 0) & (dataset["high"] >= 0)
+    least = dataset["effective"].values >= 10
+    few, peaked = covers.sel(samples=32), covers.sel(samples=32, peak=2.0).values
+    passing = least[1, :, 0]
+    numbers = [
+        few.sel(peak=0.2, length=1).mean(),
+        few.sel(peak=2.0, length=3).mean(),
+        passing.mean(),
+        peaked[passing].mean(),
+        *(covers.sel(samples=512).mean(("seed", "repeat")).quantile(end) for end in (0, 1)),
+    ]
+    told = dataset.attrs["finding"]
+    bias = float(dataset["error"].sel(samples=32, peak=2.0, length=3).mean())
+    assert f"the mean error is {bias:+.2f} nats".replace("-", "−") in told
+    shares = [float(number) for number in re.findall(r"(\d+)%", told.replace("95% intervals", ""))]
+    np.testing.assert_allclose(shares, [100 * float(number) for number in numbers], atol=0.5000001)
 
 
 def test_known_order_under_noise_by_simulation() -> None:

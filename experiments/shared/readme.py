@@ -1,9 +1,11 @@
-"""The README's table of objectives, from `objective_zoo`'s data: `python -m experiments.shared.readme`.
+"""What the README says in numbers of the figures' data: `python -m experiments.shared.readme`.
 
-`make figures` ends with it. The numbers are also kept in `figures/objective_zoo.json`.
+It writes the table of objectives, from `objective_zoo`, and the sentences that `estimator_study` found.
+`make figures` ends with it. The table's numbers are also kept in `figures/objective_zoo.json`.
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 _ROOT = Path(__file__).parents[2]
-_BEGIN, _END = "<!-- zoo -->", "<!-- /zoo -->"
+_WIDTH = 126
 _MEASURES = ("js", "entropy", "displacement", "margin")
 
 
@@ -62,14 +64,25 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def update() -> None:
-    """Write the summary of the last run to JSON, and its table between the two marks in the README."""
+    """Write the zoo's summary to JSON, and what the last runs found between its marks in the README."""
     figures, readme = _ROOT / "figures", _ROOT / "README.md"
     with xr.open_dataset(figures / "objective_zoo.nc") as dataset:
         rows = summarise(dataset)
     (figures / "objective_zoo.json").write_text(json.dumps(rows, indent=1) + "\n")
-    before, _, rest = readme.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    readme.write_text(f"{before}{_BEGIN}\n{table(rows)}\n{_END}{after}")
+    with xr.open_dataset(figures / "estimator_study.nc") as dataset:
+        found = "\n".join(textwrap.wrap(dataset.attrs["finding"], _WIDTH))
+    text = readme.read_text()
+    for mark, told in (("zoo", table(rows)), ("estimator", found)):
+        text = between_marks(text, mark, told)
+    readme.write_text(text)
+
+
+def between_marks(text: str, mark: str, told: str) -> str:
+    """The text with what is told between `<!-- mark -->` and `<!-- /mark -->`."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{told}\n{end}{after}"
 
 
 def _number(value: float) -> float | str | None:

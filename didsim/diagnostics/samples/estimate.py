@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from jaxtyping import ArrayLike, Int, Real
-from scipy import stats
+from scipy.special import stdtrit
 
 from didsim import _checks
 from didsim.diagnostics.findings import Number
@@ -177,9 +177,9 @@ def _jackknife(
     value = float((whole - bias).mean())
     prompts = len(drawn)
     if prompts == 1:
-        half = float(np.sqrt(squares[0]) * stats.t.ppf(0.975, drawn[0] - 1))
+        half = float(np.sqrt(squares[0]) * stdtrit(drawn[0] - 1, 0.975))
     else:
-        half = float(np.std(whole - bias, ddof=1) / np.sqrt(prompts) * stats.t.ppf(0.975, prompts - 1))
+        half = float(np.std(whole - bias, ddof=1) / np.sqrt(prompts) * stdtrit(prompts - 1, 0.975))
     if not np.isfinite([value, half]).all():
         return Number(value=value, unit=unit, no_interval="one sample carries all the weight"), float(
             bias.mean()
@@ -193,7 +193,7 @@ def _average(values: np.ndarray, prompt: np.ndarray, prompts: int) -> Number:
     value = float(means.mean())
     if len(means) < 2:
         return Number(value=value, unit="nats", no_interval="there is one sample")
-    half = float(means.std(ddof=1) / np.sqrt(len(means)) * stats.t.ppf(0.975, len(means) - 1))
+    half = float(means.std(ddof=1) / np.sqrt(len(means)) * stdtrit(len(means) - 1, 0.975))
     return Number(value=value, unit="nats", low=value - half, high=value + half)
 
 
