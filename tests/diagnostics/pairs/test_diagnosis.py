@@ -1,5 +1,7 @@
 """Tables whose diagnosis is known, and numbers against brute force."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,3 +284,19 @@ def test_wrong_arguments_are_refused_by_name(argument: str, value: Any, tmp_path
     path = write(tmp_path, columns_of(np.zeros(20), np.zeros(20)))
     with pytest.raises(ValueError, match=f"`{argument}`"):
         diagnose_pairs(path, **{argument: value})
+
+
+def test_a_diagnosis_takes_no_memory_of_an_accelerator(tmp_path: Path) -> None:
+    """JAX takes most of it as soon as an array is made, and training beside it would fail."""
+    columns = columns_of(np.full(50, -1.0), np.full(50, -3.0), prompt_id=np.arange(50))
+    program = (
+        "import sys, didsim\n"
+        "from jax._src import xla_bridge\n"
+        "didsim.diagnose(pairs=sys.argv[1], beta=0.1)\n"
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    path = write(tmp_path, columns)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "False\n"
