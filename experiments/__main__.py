@@ -112,8 +112,8 @@ def main(
 
 
 def _further(module: ModuleType, name: str, dataset: "xr.Dataset") -> dict[str, Any]:
-    """What an experiment makes beside its picture, by the names of files; nothing if it has no such function."""
-    make: "Callable[[xr.Dataset], dict[str, Any]] | None" = getattr(module, name, None)
+    """What an experiment makes beside its picture, by the names of files; nothing without such a function."""
+    make: Callable[[xr.Dataset], dict[str, Any]] | None = getattr(module, name, None)
     return {} if make is None else make(dataset)
 
 

@@ -101,8 +101,8 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     space = config.make_space()
     measured: list[dict[str, Array]] = []
     families = track(RANDOM_UPDATES.values(), "did_entropy", disable=not progress)
-    for number, family in enumerate(families):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number), config.instances)
+    for place, family in enumerate(families):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), place), config.instances)
         measured.append(jax.jit(jax.vmap(lambda key, make=family: _measure(*make(key, space))))(keys))
     variables = {
         "did_entropy": "DID entropy",
@@ -190,26 +190,31 @@ def finding(dataset: xr.Dataset) -> str:
         number(float(dataset["displacement"].where(side).median()))
         for side in (dataset["did_entropy"] <= median, dataset["did_entropy"] > median)
     )
+    updates = f"{families * dataset.sizes['instance']:,} random updates"
     return (
-        f"The claim that low DID entropy reinforces a policy and high DID entropy smooths it has the right sign "
-        f"of the entropy change in {mean['entropy']} of {families * dataset.sizes['instance']:,} random updates, "
-        f"{range_of('entropy')}; low and high are split at the median, {number(median)} nats. For displacement "
-        f"it is right in {mean['displacement']}, and in less than half of {below} of {families} families: the "
-        f"median displacement is {low} nats at low DID entropy and {high} at high. The slope of the entropy at "
-        f"the start has the sign of the whole change in {mean['criterion']}."
+        f"The claim that low DID entropy reinforces a policy and high DID entropy smooths it gives the right "
+        f"sign of the entropy change in {mean['entropy']} of {updates}, {range_of('entropy')}; low and high "
+        f"are split at the median, {number(median)} nats. For displacement it is right in "
+        f"{mean['displacement']}, and in less than half in {below} of {families} families: the median "
+        f"displacement is {low} nats at low DID entropy and {high} at high. The slope of the entropy at the "
+        f"start has the sign of the whole change in {mean['criterion']}."
     )
 
 
 def plot(dataset: xr.Dataset) -> Figure:
     """Two scatters over all instances, and the shares by family."""
     with plotting.style():
-        figure, (change, displacement, shares) = plotting.new_figure(1, 3, height=3.1, width_ratios=(1, 1, 1.15))
+        figure, (change, displacement, shares) = plotting.new_figure(
+            1, 3, height=3.1, width_ratios=(1, 1, 1.15)
+        )
         for ax, name, title in (
             (change, "entropy_change", "(a) entropy"),
             (displacement, "displacement", "(b) displacement"),
         ):
             plotting.plot_families(ax, dataset, "did_entropy", name, "family")
-            ax.axvline(dataset["share"].attrs["did_entropy_median"], color="black", linewidth=1, linestyle=":")
+            ax.axvline(
+                dataset["share"].attrs["did_entropy_median"], color="black", linewidth=1, linestyle=":"
+            )
             ax.set_title(title)
         change.axhline(0, color="black", linewidth=0.8)
         displacement.set_yscale("symlog", linthresh=0.01)
@@ -229,10 +234,11 @@ def _legend(figure: Figure, change: Axes, shares: Axes) -> None:
     """The legend of all three panels, below them."""
     families, _ = change.get_legend_handles_labels()
     dots = [
-        Line2D([], [], linestyle="", marker=".", color=one.get_color(), label=one.get_label()) for one in families
+        Line2D([], [], linestyle="", marker=".", color=one.get_color(), label=one.get_label())
+        for one in families
     ]
     lines = [
-        Line2D([], [], color="black", linewidth=1, linestyle=":", label="median, parts low from high"),
+        Line2D([], [], color="black", linewidth=1, linestyle=":", label="median: low left, high right"),
         Line2D([], [], color="0.6", linewidth=0.8, label="one half"),
         Line2D([], [], color="black", linewidth=1, label="95% interval"),
     ]

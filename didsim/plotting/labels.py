@@ -24,7 +24,7 @@ def label_axes(ax: Axes, *, x: xr.DataArray | str | None = None, y: xr.DataArray
     """
     check_axes(ax)
     place = ax.get_position()
-    width, height = ax.figure.get_size_inches()
+    width, height = ax.get_figure(root=True).get_size_inches()
     for name, values, label, inches in (
         ("x", x, ax.xaxis.label, place.width * width),
         ("y", y, ax.yaxis.label, place.height * height),

@@ -167,8 +167,7 @@ def _legend(figure: Figure, ax: Axes, title: str | None, has_limits: bool) -> No
     """The legend beside the panels: a line for each label, and the dashes of exact limits."""
     handles, labels = ax.get_legend_handles_labels()
     if has_limits:
-        handles.append(Line2D([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9))
-        labels.append("exact limit")
+        handles = [*handles, Line2D([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9)]
+        labels = [*labels, "exact limit"]
     if handles:
-        place = "outside right center"
-        figure.legend(handles, labels, title=title, title_fontsize=7, loc=place)
+        figure.legend(handles, labels, title=title, title_fontsize=7, loc="outside right center")

@@ -54,9 +54,7 @@ def open_netcdf(path: Path) -> xr.Dataset:
         with xr.open_dataset(path, engine="scipy") as dataset:
             return dataset.load()
     except (TypeError, ValueError, KeyError, IndexError, EOFError) as error:
-        raise ValueError(
-            f"{path} is neither a folder with results nor a NetCDF file: {error}"
-        ) from None
+        raise ValueError(f"{path} is neither a folder with results nor a NetCDF file: {error}") from None
 
 
 def select_values(dataset: xr.Dataset, settings: Iterable[str]) -> xr.Dataset:

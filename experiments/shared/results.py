@@ -28,14 +28,16 @@ def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> 
 
 def facts(config: SpaceConfig) -> dict[str, int]:
     """The numbers of sequences, of seeds or instances, and of steps, as far as a config has them."""
-    settings = {name: getattr(config, name) for name in ("seeds", "instances", "steps") if hasattr(config, name)}
+    settings = {
+        name: getattr(config, name) for name in ("seeds", "instances", "steps") if hasattr(config, name)
+    }
     return {"sequences": config.make_space().size, **settings}
 
 
 def save(
     dataset: xr.Dataset, figures: Mapping[str, Figure], tables: Mapping[str, str], name: str, folder: Path
 ) -> list[Path]:
-    """Write `name.nc`, a PNG and a PDF of every figure, and JSON, in a folder, which is made if there is none.
+    """Write `name.nc`, a PNG and a PDF of every figure, and JSON. The folder is made if there is none.
 
     All files are first written in full under temporary names and then renamed. A failure while writing
     therefore leaves the earlier files as they are.

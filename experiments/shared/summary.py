@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+ZERO = 1e-12
+"""A divergence below it, in nats, is rounding."""
+
 _MEASURES = ("js", "entropy", "displacement", "margin")
 
 
@@ -63,7 +66,7 @@ def _number(value: float) -> float | str | None:
 def _small(value: float | str | None) -> str:
     if value is None:
         return "–"
-    return "0" if float(value) < 1e-12 else f"{float(value):.2g}"
+    return "0" if float(value) < ZERO else f"{float(value):.2g}"
 
 
 def _fixed(value: float | str | None) -> str:

@@ -98,7 +98,7 @@ def run_study(config: TrainingConfig, axes: Mapping[str, Sequence[Any]], progres
 
 
 def ends_in_words(dataset: xr.Dataset, dim: str, others: str) -> str:
-    """Where the runs of `run_study` end, in sentences: how far from the target, and how far from their limits.
+    """Where the runs of `run_study` end, in sentences: how far from the target, and from their limits.
 
     Args:
         dataset: what `run_study` returns.
@@ -114,7 +114,6 @@ def ends_in_words(dataset: xr.Dataset, dim: str, others: str) -> str:
         text += f" For {len(names) - 1} other {others} it goes {among}."
     gaps = dataset["js_to_limit"].max("seed")
     if gaps.notnull().any():
-        worst = gaps.idxmax(dim).item()
-        text += f" Where there is an exact limit, no run ends further than {number(float(gaps.max()))} nats from it"
-        text += f" (`{worst}`)."
+        gap, worst = number(float(gaps.max())), gaps.idxmax(dim).item()
+        text += f" Where there is an exact limit, no run ends further than {gap} nats from it (`{worst}`)."
     return text

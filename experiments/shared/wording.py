@@ -23,13 +23,12 @@ def number(x: float) -> str:
 
 
 def share(x: float) -> str:
-    """A share as a percentage without decimals, unless it would round to 0% or 100% and is neither.
+    """A share as a percentage: without decimals, unless it is near 0% or 100% and is neither.
 
-    >>> share(0.666), share(1.0), share(0.9996)
-    ('67%', '100%', '99.96%')
+    >>> share(0.666), share(1.0), share(0.995), share(0.005), share(0.0)
+    ('67%', '100%', '99.5%', '0.5%', '0%')
     """
-    whole = round(100 * x)
-    return f"{whole}%" if whole not in (0, 100) or x in (0, 1) else f"{100 * x:.4g}%"
+    return f"{100 * x:.0f}%" if x in (0, 1) or 0.01 <= x <= 0.99 else f"{round(100 * x, 2):g}%"
 
 
 def listed(words: Iterable[str]) -> str:
