@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest --numprocesses=2
 
 figures: .venv/installed
 	$(BIN)/python -m experiments all
-	$(BIN)/python -m experiments.shared.readme
+	$(BIN)/python -m experiments.shared.zeros
 	rm -rf figures/rejected_distributions.zarr
 	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr
 	$(BIN)/didsim plot figures/rejected_distributions.zarr --hue beta --col rejected \

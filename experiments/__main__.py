@@ -67,9 +67,9 @@ def main(
         raise typer.BadParameter(f"unknown experiment {name!r}; there are all, {', '.join(EXPERIMENTS)}")
     import jax
 
+    from experiments.shared import results
     from experiments.shared.configs import override
     from experiments.shared.findings import Finding, read_findings, write_finding
-    from experiments.shared.results import facts, label, save
 
     # A limit that is nearly deterministic depends on the gradients of sequences of tiny probability.
     jax.config.update("jax_enable_x64", True)
@@ -92,11 +92,11 @@ def main(
         began = time.perf_counter()
         command = f"python -m experiments {shlex.join([one, *options])}"
         try:
-            dataset = label(module.run(configs[one], progress=not quiet), one, configs[one], command)
+            dataset = results.label(module.run(configs[one], progress=not quiet), one, configs[one], command)
         except FloatingPointError as error:
             raise FloatingPointError(f"{one}: {error}") from error
         figures = {one: module.plot(dataset), **_further(module, "more_plots", dataset)}
-        paths = save(dataset, figures, _further(module, "tables", dataset), one, out)
+        paths = results.save(dataset, figures, _further(module, "tables", dataset), one, out)
         seconds = time.perf_counter() - began
         finding = Finding(
             title=(module.__doc__ or one).splitlines()[0],
@@ -104,7 +104,7 @@ def main(
             command=command,
             seconds=round(seconds),
             pictures=tuple(f"{name}.png" for name in figures),
-            facts=facts(configs[one]),
+            facts=results.facts(configs[one]),
         )
         write_finding(out, one, finding)
         written = ", ".join(str(path) for path in paths)

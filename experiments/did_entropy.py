@@ -226,16 +226,15 @@ def plot(dataset: xr.Dataset) -> Figure:
         shares.axvline(0.5, color="0.6", linewidth=0.8, zorder=0)
         shares.set_title("(c) right signs")
         plotting.label_axes(shares, x="Share of updates")
-        _legend(figure, change, shares)
+        _legend(figure, dataset["family"].values, shares)
     return figure
 
 
-def _legend(figure: Figure, change: Axes, shares: Axes) -> None:
+def _legend(figure: Figure, families: np.ndarray, shares: Axes) -> None:
     """The legend of all three panels, below them."""
-    families, _ = change.get_legend_handles_labels()
     dots = [
-        Line2D([], [], linestyle="", marker=".", color=one.get_color(), label=one.get_label())
-        for one in families
+        Line2D([], [], linestyle="", marker=".", color=look.color, label=str(name))
+        for name, look in plotting.looks_of(families).items()
     ]
     lines = [
         Line2D([], [], color="black", linewidth=1, linestyle=":", label="median: low left, high right"),

@@ -155,15 +155,16 @@ def finding(dataset: xr.Dataset) -> str:
     if stairs := among("slic"):
         levels = len(np.unique(np.round(maps[stairs[0]][0], 4)))
         parts.append(f"`slic` draws a staircase: {x.shape[1]} sequences are on {levels} levels.")
-    for name in among("kto", "apo_zero"):
-        zero = np.isneginf(maps[name])
+    if cliff := among("kto"):
+        zero = np.isneginf(maps[cliff[0]])
+        below, above = share(float(zero[x < 0].mean())), share(float(zero[x >= 0].mean()))
         parts.append(
-            f"`{name}` gives probability zero to {share(float(zero[x < 0].mean()))} of the sequences "
-            f"that are rejected more often than chosen, and to {share(float(zero[x >= 0].mean()))} of the others."
+            f"`kto` gives probability zero to {below} of the sequences that are rejected more often than "
+            f"chosen, and to {above} of the others."
         )
-    if scattered := among("simpo", "reference_free", "length_normalised_dpo"):
-        off = listed(f"`{name}` is {number(_line(x, maps[name])[1])} nats" for name in scattered)
-        parts.append(f"Log-ratios of the data alone do not decide: {off} off its best line at most.")
+    if scattered := among("simpo", "length_normalised_dpo"):
+        widths = listed(f"`{name}` by up to {number(_line(x, maps[name])[1])} nats" for name in scattered)
+        parts.append(f"Where the data's log-ratio alone does not decide, points leave the line: {widths}.")
     return " ".join(parts)
 
 

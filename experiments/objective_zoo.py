@@ -289,7 +289,9 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 def _places(sizes: list[int]) -> tuple[list[int], list[int]]:
     """The places of headings and of rows, from the top: each group is a heading and its rows."""
-    headings, rows, at = [], [], 0
+    headings: list[int] = []
+    rows: list[int] = []
+    at = 0
     for size in sizes:
         headings.append(at)
         rows += range(at + 1, at + 1 + size)

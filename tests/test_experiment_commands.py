@@ -145,7 +145,7 @@ def test_settings_are_toml_or_plain_words() -> None:
 
 
 def test_a_failure_while_writing_leaves_the_files_that_were_there(tmp_path: Path) -> None:
-    for suffix in ("nc", "png", "pdf"):
+    for suffix in ("nc", "png", "pdf", "json"):
         (tmp_path / f"x.{suffix}").write_text("before")
 
     class Broken(Figure):
@@ -153,16 +153,16 @@ def test_a_failure_while_writing_leaves_the_files_that_were_there(tmp_path: Path
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        results.save(xr.Dataset({"a": 1}), Broken(), "x", tmp_path)
+        results.save(xr.Dataset({"a": 1}), {"x": Broken()}, {"x": "{}"}, "x", tmp_path)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"before"}
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
     config = log_margin_order.Config(vocab_size=2, max_length=3, steps=20, seeds=3)
     dataset = log_margin_order.run(config)
     for folder in ("one", "two"):
-        results.save(dataset, log_margin_order.plot(dataset), "x", tmp_path / folder)
+        results.save(dataset, {"x": log_margin_order.plot(dataset)}, {}, "x", tmp_path / folder)
     for suffix in ("png", "pdf"):
         assert (tmp_path / "one" / f"x.{suffix}").read_bytes() == (
             tmp_path / "two" / f"x.{suffix}"

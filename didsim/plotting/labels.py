@@ -24,7 +24,8 @@ def label_axes(ax: Axes, *, x: xr.DataArray | str | None = None, y: xr.DataArray
     """
     check_axes(ax)
     place = ax.get_position()
-    width, height = ax.get_figure(root=True).get_size_inches()
+    figure = ax.get_figure(root=True)
+    width, height = (0.0, 0.0) if figure is None else figure.get_size_inches()
     for name, values, label, inches in (
         ("x", x, ax.xaxis.label, place.width * width),
         ("y", y, ax.yaxis.label, place.height * height),
@@ -51,7 +52,8 @@ def fitted(text: str, inches: float, points: float) -> str:
     font = FontProperties(size=points)
 
     def fits(line: str) -> bool:
-        return text_to_path.get_text_width_height_descent(line, font, "$" in line)[0] <= 72 * inches
+        width, _, _ = text_to_path.get_text_width_height_descent(line, font, "$" in line)
+        return bool(width <= 72 * inches)
 
     lines: list[str] = []
     for word in re.findall(r"(?:\$[^$]*\$|\S)+", text):
