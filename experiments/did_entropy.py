@@ -195,7 +195,7 @@ def finding(dataset: xr.Dataset) -> str:
         f"The claim that low DID entropy reinforces a policy and high DID entropy smooths it gives the right "
         f"sign of the entropy change in {mean['entropy']} of {updates}, {range_of('entropy')}; low and high "
         f"are split at the median, {number(median)} nats. For displacement it is right in "
-        f"{mean['displacement']}, and in less than half in {below} of {families} families: the median "
+        f"{mean['displacement']}, and in {below} of {families} families in less than half: the median "
         f"displacement is {low} nats at low DID entropy and {high} at high. The slope of the entropy at the "
         f"start has the sign of the whole change in {mean['criterion']}."
     )

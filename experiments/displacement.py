@@ -108,10 +108,10 @@ def plot(dataset: xr.Dataset) -> Figure:
                     plotting.plot_band(ax, one[variable], "step", color=color, label=name)
                     plotting.plot_limit(ax, one[f"{variable}_limit"], color=color)
                 plotting.log_steps(ax, dataset)
-                ax.set_ylabel(label)
+                plotting.label_axes(ax, y=label)
                 ax.set_title(f"({next(letters)}) {update} target")
                 ax.plot([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9, label="exact limit")
                 ax.legend(loc="best")
         for ax in axes[-1]:
-            ax.set_xlabel(plotting.describe(dataset["step"]))
+            plotting.label_axes(ax, x=dataset["step"])
     return figure

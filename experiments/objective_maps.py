@@ -16,6 +16,7 @@ from rich.progress import track
 
 import didsim
 from didsim import plotting
+from didsim.plotting.labels import fitted
 from experiments.shared.configs import Count, Names, Positive, SpaceConfig
 from experiments.shared.limits import GRADIENT_DESCENT, check_names, drawn_names, find_limit, make
 from experiments.shared.names import readable
@@ -141,14 +142,12 @@ def finding(dataset: xr.Dataset) -> str:
         return [name for name in names if name in maps]
 
     slope = number(1 / float(dataset["beta"]))
-    parts = [
-        f"To learn the log-ratios of the data in full is to draw a line of slope {slope}, which is 1/beta."
-    ]
+    parts = [f"A line of slope 1/beta = {slope} means that the log-ratios of the data are learned in full."]
     if lines := among("dpo", "exponential", "sft"):
         fits = {name: _line(x, maps[name]) for name in lines}
-        slopes = listed(f"`{name}` of slope {number(slope)}" for name, (slope, _) in fits.items())
+        slopes = listed(f"`{name}` (slope {number(slope)})" for name, (slope, _) in fits.items())
         off = max(off for _, off in fits.values())
-        parts.append(f"Lines are drawn, to within {number(off)} nats, by {slopes}.")
+        parts.append(f"Straight to within {number(off)} nats: {slopes}.")
     if bounded := among("ipo"):
         learned, given = np.ptp(maps[bounded[0]], axis=1).max(), np.ptp(x, axis=1).max()
         parts.append(f"The curve of `ipo` spans {number(learned)} nats where the data span {number(given)}.")
@@ -198,8 +197,9 @@ def _panels(dataset: xr.Dataset, columns: int) -> Figure:
     names = dataset["objective"].values
     rows = -(-names.size // columns)
     with plotting.style():
+        height = 0.9 + 4.6 / columns * rows
         figure, axes = plotting.new_figure(
-            rows, columns, height=0.9 + 4.6 / columns * rows, sharex=True, sharey=True, squeeze=False
+            rows, columns, height=height, sharex=True, sharey=True, squeeze=False
         )
         for ax, name in zip(axes.flat, names, strict=False):
             one = dataset.sel(objective=name)
@@ -226,7 +226,8 @@ def _panels(dataset: xr.Dataset, columns: int) -> Figure:
         for ax in axes.flat[max(0, names.size - columns) : names.size]:
             ax.tick_params(labelbottom=True)
         figure.supxlabel(r"log-ratio of the data, $\log\,(\pi_w/\pi_l)$ (nats)", fontsize=8)
-        figure.supylabel(r"learned log-ratio, $\log\,(\pi_\infty/\pi_{\rm ref})$, centred (nats)", fontsize=8)
+        learned = r"learned log-ratio, $\log\,(\pi_\infty/\pi_{\rm ref})$, centred (nats)"
+        figure.supylabel(fitted(learned, 0.9 * height, 8), fontsize=8)
         _legend(figure, blank, tokens, colors)
     return figure
 

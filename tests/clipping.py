@@ -23,7 +23,7 @@ def clipped(figure: Figure) -> list[str]:
         place = ax.get_window_extent()
         for label, length in ((ax.xaxis.label, place.width), (ax.yaxis.label, place.height)):
             box = label.get_window_extent()
-            if label.get_text() and (box.width if label is ax.xaxis.label else box.height) > 1.05 * length:
+            if label.get_text() and (box.width if label is ax.xaxis.label else box.height) > 1.02 * length:
                 found.append(f"longer than its axis: {label.get_text()}")
     return found
 

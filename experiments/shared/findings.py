@@ -27,7 +27,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     title: str
     finding: str
     command: str
-    seconds: float
+    seconds: int
     pictures: tuple[str, ...]
     facts: dict[str, int]
 
