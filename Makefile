@@ -20,7 +20,7 @@ PYTEST := $(BIN)/pytest --numprocesses=2
 
 figures: .venv/installed
 	$(BIN)/python -m experiments all
-	$(BIN)/python -m experiments.shared.readme
+	$(BIN)/python -m experiments.shared.zeros
 	$(BIN)/didsim check --instances 10000 --quiet --out figures/checks.json > /dev/null
 	rm -rf figures/rejected_distributions.zarr
 	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr

@@ -99,8 +99,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
         },
         coords={"peak": list(config.peaks), "length": lengths, "samples": list(config.samples)},
     )
-    dataset = dataset.merge(_summary(dataset))
-    return dataset.assign_attrs(finding=finding(dataset))
+    return dataset.merge(_summary(dataset))
 
 
 def _normalised(log_probs: Float[np.ndarray, " sequences"]) -> Float[np.ndarray, " sequences"]:

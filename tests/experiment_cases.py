@@ -17,6 +17,9 @@ MORE = {
     "objective_zoo": FEW,
     "objective_maps": FEW,
 }
+GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
+"""Settings that an experiment has no choice of: there are as many answers as probabilities."""
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,6 +29,6 @@ def invoke(*arguments: str) -> Any:
 
 def settings(name: str, **values: object) -> list[str]:
     """Those of some settings that an experiment has, and more that make it small."""
-    known = load(name).Config.__struct_fields__
+    known = set(load(name).Config.__struct_fields__) - GIVEN.get(name, set())
     own = [f"{key}={str(value).lower()}" for key, value in values.items() if key in known]
     return [word for one in own for word in ("--set", one)] + MORE.get(name, [])

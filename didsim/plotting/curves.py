@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from didsim import _checks
 from didsim.plotting.arguments import check_axes, check_dim, check_labelled
-from didsim.plotting.looks import describe, looks_of, new_figure, style
+from didsim.plotting.labels import label_axes
+from didsim.plotting.looks import looks_of, new_figure, style
 
 
 def plot_band(ax: Axes, values: xr.DataArray, x: str, over: str = "seed", **options: Any) -> None:
@@ -79,8 +80,7 @@ def plot_curves(
         plot_band(ax, values.sel({hue: name}), x, over, label=name, **look.line)
         if limits is not None and not limits.sel({hue: name}).isnull().any():
             plot_limit(ax, limits.sel({hue: name}), over, color=look.color)
-    ax.set_xlabel(describe(values[x]))
-    ax.set_ylabel(describe(values))
+    label_axes(ax, x=values[x], y=values)
 
 
 def plot_ends(
@@ -143,7 +143,7 @@ def plot_ends(
         label.set_color(looks[name].color)
     ax.set_ylim(-0.6, len(order) - 0.4)
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel(describe(values))
+    label_axes(ax, x=values)
 
 
 def plot_convergence(dataset: xr.Dataset, hue: str) -> Figure:

@@ -11,47 +11,64 @@ from typing import Any
 from didsim.objectives import OBJECTIVES
 from docs.macros.files import ROOT
 from docs.macros.trainers import IN_TRL
-from experiments.shared import readme
+from experiments.shared import summary
 
 _ZOO = ROOT / "figures" / "objective_zoo.json"
+_FACTS = ROOT / "figures" / "objective_facts.json"
 
 
 def zoo_table() -> str:
     """The minimisers of every objective on random instances, as `objective_zoo` found them."""
-    return readme.table(json.loads(_ZOO.read_text()))
+    return summary.table(json.loads(_ZOO.read_text()))
 
 
 def objective_table() -> str:
     """Every objective, in the groups of the catalogue."""
     zoo = {row["objective"]: row for row in json.loads(_ZOO.read_text())}
+    facts = json.loads(_FACTS.read_text())["objectives"]
     parts = []
     for group in dict.fromkeys(maker.__module__ for maker in OBJECTIVES.values()):
         names = [name for name, maker in OBJECTIVES.items() if maker.__module__ == group]
-        rows = "\n".join(_row(name, zoo.get(name)) for name in names)
+        rows = "\n".join(_row(name, zoo.get(name), facts[name]) for name in names)
         parts.append(f"## {_heading(importlib.import_module(group))}\n\n{_HEAD}\n{rows}\n")
     return "\n".join(parts)
 
 
 _HEAD = """\
-| objective | loss of a pair | in TRL | convex in the logits | JS to the target | source |
-| --- | --- | --- | --- | --- | --- |"""
+| objective | loss of a pair | in TRL | convex in | JS to the target | never rejected | never chosen | source |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
-def _row(name: str, found: dict[str, Any] | None) -> str:
+def _row(name: str, found: dict[str, Any] | None, facts: dict[str, Any]) -> str:
     maker = OBJECTIVES[name]
     text = inspect.getdoc(maker) or ""
     parameters = ", ".join(inspect.signature(maker).parameters)
-    convex = "yes" if maker().is_convex_in_logits else "not proven"
     distance = "–" if found is None or found["js"] is None else _distance(found["js"])
     cells = (
         f"[`{name}({parameters})`][{maker.__module__}.{name}]",
         _formula(text),
         IN_TRL.get(name, "–"),
-        convex,
+        _convex(facts),
         distance,
+        _end(facts["never_rejected"]),
+        _end(facts["never_chosen"]),
         _sources(text),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _convex(facts: dict[str, Any]) -> str:
+    proven = [what for what in ("logits", "rewards") if facts[f"convex_in_{what}"]]
+    return ", ".join(proven) or "–"
+
+
+def _end(case: dict[str, Any]) -> str:
+    """What becomes of a sequence: its probability, or what it tends to without a minimiser."""
+    probability = case["probability"]
+    if probability is None:
+        return "unknown" if case["has_minimiser"] is None else "no minimiser"
+    text = "0" if probability < 1e-6 else "1" if probability > 1 - 1e-6 else f"{probability:.2g}"
+    return text if case["has_minimiser"] is not False else f"→ {text}"
 
 
 def _distance(js: float | str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.page import tables
 from didsim.theory import CHECKS, COUNTEREXAMPLES, Report, check_all
 from experiments.__main__ import EXPERIMENTS
+from experiments.shared.findings import read_findings
 
 ROOT = Path(__file__).parents[2]
 WITH_CODE = ("index", "train", "extend")
@@ -48,14 +50,11 @@ def test_the_report_is_of_todays_statements() -> None:
 
 
 def test_the_gallery_has_every_experiment() -> None:
-    found = json.loads((ROOT / "figures" / "findings.json").read_text())
-    assert set(found) == set(EXPERIMENTS)
-    for name in found:
-        assert (ROOT / "figures" / f"{name}.png").exists()
+    assert set(read_findings(ROOT / "figures")) == set(EXPERIMENTS)
 
 
 def test_every_picture_is_shown_on_a_page() -> None:
-    found = json.loads((ROOT / "figures" / "findings.json").read_text())
+    of_experiments = (one.pictures for one in read_findings(ROOT / "figures").values())
     pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
-    shown = {*found, *re.findall(r"\(figures/(\w+)\.png\)", pages)}
-    assert {path.stem for path in (ROOT / "figures").glob("*.png")} <= shown
+    shown = {*itertools.chain(*of_experiments), *re.findall(r"\(figures/(\w+\.png)\)", pages)}
+    assert {path.name for path in (ROOT / "figures").glob("*.png")} == shown

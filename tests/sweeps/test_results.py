@@ -93,7 +93,11 @@ def test_attributes_say_what_it_is(sweep: Sweep, results: xr.Dataset) -> None:
     attributes = {name: results[name].attrs for name in results.variables}
     assert attributes["js_to_target"] == {"long_name": "JS(learned, target)", "units": "nats"}
     assert attributes["loss"] == {"long_name": "Exact loss", "units": "1"}
-    assert attributes["js_limit"] == {"long_name": "JS(exact limit, target)", "units": "nats"}
+    assert attributes["js_limit"] == {
+        "long_name": "JS(exact limit, target)",
+        "units": "nats",
+        "limit_of": "js_to_target",
+    }
     assert attributes["js_to_limit"] == {"long_name": "JS(learned at the end, exact limit)", "units": "nats"}
     assert attributes["step"] == {"long_name": "Step"}
     assert attributes["beta"] == {"long_name": "Beta", "key": "problem.rejected.beta"}

@@ -1,19 +1,13 @@
-"""What the README says in numbers of the figures' data: `python -m experiments.shared.readme`.
+"""The table of objectives from `objective_zoo`'s data, whose numbers `figures/objective_zoo.json` keeps."""
 
-It writes the table of objectives, from `objective_zoo`, and the sentences that `estimator_study` found.
-`make figures` ends with it. The table's numbers are also kept in `figures/objective_zoo.json`.
-"""
-
-import json
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-_ROOT = Path(__file__).parents[2]
-_WIDTH = 126
+ZERO = 1e-12
+"""A divergence below it, in nats, is rounding."""
+
 _MEASURES = ("js", "entropy", "displacement", "margin")
 
 
@@ -63,28 +57,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def update() -> None:
-    """Write the zoo's summary to JSON, and what the last runs found between its marks in the README."""
-    figures, readme = _ROOT / "figures", _ROOT / "README.md"
-    with xr.open_dataset(figures / "objective_zoo.nc") as dataset:
-        rows = summarise(dataset)
-    (figures / "objective_zoo.json").write_text(json.dumps(rows, indent=1) + "\n")
-    with xr.open_dataset(figures / "estimator_study.nc") as dataset:
-        found = "\n".join(textwrap.wrap(dataset.attrs["finding"], _WIDTH))
-    text = readme.read_text()
-    for mark, told in (("zoo", table(rows)), ("estimator", found)):
-        text = between_marks(text, mark, told)
-    readme.write_text(text)
-
-
-def between_marks(text: str, mark: str, told: str) -> str:
-    """The text with what is told between `<!-- mark -->` and `<!-- /mark -->`."""
-    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{told}\n{end}{after}"
-
-
 def _number(value: float) -> float | str | None:
     if np.isnan(value):
         return None
@@ -94,7 +66,7 @@ def _number(value: float) -> float | str | None:
 def _small(value: float | str | None) -> str:
     if value is None:
         return "–"
-    return "0" if float(value) < 1e-12 else f"{float(value):.2g}"
+    return "0" if float(value) < ZERO else f"{float(value):.2g}"
 
 
 def _fixed(value: float | str | None) -> str:
@@ -108,7 +80,3 @@ def _fixed(value: float | str | None) -> str:
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.3g}%"
-
-
-if __name__ == "__main__":
-    update()
