@@ -75,8 +75,7 @@ def main(
     jax.config.update("jax_enable_x64", True)
     chosen = {one: load(one) for one in (EXPERIMENTS if name == "all" else [name])}
     try:
-        # A damaged file is told before any work, which would be lost if it had no place to go.
-        read_findings(local_path("--out", out))
+        local_path("--out", out)
         import_files(imports or ())
         configs = {one: override(module.Config, settings or []) for one, module in chosen.items()}
     except ValueError as error:
@@ -84,6 +83,10 @@ def main(
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
+        # A damaged file is told before any work, whose finding would have no place to go.
+        read_findings(out)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     except OSError as error:
         raise typer.BadParameter(f"--out must be a folder that can be written to: {error}") from None
     options = [word for path in imports or () for word in ("--import", str(path))]

@@ -14,6 +14,8 @@ from didsim.plotting.curves import log_steps, plot_band
 from didsim.plotting.labels import fitted
 from didsim.plotting.looks import WIDTH, Look, describe, looks_of, new_figure, style
 
+_BELOW = 1e3  # how far below all values a logarithmic axis goes, so that a limit of 1e-30 takes no room
+
 
 def plot_study(
     dataset: xr.Dataset,
@@ -39,7 +41,8 @@ def plot_study(
         col: the dimension of the panels.
         over: the dimension of the runs that bands summarise; by default `seed`, unless it is `x`, `hue` or
             `col`. Without this dimension, lines have no bands.
-        log: whether the vertical axis is logarithmic. Values of 0 are then at its lower edge.
+        log: whether the vertical axis is logarithmic. Values of 0 are then at its lower edge. A limit that
+            lies more than a thousandfold below all values is beyond it.
         log_x: whether the horizontal axis is logarithmic. That of steps is linear up to the first record
             after step 0, so that it shows step 0.
 
@@ -99,6 +102,8 @@ def plot_study(
             ax.tick_params(labelbottom=True)
             if log:
                 ax.set_yscale("log")
+                lowest = float(values.where(values > 0).min()) / _BELOW
+                ax.set_ylim(bottom=max(lowest, ax.get_ylim()[0]))
             if log_x and x == "step":
                 log_steps(ax, dataset)
             elif log_x:

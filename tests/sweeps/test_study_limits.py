@@ -90,6 +90,12 @@ def test_axes_may_be_logarithmic(curves: xr.Dataset) -> None:
     (panel,) = panels_of(plot_study(curves.isel(rejected=0, beta=0), "js", log_x=True))
     assert (panel.get_xscale(), panel.get_yscale()) == ("symlog", "linear")
     assert panel.get_xlim() == (0, 20)
+    # A limit of nearly nothing takes no room from the curves.
+    tiny = curves.isel(rejected=0, beta=0).assign(
+        js_limit=curves["js_limit"].isel(rejected=0, beta=0) * 1e-30
+    )
+    (panel,) = panels_of(plot_study(tiny, "js", log=True))
+    assert panel.get_ylim()[0] >= float(tiny["js"].min()) / 1e3
     # A value of 0 is at the lower edge.
     curves["js"][0, 0, :, 2] = 0
     plot_study(curves.isel(rejected=0, beta=0), "js", log=True).draw_without_rendering()
