@@ -26,17 +26,25 @@ def objective_table() -> str:
     """Every objective, in the groups of the catalogue."""
     zoo = {row["objective"]: row for row in json.loads(_ZOO.read_text())}
     facts = json.loads(_FACTS.read_text())["objectives"]
+    head = f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}"
     parts = []
     for group in dict.fromkeys(maker.__module__ for maker in OBJECTIVES.values()):
         names = [name for name, maker in OBJECTIVES.items() if maker.__module__ == group]
         rows = "\n".join(_row(name, zoo.get(name), facts[name]) for name in names)
-        parts.append(f"## {_heading(importlib.import_module(group))}\n\n{_HEAD}\n{rows}\n")
+        parts.append(f"## {_heading(importlib.import_module(group))}\n\n{head}\n{rows}\n")
     return "\n".join(parts)
 
 
-_HEAD = """\
-| objective | loss of a pair | in TRL | convex in | JS to the target | never rejected | never chosen | source |
-| --- | --- | --- | --- | --- | --- | --- | --- |"""
+_COLUMNS = (
+    "objective",
+    "loss of a pair",
+    "in TRL",
+    "convex in",
+    "JS to the target",
+    "never rejected",
+    "never chosen",
+    "source",
+)
 
 
 def _row(name: str, found: dict[str, Any] | None, facts: dict[str, Any]) -> str:
