@@ -230,7 +230,8 @@ def test_a_damaged_file_of_findings_is_told_before_any_work_and_kept(content: by
     result = invoke("displacement", *SMALL, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 2
     text = " ".join(result.output.replace("│", " ").split())
-    assert "findings.json is damaged" in text
+    assert "is damaged" in text
+    assert "findings.json" in text.replace(" ", "")  # a long path is broken over lines
     assert "restore it, or delete it and run `python -m experiments all`" in text
     assert [path.name for path in tmp_path.iterdir()] == ["findings.json"]
     assert (tmp_path / "findings.json").read_bytes() == content

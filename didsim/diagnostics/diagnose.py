@@ -79,21 +79,22 @@ def diagnose(
 
     A run of 90 steps in which both responses fall, the rejected one by more:
 
-    >>> import json, pathlib, tempfile
-    >>> rows = [
-    ...     {"step": k, "loss": 0.69 - k / 300, "rewards/chosen": -k / 100, "rewards/rejected": -k / 50}
-    ...     for k in range(0, 100, 10)
-    ... ]
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     log = pathlib.Path(folder) / "log.json"
-    ...     _ = log.write_text(json.dumps(rows))
-    ...     diagnosis = diagnose(log, beta=0.1)
-    >>> print(diagnosis.grade)
-    fine
-    >>> print(diagnosis.verdict.partition(": ")[2].partition(", and")[0])
-    on training pairs the chosen responses end 8 nats below the reference
-    >>> round(diagnosis.findings[0].numbers["rejected displacement, training pairs"].value, 3)
-    -16.0
+    Examples:
+        >>> import json, pathlib, tempfile
+        >>> rows = [
+        ...     {"step": k, "loss": 0.69 - k / 300, "rewards/chosen": -k / 100, "rewards/rejected": -k / 50}
+        ...     for k in range(0, 100, 10)
+        ... ]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = pathlib.Path(folder) / "log.json"
+        ...     _ = log.write_text(json.dumps(rows))
+        ...     diagnosis = diagnose(log, beta=0.1)
+        >>> print(diagnosis.grade)
+        fine
+        >>> print(diagnosis.verdict.partition(": ")[2].partition(", and")[0])
+        on training pairs the chosen responses end 8 nats below the reference
+        >>> round(diagnosis.findings[0].numbers["rejected displacement, training pairs"].value, 3)
+        -16.0
     """
     logs = arguments.files("files", files)
     tables = {

@@ -16,6 +16,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from didsim import _checks
 from didsim.information import LogProbs, expectation
 from didsim.objectives.objective import Objective
 from didsim.policies import HasLogProbs
@@ -124,7 +125,9 @@ def initial_states(trained: PyTree, optimizers: Optimizer) -> PyTree:
 
     def one_state(one: PyTree, optimizer: Optimizer) -> PyTree:
         with _told_of_optimizer():
-            return _made(optimizer).init(one)
+            state = _made(optimizer).init(one)
+        _checks.dtypes("optimizer", state)
+        return state
 
     return eqx.filter_vmap(one_state, out_axes=0)(trained, optimizers)
 

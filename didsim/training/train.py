@@ -78,7 +78,8 @@ def train(
             that makes one. The arguments of the `Partial` are numbers or arrays, with or without batch axes.
             `optax.contrib.sam` gets the gradient at its worse point over the same pairs. Of
             `optax.MultiSteps` give its `gradient_transformation()`. `optax.lookahead` is refused, as it
-            trains two copies of the parameters. Of averaging optimisers see `Record(evaluate=…)`.
+            trains two copies of the parameters; so are optimisers that keep a state in half precision. Of
+            averaging optimisers see `Record(evaluate=…)`.
         steps: number of steps; 0 records only the start.
         record: when and what to record; see `Record`, which also has the defaults.
         batch_size: number of pairs that each step draws for its gradient. By default the gradient is exact,
@@ -102,10 +103,10 @@ def train(
     Returns:
         A `Run`. Each step costs one gradient of `Objective.loss` for each run; with minibatches, O(N +
         pairs). A record costs as much as its metrics. The loss costs about as much as a gradient, the reward
-        accuracy O(N log N) or, for labelled pairs, O(N²), the fraction ordered O(N log N), and every other
-        metric O(N). With online pairs a record also computes their marginals (`Labelled.chosen_marginal`).
-        The step after a record uses the gradient of the record. Parameters and optimiser states are updated
-        in place.
+        accuracy O(N log N) (for labelled pairs, see `Labelled.expect`), the fraction ordered O(N log N), and
+        every other metric O(N). With online pairs a record also computes their marginals
+        (`Labelled.chosen_marginal`). The step after a record uses the gradient of the record. Parameters and
+        optimiser states are updated in place.
 
     Raises:
         ValueError: a distribution is not normalised or has a zero that counts, shapes do not fit, `steps` is

@@ -155,6 +155,20 @@ def test_wrappers_of_optimisers_are_trained_or_refused_by_name() -> None:
         train(optimizer=Partial(optax.adam, 0.1, 0.9, 0.9, 1e-8, 0.0, 1.0, 2.0, 3.0))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_an_optimizer_that_keeps_its_state_in_half_precision_is_refused(dtype: Any) -> None:
+    by_name = {
+        "sgd": optax.sgd(0.1, momentum=0.9, accumulator_dtype=dtype),
+        "adam": optax.adam(0.1, mu_dtype=dtype),
+        "lion": optax.lion(0.1, mu_dtype=dtype),
+        "chain": optax.chain(optax.clip(1.0), optax.trace(0.9, accumulator_dtype=dtype)),
+        "Partial": Partial(lambda rate: optax.sgd(rate, momentum=0.9, accumulator_dtype=dtype), 0.1),
+    }
+    for optimizer in by_name.values():
+        with pytest.raises(ValueError, match=f"`optimizer` must have dtype .*; got {jnp.dtype(dtype).name}"):
+            train(optimizer=optimizer, steps=1)
+
+
 def _logits(policy: Any) -> np.ndarray:
     return np.asarray(policy.logits)
 
