@@ -9,12 +9,14 @@ curves          runs along training, and their ends
 study           results of a sweep
 distributions   probabilities of sequences, log-margins of pairs
 instances       many random instances
+labelled        labelled arrays, from plain ones
 arguments       checks of what is drawn
 """
 
 from didsim.plotting.curves import log_steps, plot_band, plot_convergence, plot_curves, plot_ends, plot_limit
 from didsim.plotting.distributions import plot_distributions, plot_pair_margins
 from didsim.plotting.instances import plot_clipped, plot_families, plot_intervals, plot_shares
+from didsim.plotting.labelled import labelled
 from didsim.plotting.looks import (
     COLORS,
     WIDTH,
@@ -34,6 +36,7 @@ __all__ = [
     "Look",
     "color_of",
     "describe",
+    "labelled",
     "log_steps",
     "looks_of",
     "new_figure",
