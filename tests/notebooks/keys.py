@@ -149,7 +149,7 @@ def log_margin_order() -> list[Exercise]:
     lost = didsim.REJECTED["perturbed"](jax.random.key(5), *many, 0.5, noise=1e4)
     share = didsim.check_order(many[1], many[0], lost).fraction.mean()
     three = didsim.normal_logits(jax.random.split(jax.random.key(6), 3), size=5)
-    target = _log(0.2, 0.15, 0.25, 0.4)
+    target = _log(0.25, 0.1, 0.25, 0.4)
 
     def share_ordered(target: Any, reference: Any, rejected: Any) -> Any:
         return didsim.check_order(target, reference, rejected).fraction
