@@ -10,6 +10,7 @@ curves          runs along training, and their ends
 study           results of a sweep
 distributions   probabilities of sequences, log-margins of pairs
 instances       many random instances
+labelled        labelled arrays, from plain ones
 arguments       checks of what is drawn
 """
 
@@ -17,6 +18,7 @@ from didsim.plotting.curves import log_steps, plot_band, plot_convergence, plot_
 from didsim.plotting.distributions import plot_distributions, plot_pair_margins
 from didsim.plotting.instances import plot_clipped, plot_families, plot_intervals, plot_shares
 from didsim.plotting.labels import label_axes
+from didsim.plotting.labelled import labelled
 from didsim.plotting.looks import (
     COLORS,
     WIDTH,
@@ -37,6 +39,7 @@ __all__ = [
     "color_of",
     "describe",
     "label_axes",
+    "labelled",
     "log_steps",
     "looks_of",
     "new_figure",

@@ -24,6 +24,14 @@ def _style(values: Any) -> Any:
     return plotting.describe(values)
 
 
+def _is_one_axis(values: Any) -> bool:
+    if isinstance(values, dict):
+        return bool(values)
+    if isinstance(values, list | tuple):
+        return not values
+    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf"
+
+
 CALLS = {
     "plotting.describe": call(plotting.describe, values=only(ENDS)),
     "plotting.label_axes": call(
@@ -31,6 +39,14 @@ CALLS = {
         ax=AX,
         x=Argument(ENDS, lambda value: isinstance(value, str | xr.DataArray)).or_none(),
         y=Argument("words", lambda value: isinstance(value, str | xr.DataArray)).or_none(),
+    ),
+    "plotting.labelled": call(
+        plotting.labelled,
+        values=Argument(np.arange(2.0), _is_one_axis),
+        dims=only(["t"]),
+        coordinates=Argument({}, lambda other: other is None or (isinstance(other, dict) and not other)),
+        label=text().or_none(),
+        units=text(),
     ),
     "plotting.new_figure": call(
         plotting.new_figure,
