@@ -17,8 +17,8 @@ arguments       checks of what is drawn
 from didsim.plotting.curves import log_steps, plot_band, plot_convergence, plot_curves, plot_ends, plot_limit
 from didsim.plotting.distributions import plot_distributions, plot_pair_margins
 from didsim.plotting.instances import plot_clipped, plot_families, plot_intervals, plot_shares
-from didsim.plotting.labels import label_axes
 from didsim.plotting.labelled import labelled
+from didsim.plotting.labels import label_axes
 from didsim.plotting.looks import (
     COLORS,
     WIDTH,

@@ -7,7 +7,7 @@ import io
 import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -81,7 +81,7 @@ def execute(source: str, namespace: dict[str, Any]) -> tuple[str, bytes]:
         value = None
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
-        show = getattr(value, "_repr_png_", lambda: (b"", {}))
+        show: Callable[[], tuple[bytes, Any]] = getattr(value, "_repr_png_", lambda: (b"", {}))
         return out.getvalue(), show()[0]
 
 
@@ -206,7 +206,9 @@ def test_exercises_tell_right_from_wrong(executed: Executed) -> None:
     answers = ANSWERS[executed.name]
     for (answer, verdict), (right, wrong) in zip(executed.exercises, answers, strict=True):
         for given, expected in ((right, "Right: "), (wrong, "Wrong: "), ("...", "Not answered yet: ")):
-            source = DOTS.sub(lambda dots, given=given: f"{dots[1]} {given}", answer)
+            dots = DOTS.search(answer)
+            assert dots
+            source = f"{answer[: dots.start()]}{dots[1]} {given}{answer[dots.end() :]}"
             text, _ = execute(f"{source}\n{verdict}", executed.namespace)
             assert text.startswith(expected), f"{given}: {text}"
             assert len(text) > len(expected) + 40
