@@ -30,9 +30,10 @@ def labelled(
         ValueError: `values` is neither an array of numbers nor a table of such arrays, has not one axis for
             each of `dims`, or a coordinate does not fit.
 
-    >>> both = labelled({"DID": [2.0, 1.0], "policy": [1.0, 0.0]}, ("of", "t"), {"t": [0, 1]}, units="nats")
-    >>> both.dims, float(both.sel(of="DID", t=1))
-    (('of', 't'), 1.0)
+    Examples:
+        >>> both = labelled({"DID": [2.0, 1.0], "policy": [1.0, 0.0]}, ("of", "t"), {"t": [0, 1]}, units="nats")
+        >>> both.dims, float(both.sel(of="DID", t=1))
+        (('of', 't'), 1.0)
     """
     names = _checks.words("dims", dims)
     if len(set(names)) != len(names):
