@@ -104,7 +104,8 @@ class Key:
         >>> key = Key([Exercise(expected=0.5, because="Half of two is one.", hint="Divide.")])
         >>> key(1, 0.7)
         Wrong: 0.7 is too large. Divide.
-        >>> double = Exercise.of_function(lambda x: 2 * x, [(1.0,), (3.0,)], because="Twice.", hint="Add x to x.")
+        >>> cases = [(1.0,), (3.0,)]
+        >>> double = Exercise.of_function(lambda x: 2 * x, cases, because="Twice.", hint="Add x to x.")
         >>> Key([double])(1, lambda x: x + 1)
         Wrong: called with 3.0, it gives a value that is not right: 4 is too small. Add x to x.
     """

@@ -31,7 +31,8 @@ def labelled(
             each of `dims`, or a coordinate does not fit.
 
     Examples:
-        >>> both = labelled({"DID": [2.0, 1.0], "policy": [1.0, 0.0]}, ("of", "t"), {"t": [0, 1]}, units="nats")
+        >>> values = {"DID": [2.0, 1.0], "policy": [1.0, 0.0]}
+        >>> both = labelled(values, ("of", "t"), {"t": [0, 1]}, units="nats")
         >>> both.dims, float(both.sel(of="DID", t=1))
         (('of', 't'), 1.0)
     """
