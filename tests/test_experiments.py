@@ -228,7 +228,7 @@ def test_a_minimiser_without_full_support_has_infinite_displacement(zoo: xr.Data
 
 
 def test_what_runs_off_has_no_full_support_however_far_the_solver_went() -> None:
-    """Robust DPO on preferences surer than its noise; the solver may stop long before probabilities vanish."""
+    """Robust DPO on preferences surer than its noise; the solver may stop long before zero."""
     space = didsim.SequenceSpace(3, 3, eos=True)
     reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0), (2, 20)), space.size)
     problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, 0.5))

@@ -86,7 +86,7 @@ def test_answers_are_not_in_plain_sight(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, 6, -1, True, 1.0])
 def test_there_is_no_other_exercise(number: Any) -> None:
-    with pytest.raises(ValueError, match="`number` must be an integer of at (least 1|most 5); got"):
+    with pytest.raises(ValueError, match=r"`number` must be an integer of at (least 1|most 5); got"):
         Key(EXERCISES)(number, 0.5)
 
 

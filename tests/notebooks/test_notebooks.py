@@ -78,11 +78,11 @@ def execute(source: str, namespace: dict[str, Any]) -> tuple[str, bytes]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(ast.Module(body, []), "<cell>", "exec"), namespace)
-        value = None
+        value: Any = None
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
-        show = getattr(value, "_repr_png_", lambda: (b"", {}))
-        return out.getvalue(), show()[0]
+        image = value._repr_png_()[0] if hasattr(value, "_repr_png_") else b""
+        return out.getvalue(), image
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -206,7 +206,7 @@ def test_exercises_tell_right_from_wrong(executed: Executed) -> None:
     answers = ANSWERS[executed.name]
     for (answer, verdict), (right, wrong) in zip(executed.exercises, answers, strict=True):
         for given, expected in ((right, "Right: "), (wrong, "Wrong: "), ("...", "Not answered yet: ")):
-            source = DOTS.sub(lambda dots, given=given: f"{dots[1]} {given}", answer)
+            source = DOTS.sub(rf"\1 {given}", answer)
             text, _ = execute(f"{source}\n{verdict}", executed.namespace)
             assert text.startswith(expected), f"{given}: {text}"
             assert len(text) > len(expected) + 40
