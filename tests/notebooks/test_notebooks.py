@@ -78,7 +78,7 @@ def execute(source: str, namespace: dict[str, Any]) -> tuple[str, bytes]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(ast.Module(body, []), "<cell>", "exec"), namespace)
-        value = None
+        value: Any = None
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
         show: Callable[[], tuple[bytes, Any]] = getattr(value, "_repr_png_", lambda: (b"", {}))
