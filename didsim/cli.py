@@ -294,13 +294,15 @@ def diagnose(
         diagnosis = diagnose_files(
             files or (), pairs, ref_samples, policy_samples, beta, loss_type, mapping, drop_bad
         )
+    if out is not None:
+        from didsim.diagnostics.report.files import write_report
+
+        # Before anything is printed: a reader such as `head` may close the pipe.
+        write_report(diagnosis, out)
     say(on_terminal(diagnosis))
     if truth is not None:
         say(beside_truth(diagnosis, truth.known))
     if out is not None:
-        from didsim.diagnostics.report.files import write_report
-
-        write_report(diagnosis, out)
         say(f"Written to {out / 'report.html'}")
 
 

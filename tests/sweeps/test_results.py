@@ -337,4 +337,6 @@ def test_there_is_nothing_to_draw_before_a_cell_is_done(
     with pytest.raises(ValueError, match=r"^`dataset` has no value of 'js_to_target' yet$"):
         plot_study(found.isel(objective=0, beta=0, learning_rate=0), "js_to_target")
     done = found.isel(dict(zip(DIMS[:-1], index[:-1], strict=True)))
-    assert len(panels_of(plot_study(done, "js_to_target"))[0].lines) == 1
+    curve, limit = panels_of(plot_study(done, "js_to_target"))[0].lines
+    assert curve.get_linestyle() == "-"
+    assert limit.get_linestyle() == "--"
