@@ -4,7 +4,7 @@ Reference and update are random Markov chains over tokens. The policy is `π ∝
 update `q` itself, and its exact entropy is known for every length.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import msgspec
@@ -16,11 +16,12 @@ from rich.progress import track
 
 import didsim
 from didsim import plotting
+from didsim.diagnostics.samples.estimate import LEAST_EFFECTIVE
 from experiments.shared.configs import Count, NonNegative, SpaceConfig
+from experiments.shared.wording import share
 
 SHORTS = (1 / 3, 2 / 3, 1)
 FEW = 32
-LEAST_EFFECTIVE = 10  # of `estimate_did_entropy`: below it an estimate is refused
 
 
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,20 +140,20 @@ def finding(dataset: xr.Dataset) -> str:
     short, long = flat.sel(length=few["length"].min()), peaked.sel(length=few["length"].max())
     passing = (peaked["coverage_taken"] * peaked["taken"]).sum() / peaked["taken"].sum()
     later = many["coverage"].mean("seed")
+    bias = f"{float(long['bias'].mean()):+.2f}".replace("-", "−")
     return (
-        f"With {count} samples of flat policies and short sequences {_percent(short['coverage'].mean())} of "
+        f"With {count} samples of flat policies and short sequences {_share(short['coverage'].mean())} of "
         "the 95% intervals cover the exact entropy. Of the most peaked policies and the longest sequences "
-        f"{_percent(long['coverage'].mean())} do, and the mean error is {float(long['bias'].mean()):+.2f} "
-        "nats: likely sequences of the DID were never drawn. An effective number of at least "
-        f"{LEAST_EFFECTIVE} is no proof. Of peaked policies {_percent(peaked['taken'].mean())} of the "
-        f"estimates pass this bound, and {_percent(passing)} of their intervals cover, as samples that miss "
-        f"these sequences look even. With {int(many['samples']):,} samples coverage is "
-        f"{_percent(later.min())} to {_percent(later.max())}."
-    ).replace("-", "−")
+        f"{_share(long['coverage'].mean())} do, and the mean error is {bias} nats: likely sequences of the "
+        f"DID were never drawn. An effective number of at least {LEAST_EFFECTIVE:g} is no proof. Of peaked "
+        f"policies {_share(peaked['taken'].mean())} of the estimates pass this bound, and {_share(passing)} "
+        "of their intervals cover, as samples that miss these sequences look even. With "
+        f"{int(many['samples']):,} samples coverage is {_share(later.min())} to {_share(later.max())}."
+    )
 
 
-def _percent(share: Any) -> str:
-    return f"{100 * float(share):.0f}%"
+def _share(part: xr.DataArray) -> str:
+    return share(float(part))
 
 
 def plot(dataset: xr.Dataset) -> Figure:
@@ -190,11 +191,11 @@ def plot(dataset: xr.Dataset) -> Figure:
                 coverage.plot(one["samples"], passing, color=color, linestyle=":", marker="x", markersize=3)
                 taken.plot(one["samples"], one["taken"].mean("seed"), color=color, marker="o", markersize=2.5)
             error.axhline(0, color="black", linewidth=0.8)
-            coverage.axhline(0.95, color="black", linewidth=0.9, linestyle=(0, (4, 2)))
+            coverage.axhline(0.95, color="black", **plotting.EXACT)
             error.set_title(f"({'abcd'[column]}) logits spread by {peak:g}")
             for ax in (coverage, taken):
                 ax.set_ylim(-0.04, 1.04)
-                ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}%")
+                ax.yaxis.set_major_formatter(lambda part, _: f"{100 * part:.0f}%")
             taken.set_xscale("log", base=2)
             taken.set_xticks(dataset["samples"].values, [f"{size}" for size in dataset["samples"].values])
             taken.set_xlabel("Samples")

@@ -253,7 +253,7 @@ def plot(dataset: xr.Dataset) -> Figure:
                 ax.set_xscale("log")
             else:
                 known = float(dataset[f"target_{measure}"].median())
-                ax.axvline(known, color="black", linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+                ax.axvline(known, color="black", zorder=1, **plotting.EXACT)
             plotting.plot_intervals(
                 ax,
                 renamed[measure],
@@ -282,7 +282,7 @@ def plot(dataset: xr.Dataset) -> Figure:
         for kind, mark in _MARKS.items():
             if kind in kinds:
                 axes[0].plot([], [], linestyle="", markersize=3.6, label=kind, **mark)
-        axes[0].plot([], [], color="black", linewidth=0.9, linestyle=(0, (4, 2)), label="target (median)")
+        axes[0].plot([], [], color="black", label="target (median)", **plotting.EXACT)
         figure.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1.2)
     return figure
 

@@ -21,6 +21,7 @@ from didsim.plotting.labelled import labelled
 from didsim.plotting.labels import label_axes
 from didsim.plotting.looks import (
     COLORS,
+    EXACT,
     WIDTH,
     Look,
     color_of,
@@ -34,6 +35,7 @@ from didsim.plotting.study import plot_study
 
 __all__ = [
     "COLORS",
+    "EXACT",
     "WIDTH",
     "Look",
     "color_of",

@@ -92,6 +92,10 @@ def describe(values: xr.DataArray) -> str:
     return name if units == "1" else f"{name} ({units})"
 
 
+EXACT: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 0.9}
+"""The line of an exact value: a limit, or what a measurement should give."""
+
+
 class Look(NamedTuple):
     """How one of several entries is drawn.
 

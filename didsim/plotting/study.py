@@ -1,7 +1,5 @@
 """The results of a sweep, with a panel for each value of a dimension."""
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -12,7 +10,7 @@ from didsim import _checks
 from didsim.plotting.arguments import check_dim
 from didsim.plotting.curves import log_steps, plot_band
 from didsim.plotting.labels import fitted
-from didsim.plotting.looks import WIDTH, Look, describe, looks_of, new_figure, style
+from didsim.plotting.looks import EXACT, WIDTH, Look, describe, looks_of, new_figure, style
 
 _BELOW = 1e3  # how far below all values a logarithmic axis goes, so that a limit of 1e-30 takes no room
 
@@ -161,18 +159,17 @@ def _draw(
         return
     limit = limit.where(began)
     middle = limit.median(over) if bands else limit
-    dashes: Any = {"color": look.color, "linestyle": (0, (4, 2)), "linewidth": 0.9}
     if x in limit.dims:
-        ax.plot(limit[x], middle, **dashes)
+        ax.plot(limit[x], middle, color=look.color, **EXACT)
     else:
-        ax.axhline(float(middle), **dashes)
+        ax.axhline(float(middle), color=look.color, **EXACT)
 
 
 def _legend(figure: Figure, ax: Axes, title: str | None, has_limits: bool) -> None:
     """The legend beside the panels: a line for each label, and the dashes of exact limits."""
     handles, labels = ax.get_legend_handles_labels()
     if has_limits:
-        handles = [*handles, Line2D([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9)]
+        handles = [*handles, Line2D([], [], color="black", **EXACT)]
         labels = [*labels, "exact limit"]
     if handles:
         figure.legend(handles, labels, title=title, title_fontsize=7, loc="outside right center")

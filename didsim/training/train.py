@@ -103,10 +103,10 @@ def train(
     Returns:
         A `Run`. Each step costs one gradient of `Objective.loss` for each run; with minibatches, O(N +
         pairs). A record costs as much as its metrics. The loss costs about as much as a gradient, the reward
-        accuracy O(N log N) (for labelled pairs, see `Labelled.expect`), the fraction ordered O(N log N), and
-        every other metric O(N). With online pairs a record also computes their marginals
-        (`Labelled.chosen_marginal`). The step after a record uses the gradient of the record. Parameters and
-        optimiser states are updated in place.
+        accuracy O(N log N) or, for labelled pairs, O(N²), the fraction ordered O(N log N), and every other
+        metric O(N). With online pairs a record also computes their marginals (`Labelled.chosen_marginal`).
+        The step after a record uses the gradient of the record. Parameters and optimiser states are updated
+        in place.
 
     Raises:
         ValueError: a distribution is not normalised or has a zero that counts, shapes do not fit, `steps` is

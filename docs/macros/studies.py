@@ -9,7 +9,6 @@ import msgspec
 
 from didsim.sweeps import study
 from didsim.sweeps.makers import ROLES
-from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES
 from didsim.sweeps.settings import settings_of
 
 _TABLES = (
@@ -20,7 +19,6 @@ _TABLES = (
     ("problem.", study.LabelledData),
     ("problem.", study.OnlineData),
 )
-_SHOWN_OF_OPTAX = 4  # the optimisers and schedules that are the library's own come first
 
 
 def study_keys() -> str:
@@ -49,8 +47,6 @@ def study_names(place: str) -> str:
         )
         first = (inspect.getdoc(maker) or "").split("\n\n")[0]
         lines.append(f"| `{name}` | {shown or '–'} | {_cell(first)} |")
-        if role.registry in (OPTIMIZERS, SCHEDULES) and len(lines) > _SHOWN_OF_OPTAX:
-            break
     return "\n".join(lines)
 
 

@@ -18,7 +18,12 @@ from experiments.__main__ import EXPERIMENTS
 from experiments.shared.findings import read_findings
 
 ROOT = Path(__file__).parents[2]
-WITH_CODE = ("index", "train", "extend")
+ELSEWHERE = {"clusters", "diagnose"}  # tests/sweeps/test_clusters.py, tests/lm/test_recipes.py
+WITH_CODE = [
+    page.stem
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    if "```python" in page.read_text() and page.stem not in ELSEWHERE
+]
 
 
 @pytest.mark.parametrize("name", WITH_CODE)

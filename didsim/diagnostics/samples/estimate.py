@@ -23,7 +23,7 @@ from scipy.special import stdtrit
 from didsim import _checks
 from didsim.diagnostics.findings import Number
 
-_LEAST_EFFECTIVE = 10.0
+LEAST_EFFECTIVE = 10.0
 """Below this the weights of a few samples decide, and the interval of the jackknife cannot be trusted."""
 
 
@@ -65,7 +65,7 @@ def estimate_did_entropy(
     samples_of: str = "policy",
     lengths: Real[ArrayLike, " samples"] | list[Any] | None = None,
     prompts: Int[ArrayLike, " samples"] | list[Any] | None = None,
-    least_effective: float = _LEAST_EFFECTIVE,
+    least_effective: float = LEAST_EFFECTIVE,
 ) -> DidEntropyEstimate:
     """The entropy of the DID of an update, from samples of the policy or of the reference.
 

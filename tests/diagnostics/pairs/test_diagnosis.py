@@ -1,5 +1,6 @@
 """Tables whose diagnosis is known, and numbers against brute force."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from didsim.diagnostics import pairs as package
 from didsim.diagnostics.findings import Finding, Grade
 from didsim.diagnostics.pairs.diagnosis import PairsDiagnosis, diagnose_pairs
+from didsim.diagnostics.pairs.findings import NAMES
 from tests.diagnostics.table_cases import columns_of, write
 
 BETA = 0.1
@@ -300,3 +303,11 @@ def test_a_diagnosis_takes_no_memory_of_an_accelerator(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True
     )
     assert done.stdout == "False\n"
+
+
+def test_every_finding_of_pairs_is_a_reason_that_can_be_named() -> None:
+    (folder,) = package.__path__
+    written = {
+        name for file in Path(folder).glob("*.py") for name in re.findall(r'\bname="(\w+)"', file.read_text())
+    }
+    assert written == set(NAMES)
