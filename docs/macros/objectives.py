@@ -10,7 +10,6 @@ from typing import Any
 
 from didsim.objectives import OBJECTIVES
 from docs.macros.files import ROOT
-from docs.macros.trainers import IN_TRL
 from experiments.shared import summary
 
 _ZOO = ROOT / "figures" / "objective_zoo.json"
@@ -55,7 +54,7 @@ def _row(name: str, found: dict[str, Any] | None, facts: dict[str, Any]) -> str:
     cells = (
         f"[`{name}({parameters})`][{maker.__module__}.{name}]",
         _formula(text),
-        IN_TRL.get(name, "–"),
+        _in_trl(text),
         _convex(facts),
         distance,
         _end(facts["never_rejected"]),
@@ -91,6 +90,12 @@ def _formula(text: str) -> str:
     lines = [re.sub(r"\s+", " ", line.strip()) for line in block[0].strip().splitlines()]
     # A bar would end the cell.
     return "<br>".join(f"<code>{escape(line).replace('|', '&#124;')}</code>" for line in lines)
+
+
+def _in_trl(text: str) -> str:
+    """How TRL calls the loss, as a docstring says."""
+    found = re.search(r"In TRL: (.+?)\.(?=\n\n|\Z)", text, flags=re.DOTALL)
+    return " ".join(found[1].split()) if found else "–"
 
 
 def _sources(text: str) -> str:
