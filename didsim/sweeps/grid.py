@@ -29,9 +29,10 @@ from didsim.sweeps.axes import (
     put,
     values_of,
 )
+from didsim.sweeps.completing import complete, metrics_of
 from didsim.sweeps.memory import bytes_of
 from didsim.sweeps.optimizers import compiled_in
-from didsim.sweeps.study import Seed, Study, complete, metrics_of
+from didsim.sweeps.study import Seed, Study
 from didsim.sweeps.tables import leaves, real_numbers, with_values, without_numbers
 from didsim.training.metrics import METRICS
 from didsim.training.progress import tracked
