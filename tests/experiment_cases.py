@@ -14,6 +14,7 @@ FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
 MORE = {
     "did_entropy": ["--set", "instances=32"],
     "estimator_study": ["--set", "repeats=3", "--set", "samples=[8,64]"],
+    "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
     "objective_zoo": FEW,
     "objective_maps": FEW,
 }
