@@ -4,16 +4,24 @@ BIN := .venv/bin
 SHELL := bash
 PYTEST := $(BIN)/pytest --numprocesses=2
 
-.PHONY: figures test lint suite core wheel notebooks bench clean
+.PHONY: figures test lint suite core wheel docs notebooks bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
+	touch $@
+
+# What tests of `didsim.lm` need; they are skipped without it. pip has a build for the CPU alone of this version.
+.venv/lm: .venv/installed
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/uv pip install --quiet --python $(BIN)/python trl --editable '.[lm]'
 	touch $@
 
 figures: .venv/installed
 	$(BIN)/python -m experiments all
-	$(BIN)/python -m experiments.shared.readme
+	$(BIN)/python -m experiments.shared.zeros
+	$(BIN)/didsim check --instances 10000 --quiet --out figures/checks.json > /dev/null
 	rm -rf figures/rejected_distributions.zarr
 	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr
 	$(BIN)/didsim plot figures/rejected_distributions.zarr --hue beta --col rejected \
@@ -30,8 +38,9 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 # Compiles without XLA's optimiser (conftest.py), which is four times as fast. All that the other lanes leave.
+# Files are handed out in the order of conftest.py.
 suite: .venv/installed
-	$(PYTEST) --dist=loadfile -m "not wheel and not core"
+	$(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not wheel and not core"
 
 # The program that users compile: XLA's optimiser, and nothing from a cache.
 core: .venv/installed
@@ -41,12 +50,16 @@ core: .venv/installed
 wheel: .venv/installed
 	$(PYTEST) --dist=loadgroup -m wheel
 
+# site/index.html, which opens without a server. Warnings and broken links are errors.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 notebooks: .venv/installed
 	$(BIN)/jupyter lab notebooks
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.page
 
 clean:
 	rm -rf .venv

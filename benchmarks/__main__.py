@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import tables
+from benchmarks.diagnosing import diagnoses
 from benchmarks.figure import plot
 from benchmarks.first_result import first_result
 from benchmarks.machine import this_machine
@@ -62,6 +63,10 @@ def _measure(plan: Plan, console: Console) -> Results:
         weighed = peaks(plan.peaks)
     console.print(tables.peaks_table(weighed))
 
+    with console.status("Diagnoses"):
+        diagnosed = diagnoses(plan.diagnoses)
+    console.print(tables.diagnoses_table(diagnosed))
+
     with console.status("Minimisers"):
         solved = solves(plan.solves)
     console.print(tables.solves_table(solved))
@@ -95,7 +100,7 @@ def _measure(plan: Plan, console: Console) -> Results:
         recordings = [recording(*case, budget=plan.budget) for case in plan.recordings]
     console.print(tables.recordings_table(recordings))
 
-    held = targets(timed, slopes[0], wrong, weighed, cells, solved)
+    held = targets(timed, slopes[0], wrong, weighed, cells, solved, diagnosed)
     console.print(tables.targets_table(held))
     return Results(
         machine=machine,
@@ -110,6 +115,7 @@ def _measure(plan: Plan, console: Console) -> Results:
         double=double,
         recordings=recordings,
         solves=solved,
+        diagnoses=diagnosed,
         first_result=first,
         targets=held,
     )

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
-
 from benchmarks.processes import in_fresh_process
 
 ARRAYS = "arrays"
@@ -47,6 +45,8 @@ def peak_of_this_process() -> float:
 
 
 def _main(method: str, size: int, dtype: str) -> None:
+    import jax
+
     jax.config.update("jax_enable_x64", True)
     from benchmarks.losses import LOSSES, evaluation, make_instance
 

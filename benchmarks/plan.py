@@ -19,6 +19,7 @@ class Plan:
         double: (N, runs) of a batch in float64.
         recordings: (N, runs) of batches that record metrics.
         solves: (problem, objective, N, dtype) of the minimisers that are timed.
+        diagnoses: ("log" or "pairs", rows) of the diagnoses that are timed.
         processes: how many fresh processes the time to a first result is the median of.
     """
 
@@ -33,6 +34,7 @@ class Plan:
     double: tuple[int, int]
     recordings: tuple[tuple[int, int], ...]
     solves: tuple[tuple[str, str, int, str], ...]
+    diagnoses: tuple[tuple[str, int], ...]
     processes: int
 
 
@@ -78,6 +80,7 @@ FULL = Plan(
         ),
         ("pairs", "dpo", 5000, "float64"),
     ),
+    diagnoses=(("log", 10**5), ("pairs", 10**6), ("pairs", 10**7)),
     processes=3,
 )
 
@@ -93,5 +96,6 @@ QUICK = Plan(
     double=(20, 1),
     recordings=((20, 4),),
     solves=(("contrastive", "cdpo", 20, "float64"),),
+    diagnoses=(("log", 100), ("pairs", 400)),
     processes=1,
 )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.diagnosing import Diagnosing
 from benchmarks.first_result import FirstResult
 from benchmarks.machine import Machine
 from benchmarks.memory import Peak
@@ -61,6 +62,7 @@ class Results:
         double: one cell in float64.
         recordings: what recording adds.
         solves: times of minimisers.
+        diagnoses: times and memory of diagnoses.
         first_result: time to a first result.
         targets: bounds and what was measured.
     """
@@ -77,6 +79,7 @@ class Results:
     double: Cell
     recordings: list[Recording]
     solves: list[Solve]
+    diagnoses: list[Diagnosing]
     first_result: FirstResult
     targets: list[Target]
 
@@ -88,6 +91,7 @@ def targets(
     peaks: Sequence[Peak],
     cells: Sequence[Cell],
     solves: Sequence[Solve],
+    diagnoses: Sequence[Diagnosing],
 ) -> list[Target]:
     """The targets, with what was measured of each."""
     of_size = {one.size: one for one in evaluations}
@@ -119,7 +123,18 @@ def targets(
         gradient = max((one.gradient for one in chosen), default=None)
         found.append(Target(f"{name}: error of the loss", 1e-12, True, value))
         found.append(Target(f"{name}: error of the gradient", 1e-10, True, gradient))
-    return found + _of_solves(solves)
+    return found + _of_solves(solves) + _of_diagnoses(diagnoses)
+
+
+def _of_diagnoses(diagnoses: Sequence[Diagnosing]) -> list[Target]:
+    """The targets of diagnoses, with the import of the library."""
+    of_case = {(one.kind, one.rows): one for one in diagnoses}
+    log, pairs = of_case.get(("log", 10**5)), of_case.get(("pairs", 10**7))
+    return [
+        Target("diagnosis of a log of 10⁵ lines", 2, True, log.seconds if log else None, " s"),
+        Target("diagnosis of 10⁷ pairs, 1,000 resamples", 60, True, pairs.seconds if pairs else None, " s"),
+        Target("the same, peak memory", 4, True, pairs.mib / 1024 if pairs else None, " GiB"),
+    ]
 
 
 def _of_solves(solves: Sequence[Solve]) -> list[Target]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from benchmarks.diagnosing import Diagnosing
 from benchmarks.first_result import FirstResult
 from benchmarks.machine import Machine
 from benchmarks.memory import Peak
@@ -131,6 +132,20 @@ def solves_table(solves: Sequence[Solve]) -> Table:
     return table
 
 
+def diagnoses_table(diagnoses: Sequence[Diagnosing]) -> Table:
+    """Times and memory of diagnoses."""
+    table = _table("Diagnoses, import included", "of", "rows", "file", "time", "peak")
+    for one in diagnoses:
+        table.add_row(
+            one.kind,
+            f"{one.rows:,}",
+            f"{one.mib_of_file:,.1f} MiB",
+            time_text(one.seconds),
+            f"{one.mib:,.0f} MiB",
+        )
+    return table
+
+
 def first_result_table(result: FirstResult) -> Table:
     """Time to a first result."""
     table = _table("Time to a first result, in a fresh process", "", "time")
@@ -162,7 +177,7 @@ def time_text(seconds: float) -> str:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    text = {"", "method", "dtype", "problem", "objective"}
+    text = {"", "method", "dtype", "problem", "objective", "of"}
     for column in columns:
         table.add_column(column, justify="left" if column in text else "right", no_wrap=True)
     return table

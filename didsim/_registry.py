@@ -28,11 +28,12 @@ class Registry(MutableMapping[str, Entry]):
     Raises:
         UnknownNameError: no registry has the name. It is a `ValueError` and a `KeyError`.
 
-    >>> fruit = Registry("fruit", {"pear": 1})
-    >>> food = Registry("food", {"bread": 2}, fruit)
-    >>> fruit["plum"] = 3
-    >>> list(food), food["plum"]
-    (['pear', 'plum', 'bread'], 3)
+    Examples:
+        >>> fruit = Registry("fruit", {"pear": 1})
+        >>> food = Registry("food", {"bread": 2}, fruit)
+        >>> fruit["plum"] = 3
+        >>> list(food), food["plum"]
+        (['pear', 'plum', 'bread'], 3)
     """
 
     def __init__(self, kind: str, entries: Mapping[str, Entry], *others: "Registry[Entry]"):

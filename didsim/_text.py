@@ -8,8 +8,9 @@ def visible(text: object) -> str:
 
     A terminal then shows them instead of obeying them. Line ends stay.
 
-    >>> print(visible("\x1b[31mred"))
-    \x1b[31mred
+    Examples:
+        >>> print(visible("\x1b[31mred"))
+        \x1b[31mred
     """
     return "".join(
         one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()

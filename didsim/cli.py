@@ -182,7 +182,9 @@ def show(store: StorePath) -> None:
 
 @app.command()
 def plot(
-    store: StorePath,
+    store: Annotated[
+        Path, typer.Argument(help="Folder with the results of a study, or a NetCDF file of labelled data.")
+    ],
     y: Annotated[str, typer.Option(help="Metric on the vertical axis.")] = "js_to_target",
     x: Annotated[str, typer.Option(help="Dimension of the horizontal axis.")] = "step",
     hue: Annotated[str | None, typer.Option(help="Dimension with a colour for each value.")] = None,
@@ -194,17 +196,29 @@ def plot(
         list[str] | None,
         typer.Option(help="Plot one value only: dimension=value. May be given again."),
     ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Logarithmic vertical axis.")] = False,
+    log_x: Annotated[bool, typer.Option("--log-x", help="Logarithmic horizontal axis.")] = False,
     out: Annotated[Path | None, typer.Option(help="File; by default STORE-METRIC.png, here.")] = None,
 ) -> None:
-    """Plot a metric of a study, a line for the median and a band for the central 95% over the seeds."""
+    """Plot a metric of a study, a line for the median and a band for the central 95% over the seeds.
+
+    Exact limits are dashed, if the study has them.
+    """
     from didsim import plotting
-    from didsim.sweeps.results import open_results, select_values
+    from didsim.sweeps.results import open_netcdf, open_results, select_values
 
     out = Path(f"{store.stem}-{y}.png") if out is None else out
     out = out if out.suffix else out.with_name(f"{out.name}.png")
     _output(out)
-    dataset = select_values(open_results(store), select or ())
-    figure = plotting.plot_study(dataset, y, x=x, hue=hue, col=col, over=over)
+    dataset = open_netcdf(store) if store.is_file() else open_results(store)
+    try:
+        chosen = select_values(dataset, select or ())
+        figure = plotting.plot_study(chosen, y, x=x, hue=hue, col=col, over=over, log=log, log_x=log_x)
+    except ValueError as error:
+        if "experiment" not in dataset.attrs:
+            raise
+        command = dataset.attrs["command"]
+        raise ValueError(f"{error}. The picture that belongs to {store} is drawn by: {command}") from None
     with written_whole(out) as (draft,), plotting.style():
         figure.savefig(draft)
     say(f"Written to {out}")
@@ -280,13 +294,15 @@ def diagnose(
         diagnosis = diagnose_files(
             files or (), pairs, ref_samples, policy_samples, beta, loss_type, mapping, drop_bad
         )
+    if out is not None:
+        from didsim.diagnostics.report.files import write_report
+
+        # Before anything is printed: a reader such as `head` may close the pipe.
+        write_report(diagnosis, out)
     say(on_terminal(diagnosis))
     if truth is not None:
         say(beside_truth(diagnosis, truth.known))
     if out is not None:
-        from didsim.diagnostics.report.files import write_report
-
-        write_report(diagnosis, out)
         say(f"Written to {out / 'report.html'}")
 
 

@@ -62,8 +62,9 @@ def zipf(size: int, exponent: Real[ArrayLike, ""], key: Key[Array, "*batch"] | N
     Raises:
         ValueError: `size` is below 1 or more than memory can hold, or `exponent` is not finite.
 
-    >>> jnp.exp(zipf(3, 1.0)).tolist()
-    [0.5455, 0.2727, 0.1818]
+    Examples:
+        >>> jnp.exp(zipf(3, 1.0)).tolist()
+        [0.5455, 0.2727, 0.1818]
     """
     size = fitting_int("size", size, _BYTES)
     exponent = _checks.single("exponent", _checks.number("exponent", exponent))
@@ -108,8 +109,9 @@ def temper(p: LogProbsLike, exponent: Real[ArrayLike, "*#batch"]) -> LogProbs:
     Raises:
         ValueError: `p` is not normalised or has a zero, or `exponent` is not finite.
 
-    >>> jnp.exp(temper(jnp.log(jnp.array([0.25, 0.75])), 2.0)).tolist()
-    [0.1, 0.9]
+    Examples:
+        >>> jnp.exp(temper(jnp.log(jnp.array([0.25, 0.75])), 2.0)).tolist()
+        [0.1, 0.9]
     """
     p = _checks.distribution("p", p, full_support=True)
     exponent = _checks.number("exponent", exponent, beside=p)
@@ -123,9 +125,10 @@ def mixture(p: LogProbsLike, q: LogProbsLike, weight: Real[ArrayLike, "*#batch"]
     Raises:
         ValueError: `p` or `q` is not normalised, their shapes do not fit, or `weight` is not in [0, 1].
 
-    >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.1, 0.9]))
-    >>> jnp.exp(mixture(p, q, 0.25)).tolist()
-    [0.2, 0.8]
+    Examples:
+        >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.1, 0.9]))
+        >>> jnp.exp(mixture(p, q, 0.25)).tolist()
+        [0.2, 0.8]
     """
     p, q = _checks.distribution("p", p), _checks.distribution("q", q)
     _checks.same_sequences(p=p, q=q)
@@ -161,9 +164,10 @@ def best_of_n(
     Raises:
         ValueError: `p` is not normalised or has a zero, `score` is not finite, or `n` is below 1.
 
-    >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
-    >>> jnp.exp(best_of_n(p, jnp.array([0.0, 1.0, 2.0]), 2)).tolist()
-    [0.25, 0.39, 0.36]
+    Examples:
+        >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+        >>> jnp.exp(best_of_n(p, jnp.array([0.0, 1.0, 2.0]), 2)).tolist()
+        [0.25, 0.39, 0.36]
     """
     p = _checks.distribution("p", p, full_support=True)
     score = _checks.finite("score", score)
@@ -179,9 +183,10 @@ def worst_of_n(
 
     This is `best_of_n` with negated scores.
 
-    >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
-    >>> jnp.exp(worst_of_n(p, jnp.array([0.0, 1.0, 2.0]), 2)).tolist()
-    [0.75, 0.21, 0.04]
+    Examples:
+        >>> p = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+        >>> jnp.exp(worst_of_n(p, jnp.array([0.0, 1.0, 2.0]), 2)).tolist()
+        [0.75, 0.21, 0.04]
     """
     return best_of_n(p, -_checks.finite("score", score), n)
 

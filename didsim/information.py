@@ -28,8 +28,9 @@ def expectation(
 ) -> Float[Array, "*batch"]:
     """The expectation `Σ_y π(y) f(y)`. A term with `π(y) = 0` is zero, even if `f(y)` is infinite.
 
-    >>> float(expectation(jnp.log(jnp.array([0.25, 0.75])), jnp.array([4.0, 8.0])))
-    7.0
+    Examples:
+        >>> float(expectation(jnp.log(jnp.array([0.25, 0.75])), jnp.array([4.0, 8.0])))
+        7.0
     """
     log_probs = _checks.distribution("log_probs", log_probs)
     values = _checks.float_array("values", values)
@@ -48,8 +49,9 @@ def _expectation(
 def entropy(p: LogProbsLike) -> Float[Array, "*batch"]:
     """Shannon entropy `H(p) = −Σ_y p(y) log p(y)`, from 0 to `log N` nats.
 
-    >>> round(float(entropy(jnp.log(jnp.full(8, 1 / 8)))), 4)  # log 8
-    2.0794
+    Examples:
+        >>> round(float(entropy(jnp.log(jnp.full(8, 1 / 8)))), 4)  # log 8
+        2.0794
     """
     p = _checks.distribution("p", p)
     return -_expectation(p, p)
@@ -63,9 +65,10 @@ def kl(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     enters only to second order. So even a divergence far below machine epsilon has correct leading digits.
     The result is infinite if `q(y) = 0 < p(y)` for some `y`.
 
-    >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-    >>> round(float(kl(p, q)), 6)
-    0.143841
+    Examples:
+        >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> round(float(kl(p, q)), 6)
+        0.143841
     """
     p, q = _checks.distribution("p", p), _checks.distribution("q", q)
     _checks.same_sequences(p=p, q=q)
@@ -93,9 +96,10 @@ def js(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     `JS(p, q) = KL(p ‖ m)/2 + KL(q ‖ m)/2` with `m = (p + q)/2`. It is symmetric in its arguments. Like `kl`,
     it is accurate for distributions that nearly agree.
 
-    >>> p, q = jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.0, 1.0]))
-    >>> round(float(js(p, q)), 6)  # log 2
-    0.693147
+    Examples:
+        >>> p, q = jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.0, 1.0]))
+        >>> round(float(js(p, q)), 6)  # log 2
+        0.693147
     """
     p, q = _checks.distribution("p", p), _checks.distribution("q", q)
     _checks.same_sequences(p=p, q=q)
@@ -117,9 +121,10 @@ def _log_over_mean(difference: Float[Array, "*shape"]) -> Float[Array, "*shape"]
 def total_variation(p: LogProbsLike, q: LogProbsLike) -> Float[Array, "*batch"]:
     """Total variation distance `Σ_y |p(y) − q(y)| / 2`, from 0 to 1.
 
-    >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-    >>> round(float(total_variation(p, q)), 6)
-    0.25
+    Examples:
+        >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> round(float(total_variation(p, q)), 6)
+        0.25
     """
     p, q = _checks.distribution("p", p), _checks.distribution("q", q)
     _checks.same_sequences(p=p, q=q)
@@ -141,9 +146,10 @@ def did(policy: LogProbsLike, reference: LogProbsLike) -> LogProbs:
     Raises:
         ValueError: an argument is not normalised, or gives some sequence probability zero.
 
-    >>> reference = jnp.log(jnp.array([0.5, 0.3, 0.2]))
-    >>> bool(jnp.allclose(did(reference, reference), -jnp.log(3)))  # no update: uniform
-    True
+    Examples:
+        >>> reference = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+        >>> bool(jnp.allclose(did(reference, reference), -jnp.log(3)))  # no update: uniform
+        True
     """
     policy = _checks.distribution("policy", policy, full_support=True)
     reference = _checks.distribution("reference", reference, full_support=True)
@@ -157,9 +163,10 @@ def did_entropy(policy: LogProbsLike, reference: LogProbsLike) -> Float[Array, "
     It has its maximum `log N` if and only if nothing was learned (`policy = reference`). It raises
     `ValueError` in the same cases as `did`.
 
-    >>> reference = jnp.log(jnp.array([0.5, 0.5]))
-    >>> round(float(did_entropy(reference, reference)), 6)  # log 2
-    0.693147
+    Examples:
+        >>> reference = jnp.log(jnp.array([0.5, 0.5]))
+        >>> round(float(did_entropy(reference, reference)), 6)  # log 2
+        0.693147
     """
     return entropy(did(policy, reference))
 
@@ -177,9 +184,10 @@ def bayes_update(reference: LogProbsLike, log_q: Float[ArrayLike, "*#batch seque
         ValueError: `reference` is not normalised, `log_q` has a NaN or `+inf`, or no sequence remains that
             both `reference` and `log_q` allow.
 
-    >>> update = bayes_update(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.9, 0.3])))
-    >>> jnp.exp(update).tolist()
-    [0.75, 0.25]
+    Examples:
+        >>> update = bayes_update(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.9, 0.3])))
+        >>> jnp.exp(update).tolist()
+        [0.75, 0.25]
     """
     reference = _checks.distribution("reference", reference)
     log_q = _checks.float_array("log_q", log_q)
@@ -211,9 +219,10 @@ def geodesic(
     Raises:
         ValueError: `reference` is not normalised, or `log_q` or `s` is not finite.
 
-    >>> reference = jnp.log(jnp.array([0.5, 0.5]))
-    >>> jnp.exp(geodesic(reference, jnp.log(jnp.array([0.2, 0.8])), 0.5)).tolist()
-    [0.3333, 0.6667]
+    Examples:
+        >>> reference = jnp.log(jnp.array([0.5, 0.5]))
+        >>> jnp.exp(geodesic(reference, jnp.log(jnp.array([0.2, 0.8])), 0.5)).tolist()
+        [0.3333, 0.6667]
     """
     reference = _checks.distribution("reference", reference)
     log_q = _checks.finite("log_q", log_q)

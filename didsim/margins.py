@@ -24,9 +24,10 @@ def log_margin(p: LogProbsLike, i: Any, j: Any) -> Float[Array, "..."]:
     Raises:
         ValueError: `p` is not normalised, or an index is out of range.
 
-    >>> p = jnp.log(jnp.array([0.2, 0.8]))
-    >>> round(float(log_margin(p, 1, 0)), 4)  # log 4
-    1.3863
+    Examples:
+        >>> p = jnp.log(jnp.array([0.2, 0.8]))
+        >>> round(float(log_margin(p, 1, 0)), 4)  # log 4
+        1.3863
     """
     p = _checks.distribution("p", p)
     first, second = _checks.indices("i", i, p.shape[-1]), _checks.indices("j", j, p.shape[-1])
@@ -90,14 +91,15 @@ def check_order(
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or `atol < 0`.
 
-    >>> reference = jnp.log(jnp.array([0.5, 0.3, 0.2]))
-    >>> report = check_order(
-    ...     target=jnp.log(jnp.array([0.2, 0.3, 0.5])),
-    ...     reference=reference,
-    ...     rejected=jnp.log(jnp.array([0.6, 0.3, 0.1])),
-    ... )
-    >>> bool(report.ordered), float(report.fraction)
-    (True, 1.0)
+    Examples:
+        >>> reference = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+        >>> report = check_order(
+        ...     target=jnp.log(jnp.array([0.2, 0.3, 0.5])),
+        ...     reference=reference,
+        ...     rejected=jnp.log(jnp.array([0.6, 0.3, 0.1])),
+        ... )
+        >>> bool(report.ordered), float(report.fraction)
+        (True, 1.0)
     """
     target, reference, rejected = _three(target, reference, rejected)
     chosen = reference if chosen is None else _checks.distribution("chosen", chosen)
@@ -204,11 +206,12 @@ def fit_power_law(target: LogProbsLike, reference: LogProbsLike, rejected: LogPr
     Raises:
         ValueError: an argument is not normalised or has a zero, or shapes do not fit.
 
-    >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
-    >>> rejected = reference + 0.5 * (reference - target)
-    >>> law = fit_power_law(target, reference, rejected - jnp.log(jnp.sum(jnp.exp(rejected))))
-    >>> round(float(law.exponent), 4), bool(law.holds)
-    (0.5, True)
+    Examples:
+        >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
+        >>> rejected = reference + 0.5 * (reference - target)
+        >>> law = fit_power_law(target, reference, rejected - jnp.log(jnp.sum(jnp.exp(rejected))))
+        >>> round(float(law.exponent), 4), bool(law.holds)
+        (0.5, True)
     """
     target, reference, rejected = _three(target, reference, rejected)
     up, down = target - reference, reference - rejected

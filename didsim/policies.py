@@ -70,9 +70,10 @@ class EnergyBased(Policy):
     Raises:
         ValueError: `logits` are not finite.
 
-    >>> policy = EnergyBased(jnp.array([0.0, 1.0]))
-    >>> jnp.exp(policy.log_probs()).tolist()
-    [0.2689, 0.7311]
+    Examples:
+        >>> policy = EnergyBased(jnp.array([0.0, 1.0]))
+        >>> jnp.exp(policy.log_probs()).tolist()
+        [0.2689, 0.7311]
     """
 
     has_linear_logits: ClassVar[bool] = True
@@ -108,10 +109,11 @@ class Autoregressive(Policy):
         ValueError: `logits` are not finite, or their last two axes are not `(number of rows,
             space.vocab_size)`, or `context` is negative or not an integer.
 
-    >>> space = SequenceSpace(vocab_size=2, max_length=2)
-    >>> policy = Autoregressive(jnp.zeros((space.num_prefixes, 2)), space)
-    >>> jnp.exp(policy.log_probs()).tolist()
-    [0.25, 0.25, 0.25, 0.25]
+    Examples:
+        >>> space = SequenceSpace(vocab_size=2, max_length=2)
+        >>> policy = Autoregressive(jnp.zeros((space.num_prefixes, 2)), space)
+        >>> jnp.exp(policy.log_probs()).tolist()
+        [0.25, 0.25, 0.25, 0.25]
     """
 
     logits: Float[Array, "*batch rows vocab"]
@@ -195,9 +197,10 @@ class LogLinear(Policy):
     Raises:
         ValueError: an argument is not finite, or their numbers of features differ.
 
-    >>> policy = LogLinear(features=jnp.array([[0.0], [1.0], [2.0]]), weights=jnp.array([0.5]))
-    >>> jnp.exp(policy.log_probs()).tolist()
-    [0.1863, 0.3072, 0.5065]
+    Examples:
+        >>> policy = LogLinear(features=jnp.array([[0.0], [1.0], [2.0]]), weights=jnp.array([0.5]))
+        >>> jnp.exp(policy.log_probs()).tolist()
+        [0.1863, 0.3072, 0.5065]
     """
 
     has_linear_logits: ClassVar[bool] = True

@@ -40,13 +40,14 @@ class SequenceSpace:
         ValueError: `vocab_size` or `max_length` is not a positive integer, `eos` is not a boolean, or there
             are more than `SequenceSpace.max_size` sequences (about 17 million).
 
-    >>> space = SequenceSpace(vocab_size=3, max_length=2, eos=True)
-    >>> space.size
-    7
-    >>> [space.decode(i) for i in range(space.size)]
-    [(2,), (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-    >>> space.index((1, 2))
-    6
+    Examples:
+        >>> space = SequenceSpace(vocab_size=3, max_length=2, eos=True)
+        >>> space.size
+        7
+        >>> [space.decode(i) for i in range(space.size)]
+        [(2,), (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+        >>> space.index((1, 2))
+        6
     """
 
     vocab_size: int

@@ -9,9 +9,10 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,9 @@ import experiments
 from didsim._command_line import SETTINGS, Command, Debug, say
 from didsim._files import local_path
 from didsim._imports import import_files
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def find() -> list[str]:
@@ -55,13 +59,17 @@ def main(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Run an experiment and write its data (NetCDF) and its picture (PNG and PDF)."""
+    """Run an experiment and write its data (NetCDF), its picture (PNG and PDF) and what the picture shows.
+
+    The last goes into findings.json, which has an entry for each experiment.
+    """
     if name != "all" and name not in EXPERIMENTS:
         raise typer.BadParameter(f"unknown experiment {name!r}; there are all, {', '.join(EXPERIMENTS)}")
     import jax
 
+    from experiments.shared import results
     from experiments.shared.configs import override
-    from experiments.shared.results import label, save
+    from experiments.shared.findings import Finding, read_findings, write_finding
 
     # A limit that is nearly deterministic depends on the gradients of sequences of tiny probability.
     jax.config.update("jax_enable_x64", True)
@@ -75,6 +83,10 @@ def main(
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
+        # A damaged file is told before any work, whose finding would have no place to go.
+        read_findings(out)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     except OSError as error:
         raise typer.BadParameter(f"--out must be a folder that can be written to: {error}") from None
     options = [word for path in imports or () for word in ("--import", str(path))]
@@ -83,12 +95,29 @@ def main(
         began = time.perf_counter()
         command = f"python -m experiments {shlex.join([one, *options])}"
         try:
-            dataset = label(module.run(configs[one], progress=not quiet), one, configs[one], command)
+            dataset = results.label(module.run(configs[one], progress=not quiet), one, configs[one], command)
         except FloatingPointError as error:
             raise FloatingPointError(f"{one}: {error}") from error
-        paths = save(dataset, module.plot(dataset), one, out)
+        figures = {one: module.plot(dataset), **_further(module, "more_plots", dataset)}
+        paths = results.save(dataset, figures, _further(module, "tables", dataset), one, out)
+        seconds = time.perf_counter() - began
+        finding = Finding(
+            title=(module.__doc__ or one).splitlines()[0],
+            finding=module.finding(dataset),
+            command=command,
+            seconds=round(seconds),
+            pictures=tuple(f"{name}.png" for name in figures),
+            facts=results.facts(configs[one]),
+        )
+        write_finding(out, one, finding)
         written = ", ".join(str(path) for path in paths)
-        say(f"{one}: {written} in {time.perf_counter() - began:.0f} s")
+        say(f"{one}: {written} in {seconds:.0f} s")
+
+
+def _further(module: ModuleType, name: str, dataset: "xr.Dataset") -> dict[str, Any]:
+    """What an experiment makes beside its picture, by the names of files; nothing without such a function."""
+    make: Callable[[xr.Dataset], dict[str, Any]] | None = getattr(module, name, None)
+    return {} if make is None else make(dataset)
 
 
 if __name__ == "__main__":

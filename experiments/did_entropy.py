@@ -9,15 +9,24 @@ import msgspec
 import numpy as np
 import xarray as xr
 from jaxtyping import Array
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.progress import track
 from scipy.stats import binomtest
 
 import didsim
 from didsim import plotting
 from experiments.shared.configs import SpaceConfig
+from experiments.shared.wording import number, share
 
 Pair = tuple[Array, Array]
+RIGHT = {
+    "entropy": ("o", "claim: entropy"),
+    "displacement": ("s", "claim: displacement"),
+    "criterion": ("^", "slope at the start"),
+}
+"""The statements whose signs are counted, with the marker and the words for them in the picture."""
 
 
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,8 +101,8 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     space = config.make_space()
     measured: list[dict[str, Array]] = []
     families = track(RANDOM_UPDATES.values(), "did_entropy", disable=not progress)
-    for number, family in enumerate(families):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number), config.instances)
+    for place, family in enumerate(families):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), place), config.instances)
         measured.append(jax.jit(jax.vmap(lambda key, make=family: _measure(*make(key, space))))(keys))
     variables = {
         "did_entropy": "DID entropy",
@@ -164,40 +173,79 @@ def _shares(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
+def finding(dataset: xr.Dataset) -> str:
+    """How often the claim, in both its parts, and the slope predict the right sign."""
+    shares = dataset["share"]
+    families = dataset.sizes["family"]
+
+    def range_of(statement: str) -> str:
+        ends = shares.sel(statement=statement).sortby(shares.sel(statement=statement))
+        (low, high), (first, last) = ends.values[[0, -1]], ends["family"].values[[0, -1]]
+        return f"from {share(low)} (`{first}`) to {share(high)} (`{last}`) by family"
+
+    mean = {statement: share(float(shares.sel(statement=statement).mean())) for statement in RIGHT}
+    below = int((shares.sel(statement="displacement") < 0.5).sum())
+    median = shares.attrs["did_entropy_median"]
+    low, high = (
+        number(float(dataset["displacement"].where(side).median()))
+        for side in (dataset["did_entropy"] <= median, dataset["did_entropy"] > median)
+    )
+    updates = f"{families * dataset.sizes['instance']:,} random updates"
+    return (
+        f"The claim that low DID entropy reinforces a policy and high DID entropy smooths it gives the right "
+        f"sign of the entropy change in {mean['entropy']} of {updates}, {range_of('entropy')}; low and high "
+        f"are split at the median, {number(median)} nats. For displacement it is right in "
+        f"{mean['displacement']}, and in {below} of {families} families in less than half: the median "
+        f"displacement is {low} nats at low DID entropy and {high} at high. The slope of the entropy at the "
+        f"start has the sign of the whole change in {mean['criterion']}."
+    )
+
+
 def plot(dataset: xr.Dataset) -> Figure:
     """Two scatters over all instances, and the shares by family."""
     with plotting.style():
-        figure, (change, displacement, shares) = plotting.new_figure(1, 3, height=2.6, width_ratios=(1, 1, 1))
-        median = dataset["share"].attrs["did_entropy_median"]
+        figure, (change, displacement, shares) = plotting.new_figure(
+            1, 3, height=3.1, width_ratios=(1, 1, 1.15)
+        )
         for ax, name, title in (
             (change, "entropy_change", "(a) entropy"),
             (displacement, "displacement", "(b) displacement"),
         ):
             plotting.plot_families(ax, dataset, "did_entropy", name, "family")
-            ax.axvline(median, color="black", linewidth=0.8, linestyle=":")
+            ax.axvline(
+                dataset["share"].attrs["did_entropy_median"], color="black", linewidth=1, linestyle=":"
+            )
             ax.set_title(title)
         change.axhline(0, color="black", linewidth=0.8)
         displacement.set_yscale("symlog", linthresh=0.01)
         displacement.set_ylim(top=0)
-        for shift, statement, marker, text in (
-            (-0.25, "entropy", "o", "claim: entropy"),
-            (0.0, "displacement", "s", "claim: displacement"),
-            (0.25, "criterion", "^", "slope at the start"),
-        ):
+        for shift, (statement, (marker, text)) in zip((-0.27, 0.0, 0.27), RIGHT.items(), strict=True):
             one = dataset.sel(statement=statement)
-            plotting.plot_shares(
-                shares,
-                one["share"],
-                one["share_low"],
-                one["share_high"],
-                "family",
-                marker=marker,
-                shift=shift,
-                label=text,
-            )
-        shares.axvline(0.5, ymax=0.72, color="black", linewidth=0.8, linestyle=":")
+            ends = one["share"], one["share_low"], one["share_high"]
+            plotting.plot_shares(shares, *ends, "family", marker=marker, shift=shift, label=text)
+        shares.axvline(0.5, color="0.6", linewidth=0.8, zorder=0)
         shares.set_title("(c) right signs")
-        shares.set_xlabel("Share (95% interval)")
-        shares.set_ylim(-0.6, dataset.sizes["family"] + 1.6)
-        shares.legend(loc="upper left", handletextpad=0.2)
+        plotting.label_axes(shares, x="Share of updates")
+        _legend(figure, dataset["family"].values, shares)
     return figure
+
+
+def _legend(figure: Figure, families: np.ndarray, shares: Axes) -> None:
+    """The legend of all three panels, below them."""
+    dots = [
+        Line2D([], [], linestyle="", marker=".", color=look.color, label=str(name))
+        for name, look in plotting.looks_of(families).items()
+    ]
+    lines = [
+        Line2D([], [], color="black", linewidth=1, linestyle=":", label="median: low left, high right"),
+        Line2D([], [], color="0.6", linewidth=0.8, label="one half"),
+        Line2D([], [], color="black", linewidth=1, label="95% interval"),
+    ]
+    # Matplotlib fills columns from top to bottom: a column of three entries each.
+    figure.legend(
+        handles=[*dots, *shares.get_legend_handles_labels()[0], *lines],
+        loc="outside lower center",
+        ncols=4,
+        handletextpad=0.4,
+        columnspacing=1.2,
+    )

@@ -10,6 +10,7 @@ from didsim import plotting
 from didsim.training.metrics import METRICS
 from experiments.shared.configs import Count, NonNegative, PolicyName, Positive, TrainingConfig
 from experiments.shared.training import seed_keys, train
+from experiments.shared.wording import number
 
 UPDATES = ("reinforcing", "smoothing")
 RECORDED = ("chosen_displacement", "rejected_displacement", "policy_entropy", "did_entropy")
@@ -57,14 +58,34 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     dims = ("update", "seed")
     return (
         trained.to_dataset(dims)
-        .assign(
-            {
-                f"{name}_limit": (dims, values, {"long_name": f"Exact limit of {name}", "units": "nats"})
-                for name, values in limits.items()
-            }
-        )
+        .assign({f"{name}_limit": (dims, values, _about_limit(name)) for name, values in limits.items()})
         .assign_coords(update=list(UPDATES), seed=np.arange(config.seeds))
     )
+
+
+def _about_limit(name: str) -> dict[str, str]:
+    return {"long_name": f"Exact limit of {name}", "units": "nats", "limit_of": name}
+
+
+def finding(dataset: xr.Dataset) -> str:
+    """The falls of both likelihoods, the changes of entropy, and the gaps to the exact limits."""
+    parts = []
+    for update in UPDATES:
+        one = dataset.sel(update=update)
+        chosen, rejected = (
+            number(float(one[f"{name}_displacement"].isel(step=-1).median("seed")))
+            for name in ("chosen", "rejected")
+        )
+        entropy = one["policy_entropy"]
+        change = float((entropy.isel(step=-1) - entropy.isel(step=0)).median("seed"))
+        parts.append(
+            f"With a {update} target the chosen log-likelihood changes by {chosen} nats, the rejected one by "
+            f"{rejected}, and the policy's entropy by {number(change)}."
+        )
+    gap = max(
+        float(np.abs(dataset[name].isel(step=-1) - dataset[f"{name}_limit"]).max()) for name in RECORDED
+    )
+    return f"{' '.join(parts)} No run ends further than {number(gap)} nats from an exact limit."
 
 
 def plot(dataset: xr.Dataset) -> Figure:
@@ -87,10 +108,10 @@ def plot(dataset: xr.Dataset) -> Figure:
                     plotting.plot_band(ax, one[variable], "step", color=color, label=name)
                     plotting.plot_limit(ax, one[f"{variable}_limit"], color=color)
                 plotting.log_steps(ax, dataset)
-                ax.set_ylabel(label)
+                plotting.label_axes(ax, y=label)
                 ax.set_title(f"({next(letters)}) {update} target")
                 ax.plot([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9, label="exact limit")
                 ax.legend(loc="best")
         for ax in axes[-1]:
-            ax.set_xlabel(plotting.describe(dataset["step"]))
+            plotting.label_axes(ax, x=dataset["step"])
     return figure

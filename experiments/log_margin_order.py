@@ -14,6 +14,7 @@ import didsim
 from didsim import plotting
 from experiments.shared.configs import Count, NonNegative, TrainingConfig
 from experiments.shared.training import seed_keys, train
+from experiments.shared.wording import number, share
 
 POLICIES = ("rejected", "reference", "target", "learned")
 MARGINS = {f"margin_{policy}": didsim.METRICS[f"margin_{policy}"] for policy in POLICIES}
@@ -153,11 +154,30 @@ def _upper_quartile(deviations: Array) -> Array:
     return (low + high) / 2
 
 
+def finding(dataset: xr.Dataset) -> str:
+    """How many pairs are in order, how near the learned margins are, and what the largest noise does."""
+    margins = dataset["pair_margin"].transpose("policy", "pair").values
+    # A trained margin is off by rounding.
+    rises = (np.diff(margins[:3], axis=0) >= -1e-9 * np.abs(margins).max()).all(axis=0).mean()
+    gap = np.abs(margins[POLICIES.index("learned")] - margins[POLICIES.index("target")]).max()
+    last = dataset.sel(noise=dataset["noise"].max())
+    fraction, known_fraction, spread, known_spread = (
+        float(last[name].median("seed")) for name in ("fraction", "known_fraction", "spread", "known_spread")
+    )
+    return (
+        f"The log-margin rises from the rejected distribution over the reference to the target on "
+        f"{share(rises)} of {margins.shape[1]} pairs. The learned one is within {number(gap)} nats of the "
+        f"target's. Noise of {number(float(last['noise']))} nats leaves {share(fraction)} of pairs in order "
+        f"({share(known_fraction)} expected) and spreads the exponent by {number(spread)} "
+        f"({number(known_spread)} expected)."
+    )
+
+
 def plot(dataset: xr.Dataset) -> Figure:
     """Margins on pairs, expected margins along training, and two measures of order against noise."""
     with plotting.style():
         figure, axes = plotting.new_figure(2, 2, height=4.2)
-        (pairs, expected), (share, spread) = axes
+        (pairs, expected), (ordered, spread) = axes
         plotting.plot_pair_margins(pairs, dataset["pair_margin"])
         pairs.set_title("(a) pairs of one seed; black: mean")
         colors = plotting.color_of(POLICIES)
@@ -168,19 +188,17 @@ def plot(dataset: xr.Dataset) -> Figure:
             else:
                 plotting.plot_limit(expected, values.isel(step=-1), color=colors[name], label=name)
         plotting.log_steps(expected, dataset)
-        expected.set_xlabel(plotting.describe(dataset["step"]))
-        expected.set_ylabel("Expected log-margin (nats)")
+        plotting.label_axes(expected, x=dataset["step"], y="Expected log-margin (nats)")
         expected.set_title("(b) pairs as sampled")
         expected.legend(loc="center right")
         for ax, name, title in (
-            (share, "fraction", "(c) pairs ordered"),
+            (ordered, "fraction", "(c) pairs ordered"),
             (spread, "spread", "(d) spread of the exponent"),
         ):
             plotting.plot_band(ax, dataset[name], "noise", color=plotting.COLORS[0], label="measured")
             known = dataset[f"known_{name}"].median("seed")
             ax.plot(dataset["noise"], known, "--", color="black", linewidth=0.9, label="expected")
-            ax.set_xlabel(plotting.describe(dataset["noise"]))
-            ax.set_ylabel(plotting.describe(dataset[name]))
+            plotting.label_axes(ax, x=dataset["noise"], y=dataset[name])
             ax.set_title(title)
             ax.legend()
     return figure

@@ -10,7 +10,8 @@ import didsim
 from didsim import plotting
 from experiments.shared.configs import Names, NonNegative, Positive, TrainingConfig
 from experiments.shared.limits import strength
-from experiments.shared.training import run_study
+from experiments.shared.training import ends_in_words, run_study
+from experiments.shared.wording import listed, number
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +58,19 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
         for name in config.objectives
     ]
     return run_study(config, {"objective": objectives}, progress)
+
+
+def finding(dataset: xr.Dataset) -> str:
+    """How far from the target, and from their limits, objectives end, and which were nearer on the way."""
+    text = ends_in_words(dataset, "objective", "objectives")
+    curves = dataset["js_to_target"].median("seed")
+    nearest, ends = curves.min("step"), curves.isel(step=-1)
+    passing = [
+        f"`{name}` ({number(float(nearest.sel(objective=name)))} nats)"
+        for name in dataset["objective"].values
+        if nearest.sel(objective=name) < 0.9 * ends.sel(objective=name)
+    ]
+    return f"{text} Nearer on the way than at the end: {listed(passing)}." if passing else text
 
 
 def plot(dataset: xr.Dataset) -> Figure:

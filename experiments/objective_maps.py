@@ -16,10 +16,26 @@ from rich.progress import track
 
 import didsim
 from didsim import plotting
+from didsim.plotting.labels import fitted
 from experiments.shared.configs import Count, Names, Positive, SpaceConfig
-from experiments.shared.limits import check_names, drawn_names, find_limit, make
+from experiments.shared.limits import GRADIENT_DESCENT, check_names, drawn_names, find_limit, make
+from experiments.shared.names import readable
+from experiments.shared.wording import listed, number, share
 
-_COLUMNS = 5
+FRONT = (
+    "dpo",
+    "exponential",
+    "ipo",
+    "slic",
+    "kto",
+    "robust",
+    "simpo",
+    "length_normalised_dpo",
+    "sft",
+)
+"""The objectives of the first picture: one for each kind of map."""
+
+_FRONT_COLUMNS, _ALL_COLUMNS = 3, 5
 
 
 class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,7 +133,61 @@ def _centred(
     return centred
 
 
+def finding(dataset: xr.Dataset) -> str:
+    """What kind of map objectives draw, as far as those that stand for a kind are in the data."""
+    shown, x = list(dataset["objective"].values), dataset["data_log_ratio"].values
+    maps = {name: dataset["learned_log_ratio"].sel(objective=name).values for name in shown}
+
+    def among(*names: str) -> list[str]:
+        return [name for name in names if name in maps]
+
+    slope = number(1 / float(dataset["beta"]))
+    parts = [f"A line of slope 1/beta = {slope} means that the log-ratios of the data are learned in full."]
+    if lines := among("dpo", "exponential", "sft"):
+        fits = {name: _line(x, maps[name]) for name in lines}
+        slopes = listed(f"`{name}` (slope {number(slope)})" for name, (slope, _) in fits.items())
+        off = max(off for _, off in fits.values())
+        parts.append(f"Straight to within {number(off)} nats: {slopes}.")
+    if bounded := among("ipo"):
+        learned, given = np.ptp(maps[bounded[0]], axis=1).max(), np.ptp(x, axis=1).max()
+        parts.append(f"The curve of `ipo` spans {number(learned)} nats where the data span {number(given)}.")
+    if stairs := among("slic"):
+        levels = len(np.unique(np.round(maps[stairs[0]][0], 4)))
+        parts.append(f"`slic` draws a staircase: {x.shape[1]} sequences are on {levels} levels.")
+    if cliff := among("kto"):
+        zero = np.isneginf(maps[cliff[0]])
+        below, above = share(float(zero[x < 0].mean())), share(float(zero[x >= 0].mean()))
+        parts.append(
+            f"`kto` gives probability zero to {below} of the sequences that are rejected more often than "
+            f"chosen, and to {above} of the others."
+        )
+    if scattered := among("simpo", "length_normalised_dpo"):
+        widths = listed(f"`{name}` by up to {number(_line(x, maps[name])[1])} nats" for name in scattered)
+        parts.append(f"Where the data's log-ratio alone does not decide, points leave the line: {widths}.")
+    return " ".join(parts)
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """The slope of the line through finite points, by least squares, and how far they are from it at most."""
+    known = np.isfinite(y)
+    if np.unique(x[known]).size < 2:
+        return np.nan, np.nan
+    slope, level = np.polyfit(x[known], y[known], 1)
+    return float(slope), float(np.abs(y[known] - slope * x[known] - level).max())
+
+
 def plot(dataset: xr.Dataset) -> Figure:
+    """Panels of the objectives in `FRONT`; of all, if none of these is in the data."""
+    names = [name for name in FRONT if name in dataset["objective"].values]
+    return _panels(dataset.sel(objective=names) if names else dataset, _FRONT_COLUMNS)
+
+
+def more_plots(dataset: xr.Dataset) -> dict[str, Figure]:
+    """Panels of all objectives."""
+    return {"objective_maps_all": _panels(dataset, _ALL_COLUMNS)}
+
+
+def _panels(dataset: xr.Dataset, columns: int) -> Figure:
     """A panel for each objective, with a thin line of slope 1/beta, which DPO follows."""
     lengths = dataset["length"].values
     tokens = np.arange(lengths.min(), lengths.max() + 1)
@@ -125,10 +195,11 @@ def plot(dataset: xr.Dataset) -> Figure:
     x, slope = dataset["data_log_ratio"], 1 / float(dataset["beta"])
     reach = float(np.abs(x).max()) * 1.05
     names = dataset["objective"].values
-    rows = -(-names.size // _COLUMNS)
+    rows = -(-names.size // columns)
     with plotting.style():
+        height = 0.9 + 4.6 / columns * rows
         figure, axes = plotting.new_figure(
-            rows, _COLUMNS, height=0.5 + 0.92 * rows, sharex=True, sharey=True, squeeze=False
+            rows, columns, height=height, sharex=True, sharey=True, squeeze=False
         )
         for ax, name in zip(axes.flat, names, strict=False):
             one = dataset.sel(objective=name)
@@ -136,26 +207,27 @@ def plot(dataset: xr.Dataset) -> Figure:
             ax.set_xlim(-reach, reach)
             ax.set_ylim(-1.25 * slope * reach, 1.25 * slope * reach)
             ax.axline((0, 0), slope=slope, color="black", linewidth=0.6, zorder=1)
-            for number in range(1, y.sizes["seed"]):
-                at = x.isel(seed=number).values, y.isel(seed=number).values
+            for other in range(1, y.sizes["seed"]):
+                at = x.isel(seed=other).values, y.isel(seed=other).values
                 plotting.plot_clipped(ax, *at, color="0.75", markersize=2, zorder=2)
-            for number, color in zip(tokens, colors, strict=True):
-                at = x.isel(seed=0).values[lengths == number], y.isel(seed=0).values[lengths == number]
+            for count, color in zip(tokens, colors, strict=True):
+                at = x.isel(seed=0).values[lengths == count], y.isel(seed=0).values[lengths == count]
                 plotting.plot_clipped(ax, *at, color=color, markersize=3, zorder=3)
-            ax.set_title(str(name), fontsize=6, pad=2)
+            ax.set_title(readable(str(name)), fontsize=7, pad=2)
             if not one["converged"].all():
-                note = "not at rest" if str(one["method"].values) == "gradient descent" else "runs off"
-                ax.text(0.96, 0.06, note, transform=ax.transAxes, ha="right", fontsize=6)
+                note = "not at rest" if str(one["method"].values) == GRADIENT_DESCENT else "runs off"
+                ax.text(0.96, 0.06, note, transform=ax.transAxes, ha="right", fontsize=7)
             ax.tick_params(length=2, labelsize=6.5)
             ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 4, 5, 10]))
             ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 4, 5, 10]))
         blank = axes.flat[names.size :]
         for ax in blank:
             ax.set_axis_off()
-        for ax in axes.flat[max(0, names.size - _COLUMNS) : names.size]:
+        for ax in axes.flat[max(0, names.size - columns) : names.size]:
             ax.tick_params(labelbottom=True)
         figure.supxlabel(r"log-ratio of the data, $\log\,(\pi_w/\pi_l)$ (nats)", fontsize=8)
-        figure.supylabel(r"learned log-ratio, $\log\,(\pi_\infty/\pi_{\rm ref})$, centred (nats)", fontsize=8)
+        learned = r"learned log-ratio, $\log\,(\pi_\infty/\pi_{\rm ref})$, centred (nats)"
+        figure.supylabel(fitted(learned, 0.9 * height, 8), fontsize=8)
         _legend(figure, blank, tokens, colors)
     return figure
 
@@ -164,8 +236,8 @@ def _legend(figure: Figure, blank: np.ndarray, tokens: np.ndarray, colors: np.nd
     """The legend, in the places without a panel, or above the panels if there are fewer than three."""
     dot: dict[str, Any] = {"linestyle": "", "markeredgewidth": 0}
     handles = [
-        Line2D([], [], marker=".", color=color, label=f"{number} token{'' if number == 1 else 's'}", **dot)
-        for number, color in zip(tokens, colors, strict=True)
+        Line2D([], [], marker=".", color=color, label=f"{count} token{'' if count == 1 else 's'}", **dot)
+        for count, color in zip(tokens, colors, strict=True)
     ]
     handles += [
         Line2D([], [], marker=".", color="0.75", label="other instances", **dot),

@@ -1,5 +1,7 @@
 """The exact minimiser of every objective when preferences encode the target, over random instances."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import msgspec
@@ -13,7 +15,10 @@ import didsim
 from didsim import plotting
 from experiments.shared import limits
 from experiments.shared.configs import Count, Names, Positive, SpaceConfig
-from experiments.shared.limits import Limit, find_limit
+from experiments.shared.limits import GRADIENT_DESCENT, Limit, find_limit
+from experiments.shared.names import readable
+from experiments.shared.summary import ZERO, summarise
+from experiments.shared.wording import listed, number, share
 
 MEASURES = {
     "js": "JS(minimiser, target)",
@@ -157,7 +162,7 @@ _MARKS: dict[str, dict[str, str]] = {
 
 
 def _kind(one: xr.Dataset) -> str:
-    if str(one["method"].values) == "gradient descent":
+    if str(one["method"].values) == GRADIENT_DESCENT:
         return "gradient rule, trained"
     if (one["full_support"] == 0).any():
         return "none of full support in some or all"
@@ -166,39 +171,129 @@ def _kind(one: xr.Dataset) -> str:
     )
 
 
+_SHARPER = 0.2  # nats
+_HOLDS = 0.2  # of the target's fall
+
+
+def groups_of(dataset: xr.Dataset) -> dict[str, list[str]]:
+    """Objectives by what becomes of the policy, in medians, and in a group by the divergence from the target.
+
+    An objective is in the first group that fits: some instance has no minimiser of full support; the target
+    is reached, to 1e-12 nats; the entropy lies more than 0.2 nats below the target's; the chosen likelihood
+    falls by less than a fifth of the target's fall; or none of these.
+    """
+    middle = dataset[list(MEASURES)].median("seed")
+    target = {name: float(dataset[f"target_{name}"].median()) for name in ("entropy", "displacement")}
+    groups: dict[str, list[str]] = {
+        "Reaches the target": [],
+        "Comes near it": [],
+        "Keeps chosen likely": [],
+        "Sharper than target": [],
+        "Zero probabilities": [],
+    }
+    reaches, near, keeps, sharper, loses = groups.values()
+    for name in dataset["objective"].values[np.argsort(middle["js"].values)]:
+        one = middle.sel(objective=name)
+        if (dataset["full_support"].sel(objective=name) == 0).any():
+            group = loses
+        elif one["js"] < ZERO:
+            group = reaches
+        elif one["entropy"] < target["entropy"] - _SHARPER:
+            group = sharper
+        else:
+            group = keeps if one["displacement"] > _HOLDS * target["displacement"] else near
+        group.append(str(name))
+    return {title: names for title, names in groups.items() if names}
+
+
+def finding(dataset: xr.Dataset) -> str:
+    """The groups, with their divergences, and the shares of instances without a minimiser."""
+    middle, parts = dataset["js"].median("seed"), []
+    for title, names in groups_of(dataset).items():
+        ends = [float(middle.sel(objective=name)) for name in names]
+        span = number(ends[0]) if len(ends) == 1 else f"{number(ends[0])} to {number(ends[-1])}"
+        span = "0" if max(ends) < ZERO else span
+        parts.append(f"- {title} (JS divergence {span} nats): {listed([f'`{name}`' for name in names])}.")
+    # A gradient rule has no minimiser, and is at rest or not.
+    solved = dataset.isel(objective=np.flatnonzero(dataset["method"].values != GRADIENT_DESCENT))
+    without = 1 - solved["converged"].mean("seed")
+    lost = [
+        f"`{name}` in {share(float(one))}"
+        for name, one in zip(solved["objective"].values, without.values, strict=True)
+        if one > 0
+    ]
+    sizes = f"{dataset.sizes['objective']} objectives on {dataset.sizes['seed']} instances"
+    text = f"Where {sizes} end, if the pairs encode the target:\n\n" + "\n".join(parts)
+    return text + (f"\n\nThe solver found no minimiser for {listed(lost)} of the instances." if lost else "")
+
+
+def tables(dataset: xr.Dataset) -> dict[str, str]:
+    """The numbers of the table of objectives."""
+    return {"objective_zoo": json.dumps(summarise(dataset), indent=1) + "\n"}
+
+
 def plot(dataset: xr.Dataset) -> Figure:
-    """A row for each objective, in the order of the divergence to the target; a panel for each measure."""
-    dataset = dataset.isel(objective=np.argsort(dataset["js"].median("seed").values))
-    names = dataset["objective"].values
-    kinds = [_kind(dataset.sel(objective=name)) for name in names]
+    """A row for each objective, in groups by what becomes of the policy; a panel for each measure."""
+    groups = groups_of(dataset)
+    dataset = dataset.sel(objective=[name for names in groups.values() for name in names])
+    kinds = [_kind(dataset.sel(objective=name)) for name in dataset["objective"].values]
+    headings, places = _places([len(names) for names in groups.values()])
+    renamed = dataset.assign_coords(objective=[readable(name) for name in dataset["objective"].values])
+    panels = (
+        ("(a) to the target", "JS divergence (nats)"),
+        ("(b) entropy", "nats"),
+        ("(c) displacement", "of the chosen (nats)"),
+        ("(d) log-margin", "expected (nats)"),
+    )
     with plotting.style():
-        height = 0.9 + 0.155 * len(names)
+        height = 1.0 + 0.15 * (len(places) + len(headings))
         figure, axes = plotting.new_figure(1, 4, height=height, sharey=True, width_ratios=(1.25, 1, 1, 1))
-        labels = (
-            "JS to the target\n(nats)",
-            "Entropy\n(nats)",
-            "Chosen displace-\nment (nats)",
-            "Expected log-\nmargin (nats)",
-        )
-        for ax, measure, letter, label in zip(axes, MEASURES, "abcd", labels, strict=True):
+        for ax, measure, (title, label) in zip(axes, MEASURES, panels, strict=True):
             if measure == "js":
                 ax.set_xscale("log")
             else:
                 known = float(dataset[f"target_{measure}"].median())
-                ax.axvline(known, color="black", linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+                ax.axvline(known, color="black", zorder=1, **plotting.EXACT)
             plotting.plot_intervals(
                 ax,
-                dataset[measure],
+                renamed[measure],
                 "objective",
                 marks=[_MARKS[kind] for kind in kinds],
-                floor=1e-12 if measure == "js" else None,
+                places=places,
+                floor=ZERO if measure == "js" else None,
             )
-            ax.set_title(f"({letter})")
-            ax.set_xlabel(label)
-            ax.tick_params(axis="y", length=0, labelsize=6.5)
+            for heading in headings:
+                ax.axhspan(heading - 0.5, heading + 0.5, color="0.93", linewidth=0, zorder=1.5)
+            ax.set_ylim(places[-1] + 0.6, headings[0] - 0.6)
+            ax.set_title(title)
+            plotting.label_axes(ax, x=label)
+            ax.tick_params(axis="y", length=0, labelsize=7)
+        for heading, title in zip(headings, groups, strict=True):
+            axes[0].text(
+                0.03,
+                heading,
+                title,
+                transform=axes[0].get_yaxis_transform(),
+                va="center_baseline",
+                fontsize=7,
+                fontweight="bold",
+                zorder=5,
+            )
         for kind, mark in _MARKS.items():
             if kind in kinds:
                 axes[0].plot([], [], linestyle="", markersize=3.6, label=kind, **mark)
-        axes[0].plot([], [], color="black", linewidth=0.9, linestyle=(0, (4, 2)), label="target (median)")
+        axes[0].plot([], [], color="black", label="target (median)", **plotting.EXACT)
         figure.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1.2)
     return figure
+
+
+def _places(sizes: list[int]) -> tuple[list[int], list[int]]:
+    """The places of headings and of rows, from the top: each group is a heading and its rows."""
+    headings: list[int] = []
+    rows: list[int] = []
+    at = 0
+    for size in sizes:
+        headings.append(at)
+        rows += range(at + 1, at + 1 + size)
+        at += 1 + size
+    return headings, rows

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 import didsim
 from didsim import plotting
 from experiments.shared.configs import Count, Names, NonNegative, Positive, TrainingConfig
-from experiments.shared.training import run_study
+from experiments.shared.training import ends_in_words, run_study
 
 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +41,11 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     }
     rejected = [{"name": name, **settings.get(name, {})} for name in config.rejected]
     return run_study(config, {"problem.rejected": rejected}, progress)
+
+
+def finding(dataset: xr.Dataset) -> str:
+    """How far from the target, and from its exact limits, DPO ends."""
+    return ends_in_words(dataset, "rejected", "rejected-sampling distributions")
 
 
 def plot(dataset: xr.Dataset) -> Figure:

@@ -5,13 +5,31 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from experiments.__main__ import app
+from experiments.__main__ import app, load
 
 SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", "--set", "seeds=4"]
+"""Settings of an experiment that trains."""
+
 FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
-MORE = {"did_entropy": ["--set", "instances=32"], "objective_zoo": FEW, "objective_maps": FEW}
+MORE = {
+    "did_entropy": ["--set", "instances=32"],
+    "estimator_study": ["--set", "repeats=3", "--set", "samples=[8,64]"],
+    "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
+    "objective_zoo": FEW,
+    "objective_maps": FEW,
+}
+GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
+"""Settings that an experiment has no choice of: there are as many answers as probabilities."""
+
 ROOT = Path(__file__).parent.parent
 
 
 def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments), terminal_width=200)
+
+
+def settings(name: str, **values: object) -> list[str]:
+    """Those of some settings that an experiment has, and more that make it small."""
+    known = set(load(name).Config.__struct_fields__) - GIVEN.get(name, set())
+    own = [f"{key}={str(value).lower()}" for key, value in values.items() if key in known]
+    return [word for one in own for word in ("--set", one)] + MORE.get(name, [])

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import tables
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -33,6 +31,7 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
         "double",
         "recordings",
         "solves",
+        "diagnoses",
         "first_result",
         "targets",
     }
@@ -48,8 +47,12 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
     assert all(peak["mib"] > 0 for peak in results["peaks"])
     assert all(0 < one["fastest"] <= one["median"] for one in results["solves"])
     assert {one["verdict"] for one in results["solves"]} == {"MINIMISER"}
+    assert [(one["kind"], one["rows"]) for one in results["diagnoses"]] == [("log", 100), ("pairs", 400)]
+    assert all(one["seconds"] > 0 and one["mib"] > 0 for one in results["diagnoses"])
+    assert "diagnosis of a log of 10⁵ lines" in {target["name"] for target in results["targets"]}
     for title in (
         "Machine",
+        "Diagnoses",
         "Minimisers",
         "Peak memory",
         "Loss and gradient",
@@ -58,8 +61,3 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
         "Targets",
     ):
         assert title in done.stdout
-
-
-def test_the_readme_holds_the_tables_of_the_data() -> None:
-    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
-    assert tables(results) in (ROOT / "README.md").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+import xarray as xr
 from typer.testing import CliRunner
 
 from didsim import cli
@@ -218,3 +219,41 @@ def test_names_that_a_store_does_not_have(study: str) -> None:
     ]:
         assert message in output_of("plot", "tiny.zarr", *arguments, status=2)
     assert "must end in .nc, .csv or .parquet" in output_of("export", "tiny.zarr", "out.txt", status=2)
+
+
+def test_netcdf_is_drawn_as_a_store_is(study: str) -> None:
+    output_of("run", study, "--quiet", "--set", "limit=true")
+    output_of("export", "tiny.zarr", "tiny.nc")
+    for source in ("tiny.zarr", "tiny.nc"):
+        options = ["--hue", "beta", "--col", "rejected", "--log", "--log-x", "--out", f"{source}.png"]
+        output_of("plot", source, *options)
+    assert Path("tiny.zarr.png").read_bytes() == Path("tiny.nc.png").read_bytes()
+    # The curves with their exact limits are another picture than those without.
+    with xr.open_dataset("tiny.nc") as dataset:
+        dataset.load().drop_vars("js_limit").to_netcdf("bare.nc", engine="scipy")
+    output_of("plot", "bare.nc", "--hue", "beta", "--col", "rejected", "--log", "--log-x")
+    assert Path("bare-js_to_target.png").read_bytes() != Path("tiny.nc.png").read_bytes()
+    refused = output_of("plot", "bare.nc", "--y", "loss", "--hue", "gamma", status=2)
+    assert refused == "Error: `hue` must be one of rejected, beta, seed, step; got 'gamma'\n"
+
+
+def test_data_of_an_experiment_are_drawn_or_its_command_is_named(study: str) -> None:
+    about = {"experiment": "zoo", "command": "python -m experiments zoo --set seeds=2"}
+    ends = xr.DataArray(
+        [[1.0, 2.0], [3.0, 4.0]], dims=("objective", "seed"), coords={"objective": ["dpo", "ipo"]}
+    )
+    xr.Dataset({"js": ends}, attrs=about).to_netcdf("zoo.nc", engine="scipy")
+    output_of("plot", "zoo.nc", "--y", "js", "--x", "objective")
+    for arguments, message in [
+        ([], "`y` must be one of js; got 'js_to_target'"),
+        (["--y", "js"], "`x` must be one of objective, seed; got 'step'"),
+        (["--y", "js", "--select", "objective=kto"], "--select has no objective 'kto'; there are dpo, ipo"),
+    ]:
+        refused = " ".join(output_of("plot", "zoo.nc", *arguments, status=2).split())
+        assert message in refused
+        assert refused.endswith("zoo.nc is drawn by: python -m experiments zoo --set seeds=2")
+    Path("broken.nc").write_bytes(Path("zoo.nc").read_bytes()[:100])
+    Path("empty.nc").touch()
+    for name in ("broken.nc", "empty.nc", study):
+        refused = output_of("plot", name, status=2)
+        assert f"{name} is neither a folder with results nor a NetCDF file" in refused

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 import didsim
 from experiments import (
+    displacement,
     log_margin_order,
     objective_maps,
     objective_zoo,
@@ -21,7 +23,8 @@ from experiments import (
 from experiments.__main__ import EXPERIMENTS
 from experiments.shared import results
 from experiments.shared.configs import TrainingConfig, override
-from tests.experiment_cases import MORE, ROOT, SMALL, invoke
+from experiments.shared.findings import Finding, read_findings, write_finding
+from tests.experiment_cases import ROOT, SMALL, invoke, settings
 
 ADDS = """
 import didsim
@@ -133,9 +136,8 @@ def test_a_run_that_diverges_says_so_without_a_traceback(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_smallest_spaces_work(name: str, tmp_path: Path) -> None:
-    sizes = ["--set", "vocab_size=2", "--set", "max_length=1", "--set", "eos=true"]
-    more = [] if name == "did_entropy" else ["--set", "seeds=1", "--set", "steps=1"]
-    result = invoke(name, *sizes, *more, *MORE.get(name, []), "--out", str(tmp_path), "--quiet")
+    smallest = settings(name, vocab_size=2, max_length=1, eos=True, seeds=1, steps=1)
+    result = invoke(name, *smallest, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output
 
 
@@ -145,7 +147,7 @@ def test_settings_are_toml_or_plain_words() -> None:
 
 
 def test_a_failure_while_writing_leaves_the_files_that_were_there(tmp_path: Path) -> None:
-    for suffix in ("nc", "png", "pdf"):
+    for suffix in ("nc", "png", "pdf", "json"):
         (tmp_path / f"x.{suffix}").write_text("before")
 
     class Broken(Figure):
@@ -153,16 +155,16 @@ def test_a_failure_while_writing_leaves_the_files_that_were_there(tmp_path: Path
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        results.save(xr.Dataset({"a": 1}), Broken(), "x", tmp_path)
+        results.save(xr.Dataset({"a": 1}), {"x": Broken()}, {"x": "{}"}, "x", tmp_path)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"before"}
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
     config = log_margin_order.Config(vocab_size=2, max_length=3, steps=20, seeds=3)
     dataset = log_margin_order.run(config)
     for folder in ("one", "two"):
-        results.save(dataset, log_margin_order.plot(dataset), "x", tmp_path / folder)
+        results.save(dataset, {"x": log_margin_order.plot(dataset)}, {}, "x", tmp_path / folder)
     for suffix in ("png", "pdf"):
         assert (tmp_path / "one" / f"x.{suffix}").read_bytes() == (
             tmp_path / "two" / f"x.{suffix}"
@@ -193,3 +195,56 @@ def test_an_experiment_comes_out_the_same_to_the_byte(tmp_path: Path) -> None:
             for name in ("once", "again")
         )
         assert once == again
+
+
+def test_a_run_replaces_its_own_finding_only(tmp_path: Path) -> None:
+    small = [*SMALL, "--out", str(tmp_path), "--quiet"]
+    other = Finding(
+        title="T", finding="F ∞", command="c", seconds=1, pictures=("other.png",), facts={"sequences": 3}
+    )
+    write_finding(tmp_path, "other", other)
+    write_finding(tmp_path, "displacement", other)
+    assert invoke("displacement", *small).exit_code == 0
+    found = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))
+    assert list(found) == ["displacement", "other"]
+    assert found["other"] == {
+        "title": "T",
+        "finding": "F ∞",
+        "command": "c",
+        "seconds": 1,
+        "pictures": ["other.png"],
+        "facts": {"sequences": 3},
+    }
+    own = found["displacement"]
+    assert own["title"] == (displacement.__doc__ or "").splitlines()[0]
+    assert own["command"] == f"python -m experiments displacement {' '.join(SMALL)}"
+    assert own["pictures"] == ["displacement.png"]
+    assert own["facts"] == {"sequences": 8, "seeds": 4, "steps": 60}
+    with xr.open_dataset(tmp_path / "displacement.nc") as dataset:
+        assert own["finding"] == displacement.finding(dataset)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"displacement": {"title": 1}}', b"\xff", b""])
+def test_a_damaged_file_of_findings_is_told_before_any_work_and_kept(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "findings.json").write_bytes(content)
+    result = invoke("displacement", *SMALL, "--out", str(tmp_path), "--quiet")
+    assert result.exit_code == 2
+    text = " ".join(result.output.replace("│", " ").split())
+    assert "is damaged" in text
+    assert "findings.json" in text.replace(" ", "")  # a long path is broken over lines
+    assert "restore it, or delete it and run `python -m experiments all`" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["findings.json"]
+    assert (tmp_path / "findings.json").read_bytes() == content
+    with pytest.raises(ValueError, match="is damaged"):
+        write_finding(
+            tmp_path, "x", Finding(title="", finding="", command="", seconds=0, pictures=(), facts={})
+        )
+    assert (tmp_path / "findings.json").read_bytes() == content
+
+
+def test_committed_findings_are_of_all_experiments() -> None:
+    found = read_findings(ROOT / "figures")
+    assert list(found) == sorted(EXPERIMENTS)
+    for name, one in found.items():
+        assert one.command == f"python -m experiments {name}"
+        assert all((ROOT / "figures" / picture).exists() for picture in one.pictures)

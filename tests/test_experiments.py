@@ -1,6 +1,9 @@
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ import didsim
 import experiments
 from experiments import (
     did_entropy,
+    estimator_study,
     log_margin_order,
     log_ratio_reward,
     objective_maps,
@@ -20,24 +24,34 @@ from experiments import (
     optimal_rejected,
 )
 from experiments.__main__ import EXPERIMENTS, find
-from experiments.shared import limits, readme
+from experiments.shared import limits, results, summary
 from experiments.shared.configs import override
 from experiments.shared.limits import Limit
-from tests.experiment_cases import MORE, ROOT, SMALL, invoke
+from experiments.shared.names import readable
+from tests.clipping import clipped
+from tests.experiment_cases import ROOT, invoke, settings
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
-    settings = [*(SMALL[:4] if name == "did_entropy" else SMALL), *MORE.get(name, [])]
-    result = invoke(name, *settings, "--out", str(tmp_path), "--quiet")
+    small = settings(name, vocab_size=2, max_length=3, steps=60, seeds=4)
+    with patch.object(results, "save", wraps=results.save) as saved:
+        result = invoke(name, *small, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output
+    (_, figures, tables, *_), _ = saved.call_args
+    pictures = {f"{one}.{suffix}" for one in figures for suffix in ("png", "pdf")}
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {f"{name}.nc", f"{name}.png", f"{name}.pdf"}
-    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert written == {f"{name}.nc", *pictures, *(f"{one}.json" for one in tables), "findings.json"}
+    assert set(figures) == {name, *({"objective_maps_all"} if name == "objective_maps" else ())}
+    assert set(tables) == ({name} if name == "objective_zoo" else set())
+    for one in pictures:
+        begin = b"%PDF" if one.endswith(".pdf") else b"\x89PNG"
+        assert (tmp_path / one).read_bytes().startswith(begin)
+    for figure in figures.values():
+        assert clipped(figure) == []
     with xr.open_dataset(tmp_path / f"{name}.nc") as dataset:
-        assert dataset.attrs["command"].startswith(f"python -m experiments {name} --set vocab_size=2")
-        assert json.loads(dataset.attrs["config"])["max_length"] == 3
+        assert shlex.split(dataset.attrs["command"]) == ["python", "-m", "experiments", name, *small]
+        assert json.loads(dataset.attrs["config"])["max_length"] == (1 if name == "four_answers" else 3)
         assert dataset.attrs["seed"] == 0
         assert "jax" in json.loads(dataset.attrs["versions"])
         for variable in dataset.data_vars.values():
@@ -125,6 +139,35 @@ def test_limits_are_shown_where_there_is_a_minimiser() -> None:
     assert limits("simpo", 0).notnull().all()
     assert limits("simpo", 0.5).notnull().all()
     assert limits("kto", 0.5).isnull().all()
+
+
+def test_estimates_of_the_entropy_are_summed_up_and_told() -> None:
+    config = estimator_study.Config(
+        vocab_size=2, max_length=3, seeds=3, repeats=40, samples=(32, 512), peaks=(0.2, 2.0)
+    )
+    dataset = estimator_study.run(config)
+    assert dataset["length"].values.tolist() == [1, 2, 3]
+    # Flat policies and many samples: no bias, and intervals that cover.
+    flat = dataset.sel(peak=0.2, samples=512)
+    np.testing.assert_allclose(flat["bias"], 0, atol=0.03)
+    assert float(flat["coverage"].mean()) > 0.9
+    assert float(flat["taken"].min()) == 1
+    covers = (dataset["low"] <= 0) & (dataset["high"] >= 0)
+    least = dataset["effective"].values >= 10
+    few, peaked = covers.sel(samples=32), covers.sel(samples=32, peak=2.0).values
+    passing = least[1, :, 0]
+    numbers = [
+        few.sel(peak=0.2, length=1).mean(),
+        few.sel(peak=2.0, length=3).mean(),
+        passing.mean(),
+        peaked[passing].mean(),
+        *(covers.sel(samples=512).mean(("seed", "repeat")).quantile(end) for end in (0, 1)),
+    ]
+    told = estimator_study.finding(dataset)
+    bias = float(dataset["error"].sel(samples=32, peak=2.0, length=3).mean())
+    assert f"the mean error is {bias:+.2f} nats".replace("-", "−") in told
+    shares = [float(number) for number in re.findall(r"(\d+)%", told.replace("95% intervals", ""))]
+    np.testing.assert_allclose(shares, [100 * float(number) for number in numbers], atol=0.5000001)
 
 
 def test_known_order_under_noise_by_simulation() -> None:
@@ -228,7 +271,7 @@ def test_a_minimiser_without_full_support_has_infinite_displacement(zoo: xr.Data
 
 
 def test_what_runs_off_has_no_full_support_however_far_the_solver_went() -> None:
-    """Robust DPO on preferences surer than its noise. The solver may stop before probabilities vanish."""
+    """Robust DPO on preferences surer than its noise: the solver may stop before probabilities vanish."""
     space = didsim.SequenceSpace(3, 3, eos=True)
     reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0), (2, 20)), space.size)
     problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, 0.5))
@@ -286,24 +329,42 @@ def test_the_maps_are_a_line_a_bounded_curve_a_staircase_and_a_cliff(maps: xr.Da
 
 
 def test_maps_are_drawn_with_and_without_room_for_the_legend(maps: xr.Dataset) -> None:
-    assert not objective_maps.plot(maps.isel(objective=slice(objective_maps._COLUMNS))).axes[0].get_legend()
-    figure = objective_maps.plot(maps)
+    (full,) = objective_maps.more_plots(maps.isel(objective=slice(5))).values()
+    assert full.legends
+    (figure,) = objective_maps.more_plots(maps).values()
     drawn = [ax for ax in figure.axes if ax.axison]
-    assert [ax.get_title("left") for ax in drawn] == list(maps["objective"].values)
-    assert len(figure.axes) == 2 * objective_maps._COLUMNS
+    assert [ax.get_title("left") for ax in drawn] == [readable(name) for name in maps["objective"].values]
+    assert len(figure.axes) == 10
+    assert not figure.legends
 
 
-def test_the_readme_holds_the_table_of_the_zoo() -> None:
+def test_the_first_maps_are_those_that_stand_for_a_kind(maps: xr.Dataset) -> None:
+    other = maps.assign_coords(objective=["nca", "sppo", *maps["objective"].values[2:]])
+    titles = [ax.get_title("left") for ax in objective_maps.plot(other).axes if ax.axison]
+    assert titles == ["exponential loss", "SLiC (hinge)", "KTO", "SFT"]
+    assert len(objective_maps.FRONT) == 9
+    assert set(objective_maps.FRONT) <= set(objective_maps.Config().objectives)
+    none = maps.isel(objective=[0]).assign_coords(objective=["nca"])
+    assert [ax.get_title("left") for ax in objective_maps.plot(none).axes if ax.axison] == ["NCA"]
+
+
+def test_every_objective_has_a_readable_name() -> None:
+    names = [*didsim.OBJECTIVES, limits.SUM]
+    assert len({readable(name) for name in names}) == len(names)
+    assert not any("_" in readable(name) for name in names)
+    assert readable("mine_own") == "mine_own"
+
+
+def test_the_table_of_the_zoo_is_of_its_objectives() -> None:
     rows = json.loads((ROOT / "figures" / "objective_zoo.json").read_text())
     assert rows[0]["objective"] == "dpo"
     # One that was added since the last `make figures` is not in it.
     assert {row["objective"] for row in rows} <= set(objective_zoo.Config().objectives)
-    text = (ROOT / "README.md").read_text()
-    assert f"<!-- zoo -->\n{readme.table(rows)}\n<!-- /zoo -->" in text
+    assert len(summary.table(rows).splitlines()) == 2 + len(rows)
 
 
 def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
-    rows = {row["objective"]: row for row in json.loads(json.dumps(readme.summarise(zoo), allow_nan=False))}
+    rows = {row["objective"]: row for row in json.loads(json.dumps(summary.summarise(zoo), allow_nan=False))}
     assert next(iter(rows)) == "dpo"
     assert rows["ipo"]["js"] == pytest.approx(float(zoo["js"].sel(objective="ipo").median()), rel=1e-3)
     assert (rows["kto"]["displacement"], rows["kto"]["margin"], rows["kto"]["full_support"]) == (
@@ -312,7 +373,7 @@ def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
         0,
     )
     assert rows["dpo_pg"]["unique"] is None
-    lines = {line.split("`")[1]: line for line in readme.table(list(rows.values())).splitlines()[2:]}
+    lines = {line.split("`")[1]: line for line in summary.table(list(rows.values())).splitlines()[2:]}
     assert lines["dpo"].startswith("| `dpo` | 0 | 0–0 |")
     assert "| −∞ | ∞ | Newton on logits | 100% | 0% |" in lines["kto"]
     assert lines["dpo_pg"].endswith("| gradient descent | 100% | 100% | – | – |")

@@ -4,7 +4,7 @@ import difflib
 import numbers
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,15 @@ def positive(name: str, value: Any) -> float:
 
 def loss_type(value: Any) -> None:
     """Raise `ValueError` unless the value is one of `LOSS_TYPES`."""
-    if not isinstance(value, str) or value not in LOSS_TYPES:
-        close = difflib.get_close_matches(str(value), LOSS_TYPES, 1)
+    one_of("loss_type", value, LOSS_TYPES)
+
+
+def one_of(name: str, value: Any, options: Sequence[str]) -> None:
+    """Raise `ValueError` unless the value is one of some words; the message has the nearest of them."""
+    if not isinstance(value, str) or value not in options:
+        close = difflib.get_close_matches(str(value), options, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"`loss_type` must be one of {', '.join(LOSS_TYPES)}; got {value!r}{hint}")
+        raise ValueError(f"`{name}` must be one of {', '.join(options)}; got {value!r}{hint}")
 
 
 def mapping(name: str, value: Any) -> dict[str, str]:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from didsim.diagnostics import arguments
-from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Pictures, Unknown
-from didsim.diagnostics.logs.checks import evidence_of, findings_of, input_of, unknowns_of
+from didsim.diagnostics.findings import Diagnosis, Finding, Grade, Input, Number, Pictures, Unknown
+from didsim.diagnostics.logs.checks import findings_of, input_of, unknowns_of
 from didsim.diagnostics.logs.log import read_log
+from didsim.diagnostics.logs.movement import chosen_displacement
 from didsim.diagnostics.logs.pictures import pictures_of
+from didsim.diagnostics.logs.settings import evidence_of
 from didsim.diagnostics.names import PAIRS
 from didsim.diagnostics.recognise import is_pairs_table
 
@@ -28,12 +30,13 @@ _OF_PAIRS = {
 
 
 class _Part(NamedTuple):
-    """What one file adds."""
+    """What one file adds. `chosen` is how far its chosen responses moved in nats, and of which pairs."""
 
     source: Input
     findings: list[Finding]
     unknowns: list[Unknown]
     pictures: Sequence[Pictures] = ()
+    chosen: tuple[str, Number] | None = None
 
 
 def diagnose(
@@ -58,9 +61,10 @@ def diagnose(
         ref_samples: a table of responses sampled from the reference.
         policy_samples: a table of responses sampled from the policy.
         beta: the coefficient of the run's rewards, `beta · log(π/π_ref)`. Displacement is then given in nats.
-            By default it is what the log itself tells, if it does.
-        loss_type: the run's loss, as TRL names it; one of `LOSS_TYPES`. By default DPO's is assumed, where
-            nothing in the log contradicts it.
+            By default it is what the log itself tells, if it does: in a column, in printed settings, or by
+            how rewards change with log-probabilities.
+        loss_type: the run's loss, as TRL names it; one of `LOSS_TYPES`. By default it is what printed
+            settings say, or else DPO's, where nothing in the log contradicts it.
         names: our names, each with the file's own: `{"chosen_reward": "my/chosen"}`. `eval_loss` is our
             `loss` on held-out pairs.
         drop_bad: whether rows of tables with NaN or positive log-probabilities are dropped, not refused.
@@ -72,6 +76,25 @@ def diagnose(
     Raises:
         ValueError: an argument is wrong, or a file cannot be read, is empty, cut off, or neither a log nor a
             table.
+
+    A run of 90 steps in which both responses fall, the rejected one by more:
+
+    Examples:
+        >>> import json, pathlib, tempfile
+        >>> rows = [
+        ...     {"step": k, "loss": 0.69 - k / 300, "rewards/chosen": -k / 100, "rewards/rejected": -k / 50}
+        ...     for k in range(0, 100, 10)
+        ... ]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = pathlib.Path(folder) / "log.json"
+        ...     _ = log.write_text(json.dumps(rows))
+        ...     diagnosis = diagnose(log, beta=0.1)
+        >>> print(diagnosis.grade)
+        fine
+        >>> print(diagnosis.verdict.partition(": ")[2].partition(", and")[0])
+        on training pairs the chosen responses end 8 nats below the reference
+        >>> round(diagnosis.findings[0].numbers["rejected displacement, training pairs"].value, 3)
+        -16.0
     """
     logs = arguments.files("files", files)
     tables = {
@@ -101,6 +124,7 @@ def diagnose(
             findings_of(evidence),
             unknowns_of(evidence, with_pairs=with_pairs),
             pictures_of(evidence, number),
+            chosen_displacement(evidence),
         )
         for number, evidence in enumerate(read)
     ]
@@ -112,16 +136,14 @@ def diagnose(
         parts.append(_of_pairs(path, of_all, of_tables, drop_bad, seed))
     for name, samples_of in (("ref_samples", "reference"), ("policy_samples", "policy")):
         if name in tables:
-            from didsim.diagnostics.samples.table import diagnose_samples
-
-            one = diagnose_samples(tables[name], samples_of, names=of_tables, drop_bad=drop_bad)
-            parts.append(_Part(one.input, one.findings, one.unknowns))
+            parts.append(_of_samples(tables[name], samples_of, of_tables, drop_bad, parts))
     return _together(parts)
 
 
 def _of_pairs(path: Path, beta: float | None, names: dict[str, str], drop_bad: bool, seed: int) -> _Part:
     """What a table of pairs adds. It takes JAX, which is imported here and not for a log."""
     from didsim.diagnostics.pairs.diagnosis import diagnose_pairs
+    from didsim.diagnostics.pairs.movement import chosen_displacement
 
     found = diagnose_pairs(path, beta=beta, names=names, drop_bad=drop_bad, seed=seed)
 
@@ -130,7 +152,28 @@ def _of_pairs(path: Path, beta: float | None, names: dict[str, str], drop_bad: b
 
         return pair_figures(found.measured)
 
-    return _Part(found.input, found.findings, found.unknowns, [Pictures(draw=draw, captions=_OF_PAIRS)])
+    return _Part(
+        found.input,
+        found.findings,
+        found.unknowns,
+        [Pictures(draw=draw, captions=_OF_PAIRS)],
+        chosen_displacement(found.measured),
+    )
+
+
+def _of_samples(
+    path: Path, samples_of: str, names: dict[str, str], drop_bad: bool, others: list[_Part]
+) -> _Part:
+    """What a table of samples adds. Those of the reference tell the fall to be expected of other files."""
+    from didsim.diagnostics.samples.table import compare_with_expected_fall, diagnose_samples
+
+    one = diagnose_samples(path, samples_of, names=names, drop_bad=drop_bad)
+    if (expected := one.estimate.expected_fall) is not None:
+        for part in others:
+            if part.chosen is not None:
+                pairs, number = part.chosen
+                part.findings.append(compare_with_expected_fall(number, expected, pairs))
+    return _Part(one.input, one.findings, one.unknowns)
 
 
 def _together(parts: list[_Part]) -> Diagnosis:
@@ -155,19 +198,19 @@ def _together(parts: list[_Part]) -> Diagnosis:
 def _of_other_files(parts: list[_Part]) -> list[Unknown]:
     """What only files of other kinds can tell."""
     roles = {part.source.role for part in parts}
-    if "pairs" in roles:
-        return []  # a table of pairs names the samples that it lacks
-    told = [
-        Unknown(
-            what="which pairs moved, in which direction, and whether margins are calibrated",
-            which_file="--pairs: a table with the log-probabilities of each pair",
+    told = []
+    if "pairs" not in roles:
+        told.append(
+            Unknown(
+                what="which pairs moved, in which direction, and whether margins are calibrated",
+                which_file="--pairs: a table with the log-probabilities of each pair",
+            )
         )
-    ]
     if "reference samples" not in roles:
         told.append(
             Unknown(
-                what="how far the chosen responses should have fallen, and the DID entropy",
-                which_file="--ref-samples: responses of the reference, with log-probabilities of both models",
+                what="how much of the fall was to be expected, KL(π_ref‖π), and the DID entropy",
+                which_file="--ref-samples: responses of the reference, with `policy_logp` and `ref_logp`",
             )
         )
     return told

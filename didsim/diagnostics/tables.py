@@ -306,8 +306,16 @@ def _batches(path: Path, kind: str, kinds: Mapping[str, str], there: Mapping[str
     if kind == "CSV":
         yield from _csv_batches(path, kinds)
         return
-    data = pa.dataset.dataset(path, format="parquet" if kind == "Parquet" else "ipc")
+    data = pa.dataset.dataset(path, format=_checked_parquet() if kind == "Parquet" else "ipc")
     yield from data.scanner(columns=list(kinds), batch_size=1 << 18).to_batches()
+
+
+def _checked_parquet() -> Any:
+    """Parquet whose pages are held against their checksums, if it has them."""
+    import pyarrow.dataset
+
+    options = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return pyarrow.dataset.ParquetFileFormat(default_fragment_scan_options=options)
 
 
 def _csv_batches(path: Path, kinds: Mapping[str, str]) -> Iterator[Any]:

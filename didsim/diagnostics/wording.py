@@ -34,8 +34,9 @@ def interval_of(number: Number) -> str:
 def said(number: Number) -> str:
     """A number with its unit and interval, in a sentence.
 
-    >>> said(Number(value=-11.84, unit="nats", low=-12.31, high=-11.2))
-    '−11.8 nats (95%: −12.3 to −11.2)'
+    Examples:
+        >>> said(Number(value=-11.84, unit="nats", low=-12.31, high=-11.2))
+        '−11.8 nats (95%: −12.3 to −11.2)'
     """
     value = short(number.value) if number.unit == "share" else value_of(number)
     if number.low is None or number.high is None:

@@ -126,13 +126,14 @@ def solve_path(
             `problem` is a function; one of them does not take the parameter, or returns something else; or
             `solve` refuses an argument.
 
-    >>> import didsim
-    >>> p, q = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
-    >>> path = solve_path(didsim.dpo, q, didsim.Contrastive(p, q), over={"beta": [0.5, 1.0, 2.0]})
-    >>> np.exp(path.log_probs[1]).round(6).tolist()  # of beta = 1: q · p/q
-    [0.5, 0.3, 0.2]
-    >>> path.certificate.unique.tolist()
-    [True, True, True]
+    Examples:
+        >>> import didsim
+        >>> p, q = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
+        >>> path = solve_path(didsim.dpo, q, didsim.Contrastive(p, q), over={"beta": [0.5, 1.0, 2.0]})
+        >>> np.exp(path.log_probs[1]).round(6).tolist()  # of beta = 1: q · p/q
+        [0.5, 0.3, 0.2]
+        >>> path.certificate.unique.tolist()
+        [True, True, True]
     """
     parameter, values = _parameter(over)
     if isinstance(objective, Objective) and isinstance(problem, Problem):

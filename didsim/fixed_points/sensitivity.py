@@ -72,14 +72,15 @@ def sensitivity(solution: Solution) -> Sensitivity:
             full support; the loss has corners; its Jacobian is singular; there are more than 1,024 sequences,
             or a family of policies was searched.
 
-    >>> import didsim
-    >>> reference = np.log([0.5, 0.3, 0.2])
-    >>> data = Pairs([0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2])
-    >>> found = sensitivity(didsim.solve(didsim.cdpo(0.5, 0.1), reference, data))
-    >>> sorted(found.objective)
-    ['terms[0].kernel.smoothing', 'terms[0].reward.beta']
-    >>> found.weights[0].round(3).tolist()  # one more win of 0 over 1
-    [0.427, -0.64, -0.107]
+    Examples:
+        >>> import didsim
+        >>> reference = np.log([0.5, 0.3, 0.2])
+        >>> data = Pairs([0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2])
+        >>> found = sensitivity(didsim.solve(didsim.cdpo(0.5, 0.1), reference, data))
+        >>> sorted(found.objective)
+        ['terms[0].kernel.smoothing', 'terms[0].reward.beta']
+        >>> found.weights[0].round(3).tolist()  # one more win of 0 over 1
+        [0.427, -0.64, -0.107]
     """
     _checks.instance("solution", solution, Solution, "a Solution, as didsim.solve gives")
     given = solution.given

@@ -59,6 +59,8 @@ def limit_of_descent(
     if not _has_same_slopes(pair, task.lengths):
         keeps &= (compared.together == compared.together[:, :1]).all(axis=-1, keepdims=True)
     known = np.asarray(open_runs & keeps.any(axis=-1))
+    if not known.any():
+        return unknown
     # All sequences stand in where nothing is known, so that the program has something to solve.
     keeps = np.where(known[:, None], keeps, True)
     shown = jnp.asarray(keeps), jnp.asarray(compared.together)

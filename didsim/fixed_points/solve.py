@@ -60,11 +60,12 @@ def fixed_point(
             loss has corners, or its second derivative is singular; or there are more than 1,024 sequences.
         EquinoxRuntimeError: an argument is traced, and no minimiser has full support.
 
-    >>> from didsim import Contrastive, dpo, optimal_rejected
-    >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
-    >>> problem = Contrastive(reference, optimal_rejected(reference, target, beta=0.1))
-    >>> jnp.exp(fixed_point(dpo(beta=0.1), reference, problem)).tolist()
-    [0.2, 0.3, 0.5]
+    Examples:
+        >>> from didsim import Contrastive, dpo, optimal_rejected
+        >>> reference, target = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
+        >>> problem = Contrastive(reference, optimal_rejected(reference, target, beta=0.1))
+        >>> jnp.exp(fixed_point(dpo(beta=0.1), reference, problem)).tolist()
+        [0.2, 0.3, 0.5]
     """
     if not _checks.known((objective, reference, problem, policy)):
         if policy is not None:
@@ -179,13 +180,14 @@ def solve(
         ValueError: an argument is not normalised, the reference has a zero that a pair sees, shapes do not
             fit, `start` comes with a `policy`, or the problem is too large for its method.
 
-    >>> from didsim import Contrastive, slic
-    >>> p, q = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
-    >>> solution = solve(slic(beta=1.0), q, Contrastive(p, q))
-    >>> (solution.log_probs - q - (solution.log_probs - q)[0]).round(6).tolist()  # on a grid
-    [0.0, -1.0, -2.0]
-    >>> bool(solution.certificate.unique)
-    True
+    Examples:
+        >>> from didsim import Contrastive, slic
+        >>> p, q = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
+        >>> solution = solve(slic(beta=1.0), q, Contrastive(p, q))
+        >>> (solution.log_probs - q - (solution.log_probs - q)[0]).round(6).tolist()  # on a grid
+        [0.0, -1.0, -2.0]
+        >>> bool(solution.certificate.unique)
+        True
     """
     return _solve(objective, reference, problem, lengths, policy, starts, start, measured=True)
 

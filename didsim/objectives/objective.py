@@ -36,12 +36,13 @@ class Objective(eqx.Module):
     Raises:
         ValueError: there is no term, or one of them is not a `Term`.
 
-    >>> from didsim.objectives.kernels import Logistic, Squared
-    >>> from didsim.objectives.rewards import LogRatio
-    >>> from didsim.objectives.terms import Pair
-    >>> loss = Objective(Pair(LogRatio(jnp.array(0.1)), Logistic()))
-    >>> round(float(loss.pair_loss(-10.0, -12.0, -11.0, -11.0)), 6)  # the loss of DPO
-    0.598139
+    Examples:
+        >>> from didsim.objectives.kernels import Logistic, Squared
+        >>> from didsim.objectives.rewards import LogRatio
+        >>> from didsim.objectives.terms import Pair
+        >>> loss = Objective(Pair(LogRatio(jnp.array(0.1)), Logistic()))
+        >>> round(float(loss.pair_loss(-10.0, -12.0, -11.0, -11.0)), 6)  # the loss of DPO
+        0.598139
     """
 
     is_gradient_rule: ClassVar[bool] = False
@@ -123,10 +124,11 @@ class Objective(eqx.Module):
                 above zero, a length is not positive, a soft label is not in [0, 1], or shapes do not
                 broadcast.
 
-        >>> import didsim
-        >>> loss = didsim.dpo(beta=0.1).pair_loss(-10.0, -12.0, -11.0, -11.0)
-        >>> round(float(loss), 6)  # log(1 + exp(−0.1 · 2))
-        0.598139
+        Examples:
+            >>> import didsim
+            >>> loss = didsim.dpo(beta=0.1).pair_loss(-10.0, -12.0, -11.0, -11.0)
+            >>> round(float(loss), 6)  # log(1 + exp(−0.1 · 2))
+            0.598139
         """
         self._check_single()
         logps = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
@@ -209,10 +211,11 @@ class Objective(eqx.Module):
             ValueError: a distribution is not normalised, the policy has a zero, or the reference one that the
                 loss sees, shapes do not fit, a length is not positive, or the objective is itself a batch.
 
-        >>> import didsim
-        >>> p = jnp.log(jnp.array([0.5, 0.5]))
-        >>> round(float(didsim.dpo(beta=0.1).loss(p, p, didsim.Contrastive(p, p))), 6)  # log 2
-        0.693147
+        Examples:
+            >>> import didsim
+            >>> p = jnp.log(jnp.array([0.5, 0.5]))
+            >>> round(float(didsim.dpo(beta=0.1).loss(p, p, didsim.Contrastive(p, p))), 6)  # log 2
+            0.693147
         """
         policy_logps = _checks.distribution("policy_logps", policy_logps, full_support=True)
         reference = _checks.distribution("reference", reference)

@@ -106,7 +106,7 @@ class PiecewiseLinear:
         at[n]                             for d = t
         above[n] + right[n] · (d − t)     for d > t.
 
-    Examples: the hinge `max(0, 1 − d)` is `PiecewiseLinear(knots=(1,), left=(1,))`. For a share of wins
+    For example, the hinge `max(0, 1 − d)` is `PiecewiseLinear(knots=(1,), left=(1,))`. For a share of wins
     `d > 0`, with ties counted half, the kernel is `PiecewiseLinear(knots=(0,), above=(1,))`. At a
     corner the derivative is the number nearest to 0 between the slopes on its two sides: 0 for a hinge, as in
     trainers. Jumps add nothing to the derivative.

@@ -11,6 +11,7 @@ For a `g` that is analytic in the strip `|Im d| < s`, the error falls like `ρ^�
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,15 @@ def nodes_for(smooth: Analytic, y: Float[Array, "*batch n"]) -> int | None:
     """
     known = np.asarray(y)  # in NumPy, as it may be made while something else is traced
     radius = max(float(np.ptp(known, axis=-1).max(initial=0)) / 2, 1e-30)
-    log_rate = math.asinh(smooth.strip / radius)
-    needed = math.log(_LOST / np.finfo(known.dtype).eps) / log_rate
-    return next((m for m in _NODES[known.dtype.name] if needed <= m <= known.shape[-1] / _PAYS), None)
+    most = known.shape[-1] / _PAYS
+    return next(
+        (m for m in _NODES[known.dtype.name] if m <= most and radius <= _reach(smooth, m, known.dtype)), None
+    )
+
+
+def _reach(smooth: Analytic, nodes: int, dtype: Any) -> float:
+    """The half range of `y` up to which some nodes are enough: `ρ^−m` is then below the dtype's precision."""
+    return smooth.strip / math.sinh(math.log(_LOST / float(jnp.finfo(dtype).eps)) / nodes)
 
 
 def product_sum(
@@ -52,9 +59,11 @@ def product_sum(
     """`Σ_ij first_i second_j smooth(y_i − y_j) kernel(x_i − x_j − offset)`.
 
     Each node costs a `pair_sum` of `kernel`. Memory is O(N). The error is the rounding of
-    `Σ_ij |first_i second_j kernel|`, if there are `nodes_for(smooth, y)` nodes or more.
+    `Σ_ij |first_i second_j kernel|`. The sum is NaN where `y` has so wide a range that there are too few
+    nodes, as `nodes_for(smooth, y)` would tell.
     """
     radius = half_range(y)[..., None]
+    enough = radius[..., 0] <= (1 + 1e-4) * _reach(smooth, nodes, y.dtype)
     scale = jnp.where(radius > 0, radius, 1)
     middle = jnp.min(y, axis=-1, keepdims=True) + radius
     u = (y - middle) / scale
@@ -83,4 +92,4 @@ def product_sum(
     (poles, is_node), _ = jax.lax.scan(jax.checkpoint(add_pole), nowhere, indices)
     shape = jax.eval_shape(lambda: unchecked_pair_sum(kernel, first * u, second * u, x, offset))
     total, _ = jax.lax.scan(jax.checkpoint(add_sum), jnp.zeros(shape.shape, shape.dtype), indices)
-    return total
+    return jnp.where(enough, total, jnp.nan)

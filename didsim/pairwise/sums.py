@@ -56,10 +56,11 @@ def pair_sum(
             fit, `x` or `offset` is not finite, or `tolerance` is 1 or more, or smaller than the dtype can
             meet.
 
-    >>> from didsim.pairwise import Polynomial
-    >>> ones = jnp.ones(3)
-    >>> float(pair_sum(Polynomial((0, 0, 1)), ones, ones, jnp.array([0.0, 1.0, 3.0])))
-    28.0
+    Examples:
+        >>> from didsim.pairwise import Polynomial
+        >>> ones = jnp.ones(3)
+        >>> float(pair_sum(Polynomial((0, 0, 1)), ones, ones, jnp.array([0.0, 1.0, 3.0])))
+        28.0
     """
     if not isinstance(kernel, Form):
         raise ValueError(
@@ -130,9 +131,10 @@ def tiled_pair_sum(
         ValueError: `kernel` is no function, `x` is missing, an array is not floating-point or is empty, or
             shapes do not fit.
 
-    >>> ones = jnp.ones(3)
-    >>> float(tiled_pair_sum(jnp.square, ones, ones, jnp.array([0.0, 1.0, 3.0])))
-    28.0
+    Examples:
+        >>> ones = jnp.ones(3)
+        >>> float(tiled_pair_sum(jnp.square, ones, ones, jnp.array([0.0, 1.0, 3.0])))
+        28.0
     """
     _checks.function("kernel", kernel, "a function of differences")
     if not x:

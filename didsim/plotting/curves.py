@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from didsim import _checks
 from didsim.plotting.arguments import check_axes, check_dim, check_labelled
-from didsim.plotting.looks import describe, looks_of, new_figure, style
+from didsim.plotting.labels import label_axes
+from didsim.plotting.looks import EXACT, looks_of, new_figure, style
 
 
 def plot_band(ax: Axes, values: xr.DataArray, x: str, over: str = "seed", **options: Any) -> None:
@@ -37,7 +38,7 @@ def plot_limit(ax: Axes, values: xr.DataArray, over: str = "seed", **options: An
     check_axes(ax)
     check_labelled("values", values)
     check_dim("over", over, values)
-    ax.axhline(float(values.median(over)), linestyle=(0, (4, 2)), linewidth=0.9, **options)
+    ax.axhline(float(values.median(over)), **EXACT, **options)
 
 
 def log_steps(ax: Axes, dataset: xr.Dataset) -> None:
@@ -79,8 +80,7 @@ def plot_curves(
         plot_band(ax, values.sel({hue: name}), x, over, label=name, **look.line)
         if limits is not None and not limits.sel({hue: name}).isnull().any():
             plot_limit(ax, limits.sel({hue: name}), over, color=look.color)
-    ax.set_xlabel(describe(values[x]))
-    ax.set_ylabel(describe(values))
+    label_axes(ax, x=values[x], y=values)
 
 
 def plot_ends(
@@ -143,7 +143,7 @@ def plot_ends(
         label.set_color(looks[name].color)
     ax.set_ylim(-0.6, len(order) - 0.4)
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel(describe(values))
+    label_axes(ax, x=values)
 
 
 def plot_convergence(dataset: xr.Dataset, hue: str) -> Figure:
@@ -168,7 +168,7 @@ def plot_convergence(dataset: xr.Dataset, hue: str) -> Figure:
         left.set_ylim(0, 1.3 * left.get_ylim()[1])
         left.set_title("(a) along training")
         left.plot([], [], color="black", label="median and 95% of seeds")
-        left.plot([], [], color="black", linestyle=(0, (4, 2)), linewidth=0.9, label="exact limit")
+        left.plot([], [], color="black", label="exact limit", **EXACT)
         handles, labels = left.get_legend_handles_labels()
         left.legend(handles[-2:], labels[-2:], loc="upper left")
         plot_ends(right, curves.isel(step=-1), limits, dataset["js_to_limit"], hue)

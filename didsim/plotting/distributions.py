@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from didsim import _checks
 from didsim.plotting.arguments import check_axes, check_dim, check_labelled
-from didsim.plotting.looks import COLORS, describe, looks_of
+from didsim.plotting.labels import label_axes
+from didsim.plotting.looks import COLORS, looks_of
 
 
 def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy") -> None:
@@ -38,7 +39,7 @@ def plot_pair_margins(ax: Axes, margins: xr.DataArray, *, policy: str = "policy"
     ax.plot(places, values.mean(axis=1), color="black", marker="o", markersize=3, linewidth=1.2)
     ax.set_xticks(places, names)
     ax.set_xlim(-0.2, len(names) - 0.8)
-    ax.set_ylabel(describe(margins))
+    label_axes(ax, y=margins)
 
 
 def plot_distributions(

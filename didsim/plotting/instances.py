@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from didsim import _checks
 from didsim.plotting.arguments import check_axes, check_dim, check_labelled
-from didsim.plotting.looks import COLORS, color_of, describe, looks_of
+from didsim.plotting.labels import label_axes
+from didsim.plotting.looks import COLORS, color_of, looks_of
 
 
 def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str, **options: Any) -> None:
@@ -33,8 +34,7 @@ def plot_families(ax: Axes, dataset: xr.Dataset, x: str, y: str, hue: str, **opt
         one = dataset.sel({hue: name})
         marked = {"linestyle": "", "marker": look.marker(), "color": look.color, "label": name}
         ax.plot(one[x], one[y], **(dots | marked | options))
-    ax.set_xlabel(describe(dataset[x]))
-    ax.set_ylabel(describe(dataset[y]))
+    label_axes(ax, x=dataset[x], y=dataset[y])
 
 
 def plot_shares(
@@ -79,8 +79,12 @@ def plot_shares(
             xerr=reach,
             fmt=marker,
             color=colors[name],
-            markersize=4,
+            # Of many instances the interval is short: a small mark leaves its ends in sight.
+            markersize=2.4,
+            markeredgewidth=0.7,
             linewidth=1,
+            capsize=2.2,
+            capthick=0.8,
             markerfacecolor="white" if marker == "s" else colors[name],
         )
     ax.plot(
@@ -106,6 +110,7 @@ def plot_intervals(
     *,
     over: str = "seed",
     marks: Sequence[dict[str, Any]] | None = None,
+    places: Sequence[float] | None = None,
     floor: float | None = None,
 ) -> None:
     """A dot at the median and a line over the central 90%, a row for each entry of a dimension.
@@ -119,6 +124,7 @@ def plot_intervals(
         row: the dimension of the rows, the first at the top.
         over: the dimension of the values that a row summarises.
         marks: options of each row's dot and line, such as `color`, `marker` and `markerfacecolor`.
+        places: how far down each row is, so that gaps part groups of rows; by default 0, 1, 2, …
         floor: values below it count as 0 and are shown as an arrow at the left edge.
     """
     check_axes(ax)
@@ -128,6 +134,10 @@ def plot_intervals(
     are_marks = isinstance(marks, Sequence) and all(isinstance(one, Mapping) for one in marks)
     if marks is not None and not (are_marks and len(marks) == values.sizes[row]):
         raise ValueError(f"`marks` must be options for each of {values.sizes[row]} rows; got {marks!r}")
+    places = range(values.sizes[row]) if places is None else places
+    if not isinstance(places, Sequence) or len(places) != values.sizes[row]:
+        raise ValueError(f"`places` must be a number for each of {values.sizes[row]} rows; got {places!r}")
+    at_rows = [_checks.real("places", place, _checks.number) for place in places]
     if floor is not None:
         floor = _checks.real("floor", floor, _checks.number)
     rows = [one[~np.isnan(one)] for one in values.transpose(row, over).values]
@@ -141,8 +151,9 @@ def plot_intervals(
     low_ones, high_ones = (flat < below) | np.isneginf(flat), np.isposinf(flat)
     left, right = _edges(ax, shown, bool(low_ones.any()), bool(high_ones.any()))
     ax.set_xlim(left, right)
-    for place, (one, (low, middle, high)) in enumerate(zip(rows, summaries, strict=True)):
-        options = {"color": COLORS[0], "marker": "o", **(marks[place] if marks else {})}
+    for number, (one, (low, middle, high)) in enumerate(zip(rows, summaries, strict=True)):
+        place = at_rows[number]
+        options = {"color": COLORS[0], "marker": "o", **(marks[number] if marks else {})}
         if not one.size:
             continue
         ends = np.clip([low, high], left, right)
@@ -169,9 +180,9 @@ def plot_intervals(
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                 **where,
             )
-    ax.set_yticks(range(len(rows)), [str(name) for name in values[row].values])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlabel(describe(values))
+    ax.set_yticks(at_rows, [str(name) for name in values[row].values])
+    ax.set_ylim(max(at_rows) + 0.6, min(at_rows) - 0.6)
+    label_axes(ax, x=values)
 
 
 def plot_clipped(ax: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> None:

@@ -41,10 +41,11 @@ class LabelledByTable(Problem):
         ValueError: `preferences` is not a `PreferenceTable`, `first` or `second` is not normalised, or shapes
             do not fit.
 
-    >>> table = PreferenceTable(jnp.array([[0.5, 0.8], [0.2, 0.5]]))
-    >>> uniform = jnp.log(jnp.full(2, 0.5))
-    >>> jnp.exp(LabelledByTable(table, uniform, uniform).chosen_marginal(2)).round(6).tolist()
-    [0.65, 0.35]
+    Examples:
+        >>> table = PreferenceTable(jnp.array([[0.5, 0.8], [0.2, 0.5]]))
+        >>> uniform = jnp.log(jnp.full(2, 0.5))
+        >>> jnp.exp(LabelledByTable(table, uniform, uniform).chosen_marginal(2)).round(6).tolist()
+        [0.65, 0.35]
     """
 
     preferences: PreferenceTable

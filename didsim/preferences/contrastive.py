@@ -46,11 +46,12 @@ class Contrastive(Problem):
     Raises:
         ValueError: an argument is not normalised, or shapes do not fit.
 
-    >>> problem = Contrastive(
-    ...     chosen=jnp.log(jnp.array([0.8, 0.2])), rejected=jnp.log(jnp.array([0.5, 0.5]))
-    ... )
-    >>> round(float(problem.preference(0, 1)), 6)
-    0.8
+    Examples:
+        >>> problem = Contrastive(
+        ...     chosen=jnp.log(jnp.array([0.8, 0.2])), rejected=jnp.log(jnp.array([0.5, 0.5]))
+        ... )
+        >>> round(float(problem.preference(0, 1)), 6)
+        0.8
     """
 
     chosen: LogProbs

@@ -49,11 +49,12 @@ class Pairs(Problem):
         ValueError: indices are not integers or are negative, weights are negative, not finite or all zero,
             soft labels are not in [0, 1], `tied` is not boolean, there is no pair, or shapes do not fit.
 
-    >>> data = Pairs(winners=jnp.array([0, 0, 1]), losers=jnp.array([1, 1, 0]))
-    >>> round(float(data.preference(0, 1)), 4)
-    0.6667
-    >>> float(Pairs(winners=[0], losers=[1], win_probs=[0.75]).preference(0, 1))
-    0.75
+    Examples:
+        >>> data = Pairs(winners=jnp.array([0, 0, 1]), losers=jnp.array([1, 1, 0]))
+        >>> round(float(data.preference(0, 1)), 4)
+        0.6667
+        >>> float(Pairs(winners=[0], losers=[1], win_probs=[0.75]).preference(0, 1))
+        0.75
     """
 
     winners: Int[Array, "*batch pairs"]
@@ -300,9 +301,10 @@ class Joint(Problem):
         ValueError: `log_probs` is not square in its last two axes, or not normalised over them, or
             `log_ties` has another shape, is not symmetric, or exceeds `log_probs`.
 
-    >>> table = Joint(jnp.log(jnp.array([[0.0, 0.6], [0.2, 0.2]])))
-    >>> round(float(table.preference(0, 1)), 4)
-    0.75
+    Examples:
+        >>> table = Joint(jnp.log(jnp.array([[0.0, 0.6], [0.2, 0.2]])))
+        >>> round(float(table.preference(0, 1)), 4)
+        0.75
     """
 
     log_probs: Float[Array, "*batch sequences sequences"]

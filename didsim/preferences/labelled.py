@@ -68,10 +68,11 @@ class Labelled(Problem):
         ValueError: `reward` is not finite, or is a table of preferences, `first` or `second` is not
             normalised, or shapes do not fit.
 
-    >>> uniform = jnp.log(jnp.full(2, 0.5))
-    >>> problem = Labelled(reward=jnp.log(jnp.array([3.0, 1.0])), first=uniform, second=uniform)
-    >>> round(float(problem.preference(0, 1)), 6)
-    0.75
+    Examples:
+        >>> uniform = jnp.log(jnp.full(2, 0.5))
+        >>> problem = Labelled(reward=jnp.log(jnp.array([3.0, 1.0])), first=uniform, second=uniform)
+        >>> round(float(problem.preference(0, 1)), 6)
+        0.75
     """
 
     reward: Float[Array, "*batch sequences"]

@@ -215,6 +215,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "capped_reward_difference": CappedRewardDifference,
     },
 )
+"""Samplers by name."""
 
 
 class Online(Problem):
@@ -240,10 +241,11 @@ class Online(Problem):
             it uses the reward of labels that have none, or a field of it that is not static holds no array
             or number.
 
-    >>> p = jnp.log(jnp.array([0.9, 0.1]))
-    >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
-    >>> jnp.exp(problem.at(p, p).chosen_marginal(2)).round(4).tolist()  # 0.81 + 0.18 · 3/4
-    [0.945, 0.055]
+    Examples:
+        >>> p = jnp.log(jnp.array([0.9, 0.1]))
+        >>> problem = Online(reward=jnp.log(jnp.array([3.0, 1.0])), sampler=OnPolicy())
+        >>> jnp.exp(problem.at(p, p).chosen_marginal(2)).round(4).tolist()  # 0.81 + 0.18 · 3/4
+        [0.945, 0.055]
     """
 
     online: ClassVar[bool] = True

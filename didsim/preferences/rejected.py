@@ -35,9 +35,10 @@ def optimal_rejected(
     Raises:
         ValueError: an argument is not normalised or has a zero, shapes do not fit, or `beta <= 0`.
 
-    >>> reference, target = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.8, 0.2]))
-    >>> jnp.exp(optimal_rejected(reference, target, beta=1.0)).tolist()
-    [0.2, 0.8]
+    Examples:
+        >>> reference, target = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.8, 0.2]))
+        >>> jnp.exp(optimal_rejected(reference, target, beta=1.0)).tolist()
+        [0.2, 0.8]
     """
     return _on_geodesic(reference, target, "beta", -_checks.positive("beta", beta))
 
@@ -144,3 +145,4 @@ REJECTED: Registry[Callable[..., LogProbs]] = Registry(
         "worst_of_n": worst_of_n_rejected,
     },
 )
+"""Rejected-sampling distributions by name. An entry of your own is one line, `REJECTED["mine"] = mine`."""

@@ -35,9 +35,10 @@ class PreferenceTable(eqx.Module):
         ValueError: a table is not square, has an entry outside [0, 1], or a pair's outcomes do not add up
             to 1 to within the square root of machine epsilon.
 
-    >>> cyclic = PreferenceTable(jnp.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]))
-    >>> jnp.exp(cyclic.win_rates(jnp.log(jnp.full(3, 1 / 3)))).round(6).tolist()  # no sequence is better
-    [0.5, 0.5, 0.5]
+    Examples:
+        >>> cyclic = PreferenceTable(jnp.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]))
+        >>> jnp.exp(cyclic.win_rates(jnp.log(jnp.full(3, 1 / 3)))).round(6).tolist()  # no sequence is better
+        [0.5, 0.5, 0.5]
     """
 
     log_wins: Float[Array, "*batch sequences sequences"]
@@ -78,9 +79,10 @@ class PreferenceTable(eqx.Module):
         Raises:
             ValueError: `reward` is not finite, `theta < 1`, or shapes do not fit.
 
-        >>> table = PreferenceTable.rao_kupper(jnp.log(jnp.array([3.0, 1.0])), theta=2.0)
-        >>> jnp.exp(table.log_wins).round(4).tolist(), round(float(jnp.exp(table.log_ties[0, 1])), 4)
-        ([[0.3333, 0.6], [0.1429, 0.3333]], 0.2571)
+        Examples:
+            >>> table = PreferenceTable.rao_kupper(jnp.log(jnp.array([3.0, 1.0])), theta=2.0)
+            >>> jnp.exp(table.log_wins).round(4).tolist(), round(float(jnp.exp(table.log_ties[0, 1])), 4)
+            ([[0.3333, 0.6], [0.1429, 0.3333]], 0.2571)
         """
         reward = _checks.finite("reward", reward)
         theta = _checks.at_least_one("theta", theta, beside=reward)

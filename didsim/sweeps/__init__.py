@@ -5,6 +5,7 @@ settings    the settings of a function that a study names
 optimizers  optimisers and schedules that a study may name
 makers      everything else that it may name: families, targets, distributions, policies
 study       one run, described by plain tables
+completing  the same with every setting filled in and every value checked
 axes        the axes of a sweep
 grid        a study and its axes: the cells of a sweep, and the blocks that are computed together
 plan        what a sweep would compute, as a table

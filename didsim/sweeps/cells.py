@@ -20,10 +20,10 @@ from didsim.preferences.labelled import Labelled
 from didsim.preferences.online import Online
 from didsim.preferences.problem import Problem
 from didsim.spaces import SequenceSpace
+from didsim.sweeps.completing import metrics_of
 from didsim.sweeps.makers import ROLES, maker_of
 from didsim.sweeps.optimizers import compiled_in, optimizer_of
 from didsim.sweeps.settings import Maker, make
-from didsim.sweeps.study import metrics_of
 from didsim.sweeps.tables import real_numbers, with_values
 from didsim.training.metrics import METRICS
 from didsim.training.record import Record

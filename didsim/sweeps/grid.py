@@ -29,9 +29,10 @@ from didsim.sweeps.axes import (
     put,
     values_of,
 )
+from didsim.sweeps.completing import complete, metrics_of
 from didsim.sweeps.memory import bytes_of
 from didsim.sweeps.optimizers import compiled_in
-from didsim.sweeps.study import Seed, Study, complete, metrics_of
+from didsim.sweeps.study import Seed, Study
 from didsim.sweeps.tables import leaves, real_numbers, with_values, without_numbers
 from didsim.training.metrics import METRICS
 from didsim.training.progress import tracked
@@ -70,11 +71,12 @@ class Sweep:
         ValueError: a key or a value of any cell is wrong. All cells are checked when the sweep is made; a
             million of them take about a minute.
 
-    >>> sweep = Sweep(Study(steps=100), {"objective.beta": [0.1, 0.5], "seed": range(8)})
-    >>> sweep.dims, sweep.shape, sweep.size
-    (('beta', 'seed'), (2, 8), 16)
-    >>> sweep.cell((1, 3))["objective"]
-    {'name': 'dpo', 'beta': 0.5}
+    Examples:
+        >>> sweep = Sweep(Study(steps=100), {"objective.beta": [0.1, 0.5], "seed": range(8)})
+        >>> sweep.dims, sweep.shape, sweep.size
+        (('beta', 'seed'), (2, 8), 16)
+        >>> sweep.cell((1, 3))["objective"]
+        {'name': 'dpo', 'beta': 0.5}
     """
 
     def __init__(

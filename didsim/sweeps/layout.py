@@ -18,7 +18,10 @@ from didsim.sweeps.grid import Sweep
 from didsim.training.metrics import METRICS
 from didsim.training.record import metric_attributes
 
-LIMITS = {"js_limit": "JS(exact limit, target)", "js_to_limit": "JS(learned at the end, exact limit)"}
+LIMITS = {
+    "js_limit": {"long_name": "JS(exact limit, target)", "units": "nats", "limit_of": "js_to_target"},
+    "js_to_limit": {"long_name": "JS(learned at the end, exact limit)", "units": "nats"},
+}
 
 
 class Status(IntEnum):
@@ -95,10 +98,10 @@ def variables(sweep: Sweep) -> dict[str, _Variable]:
         for name in sweep.metrics
     }
     if sweep.has_limits:
-        for name, text in LIMITS.items():
-            found[name] = _Variable(sweep.dtype, np.nan, {"long_name": text, "units": "nats"})
-    about = {"long_name": "Steps taken before the run diverged; −1: it did not"}
-    found["diverged_at"] = _Variable("int64", -1, about)
+        for name, about in LIMITS.items():
+            found[name] = _Variable(sweep.dtype, np.nan, about)
+    steps = {"long_name": "Steps taken before the run diverged; −1: it did not"}
+    found["diverged_at"] = _Variable("int64", -1, steps)
     flags = {
         "flag_values": [int(one) for one in Status],
         "flag_meanings": " ".join(one.name.lower() for one in Status),

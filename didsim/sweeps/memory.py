@@ -10,9 +10,9 @@ import optax
 
 from didsim._memory import PAIR
 from didsim.spaces import SequenceSpace
+from didsim.sweeps.completing import metrics_of
 from didsim.sweeps.makers import maker_of
 from didsim.sweeps.settings import Maker, count_numbers, make
-from didsim.sweeps.study import metrics_of
 
 # Vectors over the space that are alive at once in a step or a record.
 _VECTORS = 200

@@ -44,6 +44,19 @@ def open_results(path: str | Path) -> xr.Dataset:
     return dataset.assign_coords({name: one.astype(object).astype(str) for name, one in words.items()})
 
 
+def open_netcdf(path: Path) -> xr.Dataset:
+    """The labelled data of a NetCDF file, as `export` and the experiments write it, in memory.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    try:
+        with xr.open_dataset(path, engine="scipy") as dataset:
+            return dataset.load()
+    except (TypeError, ValueError, KeyError, IndexError, EOFError) as error:
+        raise ValueError(f"{path} is neither a folder with results nor a NetCDF file: {error}") from None
+
+
 def select_values(dataset: xr.Dataset, settings: Iterable[str]) -> xr.Dataset:
     """The part of a dataset at some values of its dimensions, each given as `dimension=value`.
 

@@ -143,9 +143,10 @@ def check_all(
         ValueError: `instances` is below 1 or more than memory can hold, `seed` is negative or has more than
             31 bits, or a name is unknown.
 
-    >>> report = check_all(instances=100, only=["inverse"], counterexamples=False)
-    >>> report.rows[0].verdict
-    'holds'
+    Examples:
+        >>> report = check_all(instances=100, only=["inverse"], counterexamples=False)
+        >>> report.rows[0].verdict
+        'holds'
     """
     instances = fitting_int("instances", instances, _BYTES)
     seed = _checks.integer("seed", seed, 0, 2**31 - 1)

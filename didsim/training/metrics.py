@@ -63,7 +63,7 @@ class Metric:
 
     Attributes:
         measure: the function.
-        long_name: what it measures, in words.
+        long_name: what it measures, in a few words, which label its axis in pictures.
         units: "nats" or "1", or None where they are not known.
         needs_target: whether it compares with a target, so that a run without one cannot record it.
         needs_support: whether it needs a rejected distribution without zeros. Finite pairs have none, and
@@ -107,125 +107,123 @@ METRICS: Registry[Measure] = Registry("metric", {})
 
 
 def _standard(
-    name: str | None = None, units: str = "nats", *, by_default: bool = True, **needs: bool
+    long_name: str, units: str = "nats", *, name: str | None = None, by_default: bool = True, **needs: bool
 ) -> Callable[[Measure], Measure]:
-    """Register a function under its own name, or another, with its docstring for a long name.
+    """Register a function under its own name, or another, with the label of its axis.
 
     The function itself stays what its name in this module means, so that a metric can be pickled.
     """
 
     def register(measure: Any) -> Measure:
-        METRICS[name or measure.__name__] = Metric(
-            measure, measure.__doc__.rstrip("."), units, by_default=by_default, **needs
-        )
+        METRICS[name or measure.__name__] = Metric(measure, long_name, units, by_default=by_default, **needs)
         return measure
 
     return register
 
 
-@_standard(units="1")
+@_standard("Exact loss", "1")
 def loss(s: Snapshot) -> Array:
     """Exact loss."""
     return s.loss
 
 
-@_standard(units="1")
+@_standard("Gradient norm", "1")
 def gradient_norm(s: Snapshot) -> Array:
     """Euclidean norm of the exact loss's gradient."""
     return optax.tree.norm(s.gradient)
 
 
-@_standard(needs_target=True)
+@_standard("KL(learned ‖ target)", needs_target=True)
 def kl_to_target(s: Snapshot) -> Array:
     """KL(learned ‖ target)."""
     return kl(s.log_probs, _target(s))
 
 
-@_standard(needs_target=True)
+@_standard("KL(target ‖ learned)", needs_target=True)
 def kl_from_target(s: Snapshot) -> Array:
     """KL(target ‖ learned)."""
     return kl(_target(s), s.log_probs)
 
 
-@_standard(needs_target=True)
+@_standard("JS(learned, target)", needs_target=True)
 def js_to_target(s: Snapshot) -> Array:
     """JS(learned, target)."""
     return js(s.log_probs, _target(s))
 
 
-@_standard()
+@_standard("Policy entropy")
 def policy_entropy(s: Snapshot) -> Array:
     """Entropy of the learned policy."""
     return entropy(s.log_probs)
 
 
-@_standard("did_entropy", needs_cover=True)
+@_standard("DID entropy", name="did_entropy", needs_cover=True)
 def learned_did_entropy(s: Snapshot) -> Array:
     """DID entropy of the learned policy against the reference."""
     return did_entropy(s.log_probs, s.reference)
 
 
-@_standard()
+@_standard("Chosen log-likelihood")
 def chosen_logps(s: Snapshot) -> Array:
     """Expected log-likelihood of chosen sequences."""
     return expectation(s.chosen, s.log_probs)
 
 
-@_standard()
+@_standard("Rejected log-likelihood")
 def rejected_logps(s: Snapshot) -> Array:
     """Expected log-likelihood of rejected sequences."""
     return expectation(s.rejected, s.log_probs)
 
 
-@_standard()
+@_standard("Chosen displacement")
 def chosen_displacement(s: Snapshot) -> Array:
     """Change of the chosen log-likelihood from the reference."""
     return expectation(s.chosen, s.log_probs - s.reference)
 
 
-@_standard()
+@_standard("Rejected displacement")
 def rejected_displacement(s: Snapshot) -> Array:
     """Change of the rejected log-likelihood from the reference."""
     return expectation(s.rejected, s.log_probs - s.reference)
 
 
-@_standard()
+@_standard("Log-margin, learned")
 def margin_learned(s: Snapshot) -> Array:
     """Expected log-margin of the learned policy on sampled pairs."""
     return _margin(s, s.log_probs)
 
 
-@_standard()
+@_standard("Log-margin, reference")
 def margin_reference(s: Snapshot) -> Array:
     """Expected log-margin of the reference on sampled pairs."""
     return _margin(s, s.reference)
 
 
-@_standard(needs_support=True)
+@_standard("Log-margin, rejected", needs_support=True)
 def margin_rejected(s: Snapshot) -> Array:
     """Expected log-margin of the rejected-sampling distribution on sampled pairs."""
     return _margin(s, s.rejected)
 
 
-@_standard(needs_target=True)
+@_standard("Log-margin, target", needs_target=True)
 def margin_target(s: Snapshot) -> Array:
     """Expected log-margin of the target on sampled pairs."""
     return _margin(s, _target(s))
 
 
-@_standard(units="1", by_default=False, needs_support=True, needs_cover=True)
+@_standard("Share of pairs ordered", "1", by_default=False, needs_support=True, needs_cover=True)
 def fraction_ordered(s: Snapshot) -> Array:
     """Share of pairs on which learned, reference and rejected are log-margin ordered."""
     return check_order(s.log_probs, s.reference, s.rejected).fraction
 
 
-@_standard()
+@_standard("Reward margin")
 def reward_margin(s: Snapshot) -> Array:
     """Expected implicit reward of the chosen less that of the rejected."""
     return _margin(s, s.implicit_reward())
 
 
-@_standard(units="1", by_default=False)
+@_standard("Reward accuracy", "1", by_default=False)
 def reward_accuracy(s: Snapshot) -> Array:
     """Share of sampled pairs whose chosen sequence has the larger implicit reward; ties count half."""
     return s.problem.expect(_WIN, s.implicit_reward())

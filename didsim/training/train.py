@@ -118,13 +118,14 @@ def train(
             The loss over all pairs is checked at records, the loss of a minibatch at every step. The error
             holds all records until then.
 
-    >>> import didsim
-    >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
-    >>> problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, beta=0.5))
-    >>> policy = didsim.EnergyBased(reference)
-    >>> run = train(policy, reference, problem, didsim.dpo(0.5), optax.adam(0.1), 300)
-    >>> run.metrics["js_to_target"].shape, bool(run.metrics["js_to_target"][-1] < 1e-6)
-    ((31,), True)
+    Examples:
+        >>> import didsim
+        >>> reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0)), 8)
+        >>> problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, beta=0.5))
+        >>> policy = didsim.EnergyBased(reference)
+        >>> run = train(policy, reference, problem, didsim.dpo(0.5), optax.adam(0.1), 300)
+        >>> run.metrics["js_to_target"].shape, bool(run.metrics["js_to_target"][-1] < 1e-6)
+        ((31,), True)
     """
     record = Record() if record is None else record
     _check_kinds(

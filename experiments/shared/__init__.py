@@ -3,6 +3,10 @@
 configs    settings, and how the command line changes them
 training   random keys, the optimiser, runs and studies
 limits     objectives at comparable settings, and the limit of each
+names      readable names of objectives
 results    the files of an experiment
-readme     the README's table of objectives
+findings   what every picture shows, in one file
+wording    numbers in sentences
+summary    the table of objectives
+zeros      what each objective does to a sequence that is never chosen, or never rejected
 """

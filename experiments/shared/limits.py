@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float
 import didsim
 
 SUM = "dpo + sft"
+GRADIENT_DESCENT = "gradient descent"
+"""How the end of a gradient rule is found."""
 
 _AT_REST = 1e-6
 
@@ -125,7 +127,7 @@ def find_limit(
         )
         rests = np.asarray(run.metrics["gradient_norm"][..., -1]) < _AT_REST
         never = np.zeros_like(rests)
-        return Limit(run.policy.log_probs(), "gradient descent", rests, never, unknown, unknown)
+        return Limit(run.policy.log_probs(), GRADIENT_DESCENT, rests, never, unknown, unknown)
     solution = didsim.solve(objective, reference, problem, space.lengths, starts=starts)
     known = solution.certificate
     return Limit(

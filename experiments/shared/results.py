@@ -1,5 +1,6 @@
-"""The files of an experiment: data, PNG and PDF, written whole or not at all."""
+"""The files of an experiment: data, pictures and tables, written whole or not at all."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,22 +26,44 @@ def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> 
     )
 
 
-def save(dataset: xr.Dataset, figure: Figure, name: str, folder: Path) -> list[Path]:
-    """Write `name.nc`, `name.png` and `name.pdf` in a folder, which is made if there is none.
+def facts(config: SpaceConfig) -> dict[str, int]:
+    """The numbers of sequences, of seeds or instances, and of steps, as far as a config has them."""
+    settings = {
+        name: getattr(config, name) for name in ("seeds", "instances", "steps") if hasattr(config, name)
+    }
+    return {"sequences": config.make_space().size, **settings}
 
-    All three are first written in full under temporary names and then renamed. A failure while writing
+
+def save(
+    dataset: xr.Dataset, figures: Mapping[str, Figure], tables: Mapping[str, str], name: str, folder: Path
+) -> list[Path]:
+    """Write `name.nc`, a PNG and a PDF of every figure, and JSON. The folder is made if there is none.
+
+    All files are first written in full under temporary names and then renamed. A failure while writing
     therefore leaves the earlier files as they are.
+
+    Args:
+        dataset: the data.
+        figures: the figures, by the names of their files without a suffix.
+        tables: JSON, in the same way.
+        name: the name of the experiment.
+        folder: where to write.
 
     Raises:
         OSError: a file cannot be written; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{suffix}" for suffix in ("nc", "png", "pdf")]
+    pictures = [(figure, f"{one}.{suffix}") for one, figure in figures.items() for suffix in ("png", "pdf")]
+    texts = [(text, f"{one}.json") for one, text in tables.items()]
+    paths = [folder / file for file in (f"{name}.nc", *(file for _, file in (*pictures, *texts)))]
     with written_whole(*paths) as drafts:
-        dataset.to_netcdf(drafts[0], engine="scipy")
-        for draft in drafts[1:]:
+        data, *others = drafts
+        dataset.to_netcdf(data, engine="scipy")
+        for (figure, _), draft in zip(pictures, others, strict=False):
             # No creation date: the same figure gives the same bytes.
             metadata = {"CreationDate": None} if draft.suffix == ".pdf" else None
             with plotting.style():
                 figure.savefig(draft, metadata=metadata)
+        for (text, _), draft in zip(texts, others[len(pictures) :], strict=True):
+            draft.write_text(text, encoding="utf-8")
     return paths

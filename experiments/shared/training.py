@@ -14,6 +14,7 @@ import didsim
 from didsim.sweeps.study import ContrastiveData, Recorded, Space
 from didsim.training.metrics import Measure
 from experiments.shared.configs import TrainingConfig
+from experiments.shared.wording import number
 
 
 def seed_keys(config: TrainingConfig, number: int) -> Key[Array, "number seeds"]:
@@ -94,3 +95,25 @@ def run_study(config: TrainingConfig, axes: Mapping[str, Sequence[Any]], progres
     if outcome.done < sweep.size:
         raise FloatingPointError(f"{sweep.size - outcome.done} of {sweep.size} runs diverged or failed")
     return dataset.drop_vars(["status", "diverged_at"]).drop_attrs(deep=False)
+
+
+def ends_in_words(dataset: xr.Dataset, dim: str, others: str) -> str:
+    """Where the runs of `run_study` end, in sentences: how far from the target, and from their limits.
+
+    Args:
+        dataset: what `run_study` returns.
+        dim: the dimension whose entries are compared.
+        others: what the entries are called.
+    """
+    ends = dataset["js_to_target"].isel(step=-1).median("seed")
+    ends = ends.sortby(ends)
+    names, values = [f"`{name}`" for name in ends[dim].values], [number(float(end)) for end in ends]
+    text = f"{names[0]} ends nearest to the target: the median divergence is {values[0]} nats."
+    if len(names) > 1:
+        among = f"from {values[1]} ({names[1]}) to {values[-1]} nats ({names[-1]})"
+        text += f" For {len(names) - 1} other {others} it goes {among}."
+    gaps = dataset["js_to_limit"].max("seed")
+    if gaps.notnull().any():
+        gap, worst = number(float(gaps.max())), gaps.idxmax(dim).item()
+        text += f" Where there is an exact limit, no run ends further than {gap} nats from it (`{worst}`)."
+    return text

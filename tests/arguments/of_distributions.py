@@ -1,7 +1,6 @@
 """Valid calls of the functions of distributions, of spaces and of policies."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import didsim
@@ -9,7 +8,6 @@ from didsim import families, information, margins, policies, spaces
 from tests.arguments.calls import call
 from tests.arguments.kinds import (
     Argument,
-    anything,
     distribution,
     flag,
     host_number,
@@ -18,7 +16,6 @@ from tests.arguments.kinds import (
     is_empty,
     number,
     only,
-    text,
     values,
 )
 
@@ -94,12 +91,4 @@ CALLS = {
     ),
     "policies.Autoregressive.log_prob": call(POLICY.log_prob, tokens=indices((0,), 3)),
     "policies.partition": call(policies.partition, policy=only(POLICY)),
-    "exercises.check": call(
-        didsim.exercises.check,
-        answer=anything(1.0),
-        expected=anything(jnp.array(1.0)),
-        because=text(),
-        hint=text(),
-        tolerance=host_number(0.1, 0),
-    ),
 }

@@ -7,7 +7,7 @@ import xarray as xr
 
 from didsim import plotting
 from tests.arguments.calls import call
-from tests.arguments.kinds import Argument, host_number, instance, integer, only, text
+from tests.arguments.kinds import Argument, flag, host_number, instance, integer, only, text
 from tests.arguments.of_distributions import P, Q
 
 _, _AXES = plotting.new_figure(height=2)
@@ -24,8 +24,30 @@ def _style(values: Any) -> Any:
     return plotting.describe(values)
 
 
+def _is_one_axis(values: Any) -> bool:
+    if isinstance(values, dict):
+        return bool(values)
+    if isinstance(values, list | tuple):
+        return not values
+    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf"
+
+
 CALLS = {
     "plotting.describe": call(plotting.describe, values=only(ENDS)),
+    "plotting.label_axes": call(
+        plotting.label_axes,
+        ax=AX,
+        x=Argument(ENDS, lambda value: isinstance(value, str | xr.DataArray)).or_none(),
+        y=Argument("words", lambda value: isinstance(value, str | xr.DataArray)).or_none(),
+    ),
+    "plotting.labelled": call(
+        plotting.labelled,
+        values=Argument(np.arange(2.0), _is_one_axis),
+        dims=only(["t"]),
+        coordinates=Argument({}, lambda other: other is None or (isinstance(other, dict) and not other)),
+        label=text().or_none(),
+        units=text(),
+    ),
     "plotting.new_figure": call(
         plotting.new_figure,
         rows=integer(1, 1, 10**400),
@@ -66,6 +88,8 @@ CALLS = {
         hue=only("hue").or_none(),
         col=only(None).or_none(),
         over=only("seed").or_none(),
+        log=flag(),
+        log_x=flag(),
     ),
     "plotting.plot_pair_margins": call(
         plotting.plot_pair_margins,
@@ -108,6 +132,7 @@ CALLS = {
         row=only("hue"),
         over=only("seed"),
         marks=only([{}, {}]).or_none(),
+        places=only([0.0, 2.0]).or_none(),
         floor=host_number(0.1).or_none(),
     ),
     "plotting.plot_clipped": call(

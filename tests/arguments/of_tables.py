@@ -59,6 +59,7 @@ CALLS = {
         diagnostics.compare_with_expected_fall,
         chosen=instance(_NUMBER, Number),
         expected_fall=instance(_NUMBER, Number),
+        pairs=Argument("the pairs", lambda other: isinstance(other, str)),
     ),
     "diagnostics.estimate_did_entropy": call(
         diagnostics.estimate_did_entropy,

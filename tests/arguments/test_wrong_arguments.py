@@ -12,6 +12,7 @@ from didsim._registry import Registry
 from tests.arguments import (
     of_diagnostics,
     of_distributions,
+    of_exercises,
     of_objectives,
     of_pairs,
     of_pictures,
@@ -23,6 +24,7 @@ from tests.arguments.wrong_values import WRONG
 
 CALLS: dict[str, Call] = {
     **of_distributions.CALLS,
+    **of_exercises.CALLS,
     **of_pairs.CALLS,
     **of_objectives.CALLS,
     **of_runs.CALLS,

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from scipy.special import log_softmax
 
 import didsim
-from didsim.fixed_points import Verdict
+from didsim.fixed_points import Verdict, separable
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio
 from didsim.objectives.terms import Population, Sequences, Term
@@ -136,3 +137,16 @@ for name in ("dpo", "slic", "kto", "dpo_pg"):
     )
     assert done.returncode == 0, done.stderr
     assert "dpo NOT_IDENTIFIED" in done.stdout
+
+
+def test_no_limit_is_looked_for_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sets of sequences with losers: a search over all sequences, thrown away, took half a minute."""
+
+    def search(*_: Any) -> None:
+        raise AssertionError("the limit is not known, whatever is found")
+
+    monkeypatch.setattr(separable, "_minimised", search)
+    reference = jnp.log(jnp.full(5, 0.2))
+    solution = didsim.solve(didsim.dpo(0.1), reference, didsim.Pairs(jnp.array([0, 2]), jnp.array([1, 3])))
+    assert not solution.certificate.finite
+    assert np.isnan(solution.certificate.limit).all()

@@ -105,7 +105,7 @@ def test_a_quasi_newton_search_by_another_library_ends_at_the_same_policy(
         REFERENCE / scale,
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": 3000, "maxfun": 5000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
+        options={"maxiter": 1000, "maxfun": 2000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
     )
     assert float(loss(np.asarray(solution.log_probs) / scale)[0]) <= found.fun * (1 + 1e-12)
     np.testing.assert_allclose(solution.log_probs, log_softmax(scale * found.x), atol=2e-3)

@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +55,7 @@ def by_double_loop(
 def test_labelled_pairs_are_summed_as_by_a_double_loop(
     kernel: PiecewiseLinear, spread: float, dtype: str
 ) -> None:
-    reward, first, second, x = (one.astype(dtype) for one in drawn(2100, spread))
+    reward, first, second, x = (one.astype(dtype) for one in drawn(2100 if spread > 1 else 600, spread))
     problem = Labelled(reward, first, second)
     assert problem.nodes is not None
     expected = by_double_loop(FUNCTIONS[kernel], *(one.astype(float) for one in (reward, first, second, x)))
@@ -101,6 +102,20 @@ def test_as_few_nodes_are_used_as_the_range_of_rewards_needs() -> None:
     for radius, nodes in [(0.0, 32), (1.0, 32), (8.0, 128), (30.0, 512), (80.0, None)]:
         assert nodes_for(SIGMOID, jnp.linspace(-radius, radius, 10_000)) == nodes
     assert nodes_for(SIGMOID, jnp.linspace(-1, 1, 511)) is None
+
+
+def test_rewards_replaced_by_ones_too_wide_for_the_nodes_give_no_number() -> None:
+    reward, first, second, x = drawn(600, 1.0)
+    problem = Labelled(reward, first, second)
+    assert problem.nodes == 32
+    for factor, known in [(1.0, True), (-1.0, True), (1.05, True), (8.0, False), (700.0, False)]:
+        wider = eqx.tree_at(lambda one: one.reward, problem, factor * problem.reward)
+        found = float(wider.expect(STEP, jnp.asarray(x)))
+        if known:
+            expected = by_double_loop(FUNCTIONS[STEP], factor * reward, first, second, x)
+            assert found == pytest.approx(expected, rel=1e-13)
+        else:
+            assert np.isnan(found)
 
 
 def test_the_accuracy_of_a_hundred_thousand_labelled_sequences_needs_no_table() -> None:

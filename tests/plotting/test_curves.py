@@ -35,7 +35,7 @@ def test_curves_have_labels_units_and_dashed_limits_where_they_are_known(curves:
     limits = xr.DataArray([[0.5] * 40, [np.nan] * 40], dims=("rule", "seed"), coords={"rule": ["a", "b"]})
     plotting.plot_curves(ax, curves, limits, "rule")
     assert ax.get_xlabel() == "Step"
-    assert ax.get_ylabel() == "JS(learned, target) (nats)"
+    assert ax.get_ylabel() == "JS(learned, target)\n(nats)"
     assert [line.get_label() for line in ax.lines if not line.get_label().startswith("_")] == ["a", "b"]
     dashed = [line for line in ax.lines if line.is_dashed()]
     assert [float(line.get_ydata()[0]) for line in dashed] == [0.5]

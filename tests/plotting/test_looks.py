@@ -21,13 +21,14 @@ def test_the_style_can_be_kept_for_a_session() -> None:
     assert mpl.rcParams["font.size"] != 8
 
 
-def test_figures_show_themselves_at_screen_resolution() -> None:
+def test_figures_show_themselves_with_twice_the_pixels_of_their_place() -> None:
     with plotting.style():
         figure, ax = plotting.new_figure(height=2)
         ax.plot([0, 1], [0, 1])
-        shown = figure._repr_png_()
+        shown, place = figure._repr_png_()
     image = mpl.image.imread(io.BytesIO(shown), format="png")
-    assert image.shape[:2] == (200, 550)
+    assert image.shape[:2] == (400, 1100)
+    assert place == {"width": 550, "height": 200}
     assert b"Software" not in shown
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 import didsim
-from didsim.sweeps.study import complete
+from didsim.sweeps.completing import complete
 
 SPACE = didsim.SequenceSpace(2, 2)
 EOS = didsim.SequenceSpace(3, 2, eos=True)

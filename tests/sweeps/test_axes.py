@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import didsim
 from didsim import Range, Sweep
 from didsim.sweeps.axes import Axis, parse_value
-from didsim.sweeps.study import complete
+from didsim.sweeps.completing import complete
 from tests.sweeps.sweep_cases import SMALL, TEXT, from_text
 
 # Cells.

@@ -13,7 +13,7 @@ import pytest
 import didsim
 from didsim.sweeps import makers
 from didsim.sweeps.cells import compute
-from didsim.sweeps.study import complete
+from didsim.sweeps.completing import complete
 from tests.compilations import counted_compilations
 from tests.sweeps.cell_cases import (
     ADAM,

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from didsim.sweeps.completing import complete
 from didsim.sweeps.domains import DOMAINS, check_domains
 from didsim.sweeps.optimizers import OPTIMIZERS
 from didsim.sweeps.settings import settings_of
-from didsim.sweeps.study import complete
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import didsim
 from didsim import Range, Study, Sweep
+from didsim.sweeps.completing import complete
 from didsim.sweeps.grid import MANY, program_of
-from didsim.sweeps.study import complete
 from tests.sweeps.sweep_cases import SMALL
 
 

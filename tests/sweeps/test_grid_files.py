@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from didsim import Sweep
-from didsim.sweeps.study import complete
+from didsim.sweeps.completing import complete
 from tests.sweeps.sweep_cases import TEXT, from_text
 
 

@@ -11,9 +11,9 @@ import pytest
 
 import didsim
 from didsim.sweeps.cells import compute
+from didsim.sweeps.completing import complete
 from didsim.sweeps.grid import Sweep, program_of
 from didsim.sweeps.optimizers import OPTIMIZERS, SCHEDULES, adam, compiled_in, rmsprop, sgd
-from didsim.sweeps.study import complete
 from tests.compilations import counted_compilations
 from tests.sweeps.test_study import entry
 

@@ -93,7 +93,11 @@ def test_attributes_say_what_it_is(sweep: Sweep, results: xr.Dataset) -> None:
     attributes = {name: results[name].attrs for name in results.variables}
     assert attributes["js_to_target"] == {"long_name": "JS(learned, target)", "units": "nats"}
     assert attributes["loss"] == {"long_name": "Exact loss", "units": "1"}
-    assert attributes["js_limit"] == {"long_name": "JS(exact limit, target)", "units": "nats"}
+    assert attributes["js_limit"] == {
+        "long_name": "JS(exact limit, target)",
+        "units": "nats",
+        "limit_of": "js_to_target",
+    }
     assert attributes["js_to_limit"] == {"long_name": "JS(learned at the end, exact limit)", "units": "nats"}
     assert attributes["step"] == {"long_name": "Step"}
     assert attributes["beta"] == {"long_name": "Beta", "key": "problem.rejected.beta"}
@@ -333,4 +337,6 @@ def test_there_is_nothing_to_draw_before_a_cell_is_done(
     with pytest.raises(ValueError, match=r"^`dataset` has no value of 'js_to_target' yet$"):
         plot_study(found.isel(objective=0, beta=0, learning_rate=0), "js_to_target")
     done = found.isel(dict(zip(DIMS[:-1], index[:-1], strict=True)))
-    assert len(panels_of(plot_study(done, "js_to_target"))[0].lines) == 1
+    curve, limit = panels_of(plot_study(done, "js_to_target"))[0].lines
+    assert curve.get_linestyle() == "-"
+    assert limit.get_linestyle() == "--"

@@ -14,10 +14,10 @@ import pytest
 import didsim
 from didsim import Sweep
 from didsim._memory import machine_memory, size_text
+from didsim.sweeps.completing import _filled, complete
 from didsim.sweeps.makers import POLICIES
 from didsim.sweeps.memory import bytes_of
 from didsim.sweeps.plan import plan
-from didsim.sweeps.study import _filled, complete
 from tests.sweeps.study_cases import entry
 from tests.sweeps.sweep_cases import SMALL
 

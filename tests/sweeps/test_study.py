@@ -8,8 +8,9 @@ import pytest
 
 import didsim
 from didsim.sweeps import makers
+from didsim.sweeps.completing import complete, metrics_of
 from didsim.sweeps.optimizers import OPTIMIZERS
-from didsim.sweeps.study import Study, complete, metrics_of
+from didsim.sweeps.study import Study
 from didsim.sweeps.tables import leaves
 from tests.sweeps.study_cases import UNIFORM, entry
 

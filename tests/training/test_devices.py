@@ -104,22 +104,22 @@ def test_one_large_distribution_over_four_devices_is_that_on_one() -> None:
         logits, reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0), 3), size)
         labelled = didsim.Labelled(target, reference, logits)
         assert labelled.separable
-        for problem in (didsim.Contrastive(reference, target), labelled):
-            for objective in (didsim.dpo(0.5), didsim.ipo(0.5)):
+        contrastive = didsim.Contrastive(reference, target)
+        for problem, objective in ((contrastive, didsim.dpo(0.5)), (labelled, didsim.ipo(0.5))):
 
-                def loss(logits, reference, problem):
-                    policy = jax.nn.log_softmax(logits)
-                    return objective.population_loss(policy, reference, problem, None, None)
+            def loss(logits, reference, problem):
+                policy = jax.nn.log_softmax(logits)
+                return objective.population_loss(policy, reference, problem, None, None)
 
-                compiled = jax.jit(jax.value_and_grad(loss))
-                value, gradient = compiled(logits, reference, problem)
-                place = lambda tree: jax.device_put(tree, spread)
-                there = compiled(place(logits), place(reference), jax.tree.map(place, problem))
-                assert there[1].sharding.is_equivalent_to(spread, 1)
-                np.testing.assert_allclose(there[0], value, rtol=1e-12)
-                size_of = float(jnp.abs(gradient).max())
-                assert size_of > 1e-6
-                np.testing.assert_allclose(there[1], gradient, rtol=0, atol=1e-10 * size_of)
+            compiled = jax.jit(jax.value_and_grad(loss))
+            value, gradient = compiled(logits, reference, problem)
+            place = lambda tree: jax.device_put(tree, spread)
+            there = compiled(place(logits), place(reference), jax.tree.map(place, problem))
+            assert there[1].sharding.is_equivalent_to(spread, 1)
+            np.testing.assert_allclose(there[0], value, rtol=1e-12)
+            size_of = float(jnp.abs(gradient).max())
+            assert size_of > 1e-6
+            np.testing.assert_allclose(there[1], gradient, rtol=0, atol=1e-10 * size_of)
     """
     finish(start(script, 4))
 

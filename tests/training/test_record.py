@@ -155,9 +155,7 @@ def test_every_standard_metric_has_a_long_name_and_units() -> None:
         attributes = metric_attributes(name, metric)
         assert attributes["units"] == ("1" if name in shares else "nats")
         assert not attributes["long_name"].endswith(".")
-    assert metric_attributes("did_entropy", METRICS["did_entropy"])["long_name"] == (
-        "DID entropy of the learned policy against the reference"
-    )
+    assert metric_attributes("did_entropy", METRICS["did_entropy"])["long_name"] == "DID entropy"
 
 
 def peak(s: Any) -> jax.Array:

@@ -272,7 +272,7 @@ def test_train_says_that_it_compiles_itself() -> None:
 def test_to_dataset_is_labelled_and_opens_in_xarray(tmp_path: Any) -> None:
     dataset = train(steps=20).to_dataset(("seed",))
     assert dataset["loss"].dims == ("seed", "step")
-    assert dataset["policy_entropy"].attrs == {"long_name": "Entropy of the learned policy", "units": "nats"}
+    assert dataset["policy_entropy"].attrs == {"long_name": "Policy entropy", "units": "nats"}
     dataset.to_netcdf(tmp_path / "run.nc", engine="scipy")
     xr.testing.assert_equal(xr.open_dataset(tmp_path / "run.nc"), dataset)
     with pytest.raises(ValueError, match="`batch_dims` must name every batch axis"):

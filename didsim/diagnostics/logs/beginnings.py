@@ -36,7 +36,12 @@ def first_rewards(evidence: Evidence) -> Finding | None:
             "reference, and the first few steps cannot move it this far.",
             advice="Load the same weights, precision and adapter for both. Precomputed reference "
             "log-probabilities must come from the model that training starts from, with the same template "
-            "and truncation. If the models are the same, the learning rate is far too high.",
+            "and truncation. If the models are the same, the learning rate is far too high."
+            + (
+                " If the loss has no reference, as SimPO's, CPO's and ORPO's, say so with --loss-type."
+                if max(chosen, rejected) < 0
+                else ""
+            ),
             numbers=numbers,
             step=at,
         )
@@ -131,7 +136,7 @@ def _cause_of_zeros(evidence: Evidence) -> tuple[str, str, str]:
     rate, norm, beta = (
         train.columns.get(name, np.empty(0)) for name in ("learning_rate", "grad_norm", "beta")
     )
-    if len(beta) and not np.nan_to_num(beta).any():
+    if (len(beta) and not np.nan_to_num(beta).any()) or evidence.log.stated.betas == (0.0,):
         return "beta is 0", "The log itself says beta 0.", "Set beta; 0.1 is usual."
     if len(rate) and not np.nan_to_num(rate).any():
         return (
@@ -199,9 +204,36 @@ def loss_of_another_scale(evidence: Evidence) -> Finding | None:
         name="loss_of_another_scale",
         grade=Grade.LOOK,
         sentence=f"The first loss is {short(float(loss[0]))}, which is {what}.",
-        reason="At a margin of 0, where training starts, DPO's loss is log 2 = 0.6931 for each pair.",
+        reason="At a margin of 0, where training starts, DPO's loss is log 2 = 0.6931 for each pair."
+        + (" NCA's and BCO's losses begin at twice that." if count == 2 and times > 1 else ""),
         advice=f"{'Divide' if times > 1 else 'Multiply'} the loss by {count} to compare it. Check whether "
         "the gradient has the same factor: the learning rate then is not what it seems.",
         numbers={"first loss": Number(value=float(loss[0]), unit="nats", no_interval=_ONE_VALUE)},
+        step=float(at[0]),
+    )
+
+
+def another_loss(evidence: Evidence) -> Finding | None:
+    """A first loss at a margin of 0 that is no multiple of log 2: the loss is none of DPO's scale."""
+    rows = evidence.log.train
+    if not evidence.may_be_sigmoid or evidence.times_log_2 is not None or "nll" in rows:
+        return None
+    at, loss, margin = rows.together("loss", "margin")
+    first = float(loss[0])
+    if abs(first - 1) < 0.02:
+        like = "The hinge loss and APO begin at 1. "
+    elif first > 1:
+        like = f"IPO begins at 1/(2 beta)², which fits beta {short(0.5 / first**0.5)}. "
+    else:
+        like = ""
+    return Finding(
+        name="loss_is_another_one",
+        grade=Grade.LOOK,
+        sentence=f"The loss is not plain sigmoid DPO: the first one is {short(first)} at a margin of "
+        f"{signed(float(margin[0]))}, where DPO's is log 2 = 0.6931.",
+        reason=f"At a margin of 0, where training starts, DPO's loss is log 2 for each pair. {like}A "
+        "term that is added, such as SFT, moves the start, too.",
+        advice="Say which loss it is with --loss-type. Checks of the loss are for sigmoid DPO alone.",
+        numbers={"first loss": Number(value=first, unit="nats", no_interval=_ONE_VALUE)},
         step=float(at[0]),
     )

@@ -3,8 +3,7 @@
 from didsim.diagnostics.findings import Finding, Input, Unknown
 from didsim.diagnostics.logs import beginnings, losses, movement
 from didsim.diagnostics.logs.evidence import Evidence
-from didsim.diagnostics.logs.log import TrainingLog
-from didsim.diagnostics.logs.movement import implied_beta
+from didsim.diagnostics.logs.settings import contradicted
 
 # Causes stand before what they cause: of two findings that are as bad, the first one is the verdict.
 CHECKS = (
@@ -17,6 +16,7 @@ CHECKS = (
     losses.no_generalisation,
     movement.collapse,
     beginnings.loss_of_another_scale,
+    beginnings.another_loss,
     losses.below_jensen,
     losses.another_term,
     losses.heavy_tail,
@@ -25,22 +25,11 @@ CHECKS = (
     losses.overfitting,
     losses.clamped_kl,
     beginnings.nothing_learned,
+    contradicted,
     movement.several_runs,
     movement.margin_grows,
     movement.reference_free,
 )
-
-
-def evidence_of(log: TrainingLog, beta: float | None, loss_type: str | None) -> Evidence:
-    """A log with beta, as it was given or as the log itself tells it."""
-    if beta is not None:
-        return Evidence(log, beta, "given", loss_type)
-    logged = log.train.columns.get("beta")
-    if logged is not None and len(set(logged.tolist())) == 1 and logged[0] > 0:
-        return Evidence(log, float(logged[0]), "logged", loss_type)
-    found = implied_beta(log)
-    source = "" if found is None else "read off the log, where rewards change by this much per nat"
-    return Evidence(log, found, source, loss_type)
 
 
 def findings_of(evidence: Evidence) -> list[Finding]:

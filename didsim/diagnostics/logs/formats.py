@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from didsim.diagnostics.logs.bars import is_bar, records_of_bars
+from didsim.diagnostics.logs.stated import Stated, stated_in
 from didsim.diagnostics.names import SHARED, known_name
 
 Record = dict[str, Any]
@@ -34,11 +36,13 @@ class Records(NamedTuple):
         format: the format that was recognised.
         records: numbers by column, one record for each logged line.
         notes: what was left out, one sentence each.
+        stated: settings that the text around the records states.
     """
 
     format: str
     records: list[Record]
     notes: tuple[str, ...] = ()
+    stated: Stated = Stated()
 
 
 def read_records(path: Path, data: bytes, own: Collection[str] = ()) -> Records:
@@ -62,10 +66,10 @@ def read_records(path: Path, data: bytes, own: Collection[str] = ()) -> Records:
     if re.match(r'\s*(\{\s*["}]|\[\s*[\{\]])', text):
         return _json_lines(path, text) if _is_json_lines(text) else _json(path, text)
     if (head := _table_of_card(text, own)) is not None:
-        return Records("model card", _card(text, head, own))
+        return Records("model card", _card(text, head, own), stated=stated_in(text[: head.start()]))
     if _is_csv(text):
         return Records("CSV", _csv(path, text.lstrip()))
-    return _console(path, text, own)
+    return _console(path, text, own)._replace(stated=stated_in(text))
 
 
 def _is_known(key: str, own: Collection[str]) -> bool:
@@ -168,7 +172,12 @@ def _is_csv(text: str) -> bool:
     except csv.Error:
         return False
     header = rows[0] if rows else []
-    if len(header) < 2 or "{" in header[0] or any("{'" in cell or '{"' in cell for cell in header):
+    if (
+        len(header) < 2
+        or is_bar(",".join(header))
+        or "{" in header[0]
+        or any("{'" in cell or '{"' in cell for cell in header)
+    ):
         return False
     widths = {len(row) for row in rows if row}
     return any(map(_in_panel, header)) or (len(rows) > 1 and widths == {len(header)})
@@ -200,7 +209,7 @@ def _in_panel(cell: str) -> str:
 
 
 def _console(path: Path, text: str, own: Collection[str]) -> Records:
-    """What a trainer printed: a dictionary a line, or `Step 7 | loss:0.6 …`, among other lines."""
+    """What a trainer printed among other lines: dictionaries, `Step 7 | loss:0.6 …`, or progress bars."""
     found = _FLAT.findall(text)
     records = _dictionaries(found)
     telling = {layout: any(_is_known(key, own) for key in layout) for layout in set(map(tuple, records))}
@@ -213,7 +222,7 @@ def _console(path: Path, text: str, own: Collection[str]) -> Records:
         {"step": step, **dict(one.rsplit(":", 1) for one in rest.split() if ":" in one)}
         for step, rest in _DISK.findall(text)
     ]
-    if told:
+    if told or (told := records_of_bars(text)):
         return Records("console", told)
     raise ValueError(
         f"{path} is not a training log. Logs are trainer_state.json, a model card with a table, a console "

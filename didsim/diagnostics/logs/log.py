@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from didsim.diagnostics import arguments
 from didsim.diagnostics.logs.formats import Record, Records, read_records
+from didsim.diagnostics.logs.stated import Stated
 from didsim.diagnostics.names import KNOWN, PREFERENCE, SHARED, Name, Role, known_name, mapped, suggestions
 
 _MANY = 30
@@ -58,6 +59,7 @@ class TrainingLog:
         runs: how many runs the file holds; the last one is kept.
         rows: the number of rows that were read.
         notes: what was left out or taken for granted, one sentence each.
+        stated: settings that the text of the log states.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class TrainingLog:
     runs: int
     rows: int
     notes: tuple[str, ...]
+    stated: Stated = field(default_factory=Stated)
 
     def where(self, at: float) -> str:
         """A place in training, in words: "step 300"."""
@@ -122,7 +125,8 @@ def log_of_records(path: Path, found: Records, names: Mapping[str, str]) -> Trai
     missing = [name for name in KNOWN if not any(ours == name for _, ours in wanted)]
     strangers = [key for key in keys if known_name(key) is None and key not in names.values()]
     notes += suggestions(strangers, missing)
-    return TrainingLog(path, found.format, unit, train, held_out, len(starts) + 1, len(records), tuple(notes))
+    runs, rows = len(starts) + 1, len(records)
+    return TrainingLog(path, found.format, unit, train, held_out, runs, rows, tuple(notes), found.stated)
 
 
 def _columns(path: Path, keys: list[str], names: Mapping[str, str]) -> dict[tuple[Role, str], str]:

@@ -58,6 +58,14 @@ def displacement(evidence: Evidence) -> Finding | None:
     )
 
 
+def chosen_displacement(evidence: Evidence) -> tuple[str, Number] | None:
+    """How far chosen responses are from the reference in nats, and of which pairs; held-out ones first."""
+    if evidence.beta is None or evidence.reference_free:
+        return None
+    found = [(words, _displaced(evidence, rows, "chosen")) for rows, words in evidence.sides()]
+    return next(((words, number) for words, number in reversed(found) if number is not None), None)
+
+
 def _path(evidence: Evidence, rows: Rows, words: str) -> str:
     """From where to where chosen and rejected went, in a sentence."""
     parts = []
@@ -80,21 +88,33 @@ def _displacements(evidence: Evidence) -> dict[str, Number]:
     unit, scale = ("reward", 1.0) if evidence.beta is None else ("nats", 1 / evidence.beta)
     for rows, words in evidence.sides():
         for who in ("chosen", "rejected"):
-            if late_mean(rows, f"{who}_reward") is None:
+            number = _displaced(evidence, rows, who)
+            if number is None:
                 continue
-            values = late(rows.columns[f"{who}_reward"])
-            values = values[-1:] if rows is evidence.log.held_out else values
-            numbers[f"{who} displacement, {words}"] = mean_number(values, unit, scale)
+            numbers[f"{who} displacement, {words}"] = number
             length = late_mean(rows, f"{who}_length")
             if length and evidence.beta is not None:
+                values = _last(evidence, rows, f"{who}_reward")
                 numbers[f"{who} displacement per token, {words}"] = mean_number(
                     values, "nats per token", scale / length
                 )
         if late_mean(rows, "margin") is not None:
-            values = late(rows.columns["margin"])
-            values = values[-1:] if rows is evidence.log.held_out else values
-            numbers[f"margin, {words}"] = mean_number(values, unit, scale)
+            numbers[f"margin, {words}"] = mean_number(_last(evidence, rows, "margin"), unit, scale)
     return numbers
+
+
+def _displaced(evidence: Evidence, rows: Rows, who: str) -> Number | None:
+    """How far a response is from the reference at the end."""
+    if f"{who}_reward" not in rows:
+        return None
+    unit, scale = ("reward", 1.0) if evidence.beta is None else ("nats", 1 / evidence.beta)
+    return mean_number(_last(evidence, rows, f"{who}_reward"), unit, scale)
+
+
+def _last(evidence: Evidence, rows: Rows, name: str) -> np.ndarray:
+    """The values at the end of training; of evaluations the last one, which is of all held-out pairs."""
+    values = late(rows.columns[name])
+    return values[-1:] if rows is evidence.log.held_out else values
 
 
 def collapse(evidence: Evidence) -> Finding | None:

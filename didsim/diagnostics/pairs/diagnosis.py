@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from didsim import _checks
+from didsim.diagnostics import arguments
 from didsim.diagnostics.findings import Finding, Input, Unknown
 from didsim.diagnostics.pairs.findings import findings, unknowns
 from didsim.diagnostics.pairs.measures import Measured, measure
@@ -60,7 +61,7 @@ def diagnose_pairs(
         ValueError: an argument is wrong, or the table cannot be read (see `read_pairs`).
         ImportError: pyarrow is not installed.
     """
-    beta = None if beta is None else _checks.real("beta", beta, _checks.positive)
+    beta = None if beta is None else arguments.positive("beta", beta)
     drop_bad = _checks.flag("drop_bad", drop_bad)
     seed = _checks.integer("seed", seed, 0, 2**31 - 1)
     resamples = _checks.integer("resamples", resamples, 100, 100_000)

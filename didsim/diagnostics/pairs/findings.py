@@ -9,6 +9,14 @@ from didsim.diagnostics.pairs import movement, preferences
 from didsim.diagnostics.pairs.measures import Measured
 from didsim.diagnostics.pairs.table import LENGTHS, REJECTED_POLICY, Pairs
 
+NAMES = (
+    *("sums_beside_means", "means_over_tokens", "checkpoints_of_different_prompts"),
+    *("displacement", "no_margin", "quadrants", "displacement_against_length", "rise_then_fall"),
+    *("mass_to_likeliest_tokens", "other_responses"),
+    *("calibration", "separable", "best_checkpoint", "power_law"),
+)
+"""The names of all findings."""
+
 _SURE_OF_MEANS = 12.0
 """Nats. A mean over tokens is at most the log of the vocabulary's size, and that of 160,000 tokens is 12."""
 
@@ -123,12 +131,6 @@ def unknowns(pairs: Pairs, measured: Measured, beta: float | None) -> list[Unkno
                 f"the policy that wrote the rejected ones",
             )
         )
-    found.append(
-        Unknown(
-            what="how much of the fall was to be expected, KL(π_ref‖π), and the entropy of what was learned",
-            which_file="--ref-samples: samples of the reference with `policy_logp` and `ref_logp`",
-        )
-    )
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from didsim.diagnostics.findings import Finding, Grade
+from didsim.diagnostics.findings import Finding, Grade, Number
 from didsim.diagnostics.pairs.measures import QUADRANTS, Measured
 from didsim.diagnostics.pairs.saying import (
     checkpoint_text,
@@ -73,6 +73,12 @@ def displacement(measured: Measured, beta: float | None) -> Iterator[Finding]:
             advice="Check that chosen and rejected are not swapped, and that gradients reach the policy.",
             numbers={"margin": margin},
         )
+
+
+def chosen_displacement(measured: Measured) -> tuple[str, Number]:
+    """How far the chosen responses are from the reference, and of which pairs: held-out ones if any."""
+    number = draws_number(measured, measured.judged["chosen"][-1], "nats")
+    return ("held-out pairs" if measured.held_out else "the pairs"), number
 
 
 def quadrants(measured: Measured, beta: float | None) -> Iterator[Finding]:

@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 import numpy as np
 from jaxtyping import ArrayLike, Int, Real
-from scipy import stats
+from scipy.special import stdtrit
 
 from didsim import _checks
 from didsim.diagnostics.findings import Number
 
-_LEAST_EFFECTIVE = 10.0
+LEAST_EFFECTIVE = 10.0
 """Below this the weights of a few samples decide, and the interval of the jackknife cannot be trusted."""
 
 
@@ -65,7 +65,7 @@ def estimate_did_entropy(
     samples_of: str = "policy",
     lengths: Real[ArrayLike, " samples"] | list[Any] | None = None,
     prompts: Int[ArrayLike, " samples"] | list[Any] | None = None,
-    least_effective: float = _LEAST_EFFECTIVE,
+    least_effective: float = LEAST_EFFECTIVE,
 ) -> DidEntropyEstimate:
     """The entropy of the DID of an update, from samples of the policy or of the reference.
 
@@ -94,12 +94,13 @@ def estimate_did_entropy(
     Cost:
         O(samples).
 
-    >>> import numpy as np
-    >>> reference, policy = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
-    >>> drawn = np.random.default_rng(0).choice(3, 4000, p=np.exp(policy))
-    >>> estimate = estimate_did_entropy(policy[drawn], reference[drawn])
-    >>> estimate.entropy.low < 0.876 < estimate.entropy.high  # didsim.did_entropy(policy, reference)
-    True
+    Examples:
+        >>> import numpy as np
+        >>> reference, policy = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
+        >>> drawn = np.random.default_rng(0).choice(3, 4000, p=np.exp(policy))
+        >>> estimate = estimate_did_entropy(policy[drawn], reference[drawn])
+        >>> estimate.entropy.low < 0.876 < estimate.entropy.high  # didsim.did_entropy(policy, reference)
+        True
     """
     policy = _log_probs("policy_logps", policy_logps)
     reference = _log_probs("ref_logps", ref_logps, policy.shape)
@@ -176,9 +177,9 @@ def _jackknife(
     value = float((whole - bias).mean())
     prompts = len(drawn)
     if prompts == 1:
-        half = float(np.sqrt(squares[0]) * stats.t.ppf(0.975, drawn[0] - 1))
+        half = float(np.sqrt(squares[0]) * stdtrit(drawn[0] - 1, 0.975))
     else:
-        half = float(np.std(whole - bias, ddof=1) / np.sqrt(prompts) * stats.t.ppf(0.975, prompts - 1))
+        half = float(np.std(whole - bias, ddof=1) / np.sqrt(prompts) * stdtrit(prompts - 1, 0.975))
     if not np.isfinite([value, half]).all():
         return Number(value=value, unit=unit, no_interval="one sample carries all the weight"), float(
             bias.mean()
@@ -192,7 +193,7 @@ def _average(values: np.ndarray, prompt: np.ndarray, prompts: int) -> Number:
     value = float(means.mean())
     if len(means) < 2:
         return Number(value=value, unit="nats", no_interval="there is one sample")
-    half = float(means.std(ddof=1) / np.sqrt(len(means)) * stats.t.ppf(0.975, len(means) - 1))
+    half = float(means.std(ddof=1) / np.sqrt(len(means)) * stdtrit(len(means) - 1, 0.975))
     return Number(value=value, unit="nats", low=value - half, high=value + half)
 
 

@@ -152,18 +152,20 @@ def _unknowns(estimate: DidEntropyEstimate, samples_of: str) -> list[Unknown]:
     return found
 
 
-def compare_with_expected_fall(chosen: Number, expected_fall: Number) -> Finding:
+def compare_with_expected_fall(chosen: Number, expected_fall: Number, pairs: str = "the pairs") -> Finding:
     """The fall of the chosen responses in the pairs beside that of the reference's own responses.
 
     Args:
         chosen: mean displacement of chosen responses, in nats: `numbers["chosen"]` of the finding
             "displacement".
         expected_fall: KL(π_ref‖π), from samples of the reference.
+        pairs: which pairs they are of, in words.
 
     Raises:
-        ValueError: an argument is no `Number`.
+        ValueError: an argument is no `Number`, or `pairs` is no text.
     """
     _checks.instance("chosen", chosen, Number, "a Number")
+    _checks.instance("pairs", pairs, str, "text")
     _checks.instance("expected_fall", expected_fall, Number, "a Number")
     value = chosen.value + expected_fall.value
     if chosen.low is None or expected_fall.low is None:
@@ -187,8 +189,8 @@ def compare_with_expected_fall(chosen: Number, expected_fall: Number) -> Finding
     return Finding(
         name="fall_beside_expected",
         grade=grade,
-        sentence=f"The chosen responses moved by {said(chosen)}, where the reference's own fell by "
-        f"{said(expected_fall)}. That is {verdict}.",
+        sentence=f"The chosen responses of {pairs} moved by {said(chosen)}, where the reference's own fell "
+        f"by {said(expected_fall)}. That is {verdict}.",
         reason="If the reference wrote the chosen responses, both numbers estimate −KL(π_ref‖π).",
         numbers={"chosen": chosen, "expected fall": expected_fall, "difference": difference},
     )

@@ -39,6 +39,8 @@ def length_normalised_dpo(beta: ScalarLike = 5.0) -> Objective:
 
     Source: Lambert et al., "Tülu 3" (arXiv 2411.15124), equation 6, with its value of `beta`.
 
+    In TRL: `DPOConfig(loss_type="sigmoid_norm", beta)`.
+
     Args:
         beta: inverse temperature, positive.
 
@@ -61,6 +63,8 @@ def ld_dpo(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.5, space: SequenceSpace
     desensitization in direct preference optimization" (arXiv 2409.06411). TRL calls `alpha` `ld_alpha`. From
     version 1 on it weighs the tokens of the policy and of the reference alike, as here. Before, it weighed
     those of the policy alone.
+
+    In TRL: `DPOConfig(ld_alpha=alpha, beta)`.
 
     Args:
         beta: inverse temperature, positive.
@@ -94,6 +98,8 @@ def wpo(beta: ScalarLike = 0.1, space: SequenceSpace | None = None) -> Objective
 
     Source: Zhou et al., "WPO: enhancing RLHF with weighted preference optimization" (arXiv 2406.11827),
     equation 2, with the cap at 1 of preference trainers (`use_weighting` of TRL).
+
+    In TRL: `DPOConfig(use_weighting=True, beta)`.
 
     Args:
         beta: inverse temperature, positive.

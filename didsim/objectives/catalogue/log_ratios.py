@@ -22,9 +22,13 @@ def dpo(beta: ScalarLike = 0.1) -> Objective:
 
         −log σ(beta · [log(π/ref)(y_w) − log(π/ref)(y_l)])
 
-    Convex in the logits of an `EnergyBased` policy. TRL's `sigmoid` is this loss. From its version 1 on it
-    ignores `label_smoothing`; before, it was `cdpo`. Source: Rafailov et al., "Direct Preference
-    Optimization" (arXiv 2305.18290).
+    Convex in the logits of an `EnergyBased` policy. Source: Rafailov et al., "Direct Preference Optimization"
+    (arXiv 2305.18290).
+
+    In TRL: `DPOConfig(loss_type="sigmoid", beta)`.
+
+    From version 1 on TRL ignores `label_smoothing` in this loss. Before, the loss with `label_smoothing` was
+    `cdpo`.
 
     Args:
         beta: inverse temperature, positive.
@@ -62,6 +66,8 @@ def robust(beta: ScalarLike = 0.01, label_smoothing: ScalarLike = 0.1) -> Object
     is a finite minimiser only if every preference lies between `ε` and `1 − ε`. Source: Chowdhury, Kini,
     Natarajan, "Provably robust DPO" (arXiv 2403.00409).
 
+    In TRL: `DPOConfig(loss_type="robust", beta, label_smoothing)`.
+
     Args:
         beta: inverse temperature, positive.
         label_smoothing: `ε`, the rate of flipped labels, from 0 (DPO) to below 0.5.
@@ -84,6 +90,8 @@ def ipo(tau: ScalarLike = 0.1, length_normalised: bool = False) -> Objective:
     (arXiv 2310.12036). Log-probabilities are sums over tokens, as in the paper. TRL takes means over tokens,
     which `length_normalised=True` gives: `log(π/ref)(y)` is then divided by `|y|`.
 
+    In TRL: `DPOConfig(loss_type="ipo", beta=tau)`, which is `length_normalised=True` here.
+
     Args:
         tau: strength of the regularisation towards the reference, positive.
         length_normalised: whether log-ratios are divided by lengths.
@@ -104,6 +112,8 @@ def slic(beta: ScalarLike = 0.1, delta: ScalarLike = 1.0) -> Objective:
     Source: Liu et al., "Statistical rejection sampling improves preference optimization" (arXiv 2309.06657).
     Preference trainers call this form hinge. The original loss of Zhao et al., "SLiC-HF" (arXiv 2305.10425),
     has `log π` in place of the log-ratio and adds a likelihood term.
+
+    In TRL: `DPOConfig(loss_type="hinge", beta)`, with a `delta` of 1.
 
     Args:
         beta: scale of the reward, positive.
@@ -142,6 +152,8 @@ def exo(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 1e-3) -> Objective
     model alignment" (arXiv 2402.00856), in its form for pairs. The default of `label_smoothing` is that of
     preference trainers. The authors' code has `e^−10`.
 
+    In TRL: `DPOConfig(loss_type="exo_pair", beta, label_smoothing)`.
+
     Args:
         beta: scale of the reward, positive.
         label_smoothing: `ε`, above 0 and below 0.5.
@@ -160,6 +172,8 @@ def discopop(beta: ScalarLike = 0.05, temperature: ScalarLike = 0.05) -> Objecti
 
     Source: Lu et al., "Discovering preference optimization algorithms with and for large language models"
     (arXiv 2406.08414). It is not convex.
+
+    In TRL: `DPOConfig(loss_type="discopop", beta, discopop_tau)`.
 
     Args:
         beta: scale of the reward, positive.
@@ -192,13 +206,14 @@ def dpo_rao_kupper(beta: ScalarLike = 0.1, theta: ScalarLike = 3.0) -> Objective
     Raises:
         ValueError: `beta <= 0`, or `theta` is out of range.
 
-    >>> import didsim
-    >>> win, tie = (
-    ...     didsim.dpo_rao_kupper(0.5).pair_loss(-1.0, -1.0, -1.0, -1.0, tied=tied)
-    ...     for tied in (False, True)
-    ... )
-    >>> round(float(jnp.exp(-win)), 6), round(float(jnp.exp(-tie)), 6)  # σ(−log 3), and 8 σ(−log 3)²
-    (0.25, 0.5)
+    Examples:
+        >>> import didsim
+        >>> win, tie = (
+        ...     didsim.dpo_rao_kupper(0.5).pair_loss(-1.0, -1.0, -1.0, -1.0, tied=tied)
+        ...     for tied in (False, True)
+        ... )
+        >>> round(float(jnp.exp(-win)), 6), round(float(jnp.exp(-tie)), 6)  # σ(−log 3), and 8 σ(−log 3)²
+        (0.25, 0.5)
     """
     kernel = RaoKupper(_checks.within("theta", theta, 1 + 1e-6, 1e6))
     return Objective(PairOrTie(LogRatio(_checks.positive("beta", beta)), kernel))

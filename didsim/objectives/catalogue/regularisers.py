@@ -17,6 +17,8 @@ def fdpo_forward_kl(beta: ScalarLike = 0.1) -> Objective:
     divergence constraints" (arXiv 2309.16240). The reward overflows if a log-ratio is below −88 nats in
     float32, or −709 in float64. Training then raises `DivergenceError`.
 
+    In TRL: `DPOConfig(f_divergence_type="forward_kl", beta)`.
+
     Args:
         beta: strength of the regularisation, positive.
 
@@ -32,6 +34,8 @@ def fdpo_js(beta: ScalarLike = 0.1) -> Objective:
         −log σ(beta · [log(2u_w/(1 + u_w)) − log(2u_l/(1 + u_l))]),    u = π/ref
 
     Source: Wang et al. (arXiv 2309.16240).
+
+    In TRL: `DPOConfig(f_divergence_type="js_divergence", beta)`.
 
     Args:
         beta: strength of the regularisation, positive.
@@ -50,6 +54,8 @@ def fdpo_alpha(beta: ScalarLike = 0.1, alpha: ScalarLike = 0.5) -> Objective:
     Source: Wang et al. (arXiv 2309.16240), who take `alpha` from (0, 1). TRL's `f_alpha_divergence_coef` is
     `1 − alpha` from its version 1 on. The reward overflows if a log-ratio
     is below −88/alpha nats in float32, or −709/alpha in float64. Training then raises `DivergenceError`.
+
+    In TRL: `DPOConfig(f_divergence_type="alpha_divergence", f_alpha_divergence_coef)`.
 
     Args:
         beta: strength of the regularisation, positive.

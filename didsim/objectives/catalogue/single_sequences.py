@@ -18,6 +18,8 @@ def nca(beta: ScalarLike = 0.01) -> Objective:
     Source: Chen et al., "Noise contrastive alignment of language models with explicit rewards"
     (arXiv 2402.05369), the form for binary preferences.
 
+    In TRL: `DPOConfig(loss_type="nca_pair", beta)`.
+
     Args:
         beta: scale of the reward, positive.
 
@@ -42,6 +44,8 @@ def bco(beta: ScalarLike = 0.01) -> Objective:
     authors and TRL track it as a running mean over the batches of a run, and some trainers leave it out.
     Source: Jung et al., "Binary classifier optimization for large language model alignment"
     (arXiv 2404.04656), without its weights for prompts that differ between the two classes.
+
+    In TRL: `DPOConfig(loss_type="bco_pair", beta)`, with a running mean for the baseline.
 
     Args:
         beta: scale of the reward, positive.
@@ -71,6 +75,8 @@ def sppo(beta: ScalarLike = 1e-3) -> Objective:
     soft labels have. In the paper the label of `y` is its win rate against the policy that draws the pairs.
     This is the mean of `p` over the partners of `y`, and again only a constant is different.
 
+    In TRL: `DPOConfig(loss_type="sppo_hard", beta)`.
+
     Args:
         beta: strength of the regularisation towards the reference, positive.
 
@@ -93,6 +99,8 @@ def apo_zero(beta: ScalarLike = 0.1) -> Objective:
     Source: D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions"
     (arXiv 2408.06266).
 
+    In TRL: `DPOConfig(loss_type="apo_zero", beta)`.
+
     Args:
         beta: scale of the reward, positive.
 
@@ -113,6 +121,8 @@ def apo_down(beta: ScalarLike = 0.1) -> Objective:
 
     Source: D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions"
     (arXiv 2408.06266).
+
+    In TRL: `DPOConfig(loss_type="apo_down", beta)`.
 
     Args:
         beta: scale of the reward, positive.
@@ -147,6 +157,8 @@ def kto(
     sequences answer one prompt. Source: Ethayarajh et al., "KTO" (arXiv 2402.01306).
 
     TRL takes the mean over the `2n` sequences of `n` pairs, which is half of the mean of this loss.
+
+    In TRL: `KTOConfig(beta)`, which is half of this loss, with `z0` from other prompts.
 
     Args:
         beta: scale of the reward, positive.

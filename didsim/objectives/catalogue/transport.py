@@ -20,7 +20,7 @@ def aot(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 0.0) -> Objective:
     The loss is the least over all ways to match the margins of the policy with those of the reference. It is
     not convex, and `didsim.solve` tries several starts. `didsim.objectives.transport` says more. Source:
     Melnyk et al., "Distributional preference alignment of LLMs via optimal transport" (arXiv 2406.05882).
-    This is `aot` of TRL.
+    In TRL: `DPOConfig(loss_type="aot", beta)`.
 
     Args:
         beta: inverse temperature, positive.
@@ -48,7 +48,9 @@ def aot_unpaired(beta: ScalarLike = 0.1, label_smoothing: ScalarLike = 0.0) -> O
     is. So a stationary point has none of them: `P(y_w ∈ S) = P(y_l ∈ S)` for every such `S`. The same holds
     within a set of equal rewards. (Derived here.)
 
-    Source: Melnyk et al. (arXiv 2406.05882). This is `aot_unpaired` of TRL, which once called it `aot_pair`.
+    Source: Melnyk et al. (arXiv 2406.05882). TRL once called it `aot_pair`.
+
+    In TRL: `DPOConfig(loss_type="aot_unpaired", beta)`.
 
     Args:
         beta: inverse temperature, positive.

@@ -25,6 +25,8 @@ def simpo(
     Source: Meng, Xia, Chen, "SimPO" (arXiv 2405.14734). Defaults are its values for Llama-3-Base. Here
     `gamma` is the margin itself, as in the paper. Some trainers ask for `gamma / beta`.
 
+    In TRL: `CPOConfig(loss_type="simpo", beta, simpo_gamma=gamma / beta, cpo_alpha=0)`.
+
     Args:
         beta: scale of the reward, positive.
         gamma: target margin, zero or more. The Python number 0 leaves the margin out. The minimiser then has
@@ -55,6 +57,8 @@ def alphapo(
     log-probability of the tokens is below −88/alpha nats in float32, or −709/alpha in float64. Training then
     raises `DivergenceError`.
 
+    In TRL: `CPOConfig(loss_type="alphapo", alpha, beta)`.
+
     Args:
         beta: scale of the reward, positive.
         gamma: target margin, zero or more. The Python number 0 leaves the margin out. The minimiser then is
@@ -79,6 +83,8 @@ def orpo(weight: ScalarLike = 0.1) -> Objective:
     Source: Hong, Lee, Thorne, "ORPO" (arXiv 2403.07691), which calls the weight lambda. In TRL the likelihood
     term is over the tokens of the prompt as well. Here there is no prompt.
 
+    In TRL: `ORPOConfig(beta=weight)`.
+
     Args:
         weight: factor of the odds-ratio term, positive.
 
@@ -96,6 +102,8 @@ def cpo(beta: ScalarLike = 0.1, weight: ScalarLike = 1.0) -> Objective:
 
     Source: Xu et al., "Contrastive preference optimization" (arXiv 2401.08417). Its likelihood term has
     weight 1 and is a sum over tokens. Some trainers take the mean over tokens.
+
+    In TRL: `CPOConfig(beta)`, with a mean over tokens in the likelihood term.
 
     Args:
         beta: scale of the reward, positive.
@@ -132,6 +140,8 @@ def sft(length_normalised: bool = False) -> Objective:
     It can be added to another loss with a weight: `dpo(0.1) + 0.5 * sft()`. TRL's `sft` pools the tokens of a
     batch: it divides the sum of all log-probabilities by the number of all tokens. So a long sequence counts
     more than with `length_normalised=True`, which takes the mean of each sequence first.
+
+    In TRL: `DPOConfig(loss_type="sft")`, with a mean over tokens.
 
     Args:
         length_normalised: whether the loss is divided by `|y_w|`.

@@ -139,7 +139,12 @@ def test_a_spike_that_comes_back_is_no_divergence(tmp_path: Path) -> None:
 def test_a_loss_that_starts_high_is_no_divergence(tmp_path: Path) -> None:
     """IPO's loss starts at 1/(4 beta²), 25 with beta 0.1."""
     rows = [rewards(0.0, -0.02 * k, step=10 * k, loss=25.0 - 0.3 * k) for k in range(40)]
-    assert names_of(diagnose(written(tmp_path, rows))) == ["displacement", "margin_is_positive"]
+    path, healthy = written(tmp_path, rows), ["displacement", "margin_is_positive"]
+    assert names_of(diagnose(path, loss_type="ipo")) == healthy
+    # Where nobody says that it is IPO, the start tells.
+    diagnosis = diagnose(path)
+    assert names_of(diagnosis) == ["loss_is_another_one", *healthy]
+    assert "IPO begins at 1/(2 beta)², which fits beta 0.1." in diagnosis.findings[0].reason
 
 
 @pytest.mark.parametrize("form", ["trainer_state.json", "JSON lines", "console", "console, quoted", "CSV"])

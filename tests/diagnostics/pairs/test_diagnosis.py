@@ -1,5 +1,8 @@
 """Tables whose diagnosis is known, and numbers against brute force."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from didsim.diagnostics import pairs as package
 from didsim.diagnostics.findings import Finding, Grade
 from didsim.diagnostics.pairs.diagnosis import PairsDiagnosis, diagnose_pairs
+from didsim.diagnostics.pairs.findings import NAMES
 from tests.diagnostics.table_cases import columns_of, write
 
 BETA = 0.1
@@ -264,7 +269,7 @@ def test_rounding_of_single_precision_is_no_preference(diagnose: Callable[..., P
 
 def test_what_is_missing_is_said(diagnose: Callable[..., PairsDiagnosis]) -> None:
     unknown = " ".join(f"{one.what}: {one.which_file}" for one in diagnose(_table(0.0), beta=None).unknowns)
-    for words in ("--beta", "`chosen_length`", "`split`", "`step`", "`prompt_id`", "--ref-samples"):
+    for words in ("--beta", "`chosen_length`", "`split`", "`step`", "`prompt_id`"):
         assert words in unknown
     assert "true reference" not in unknown
 
@@ -282,3 +287,27 @@ def test_wrong_arguments_are_refused_by_name(argument: str, value: Any, tmp_path
     path = write(tmp_path, columns_of(np.zeros(20), np.zeros(20)))
     with pytest.raises(ValueError, match=f"`{argument}`"):
         diagnose_pairs(path, **{argument: value})
+
+
+def test_a_diagnosis_takes_no_memory_of_an_accelerator(tmp_path: Path) -> None:
+    """JAX takes most of it as soon as an array is made, and training beside it would fail."""
+    columns = columns_of(np.full(50, -1.0), np.full(50, -3.0), prompt_id=np.arange(50))
+    program = (
+        "import sys, didsim\n"
+        "from jax._src import xla_bridge\n"
+        "didsim.diagnose(pairs=sys.argv[1], beta=0.1)\n"
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    path = write(tmp_path, columns)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "False\n"
+
+
+def test_every_finding_of_pairs_is_a_reason_that_can_be_named() -> None:
+    (folder,) = package.__path__
+    written = {
+        name for file in Path(folder).glob("*.py") for name in re.findall(r'\bname="(\w+)"', file.read_text())
+    }
+    assert written == set(NAMES)

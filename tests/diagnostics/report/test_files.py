@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -264,3 +266,13 @@ def refused(path: Path) -> None:
     if result.exit_code == 2:
         assert result.output.startswith("Error: ")
         assert len(result.output) < 2000
+
+
+def test_a_reader_who_leaves_loses_no_report(displaced: Path, tmp_path: Path) -> None:
+    """As `head` does, which closes the pipe after a few lines."""
+    command = [sys.executable, "-m", "didsim", "diagnose", str(displaced), "--out", str(tmp_path / "report")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        process.stdout.close()
+        process.wait()
+    assert (tmp_path / "report" / "report.html").stat().st_size > 0

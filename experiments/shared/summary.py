@@ -1,17 +1,13 @@
-"""The README's table of objectives, from `objective_zoo`'s data: `python -m experiments.shared.readme`.
+"""The table of objectives from `objective_zoo`'s data, whose numbers `figures/objective_zoo.json` keeps."""
 
-`make figures` ends with it. The numbers are also kept in `figures/objective_zoo.json`.
-"""
-
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-_ROOT = Path(__file__).parents[2]
-_BEGIN, _END = "<!-- zoo -->", "<!-- /zoo -->"
+ZERO = 1e-12
+"""A divergence below it, in nats, is rounding."""
+
 _MEASURES = ("js", "entropy", "displacement", "margin")
 
 
@@ -61,17 +57,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def update() -> None:
-    """Write the summary of the last run to JSON, and its table between the two marks in the README."""
-    figures, readme = _ROOT / "figures", _ROOT / "README.md"
-    with xr.open_dataset(figures / "objective_zoo.nc") as dataset:
-        rows = summarise(dataset)
-    (figures / "objective_zoo.json").write_text(json.dumps(rows, indent=1) + "\n")
-    before, _, rest = readme.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    readme.write_text(f"{before}{_BEGIN}\n{table(rows)}\n{_END}{after}")
-
-
 def _number(value: float) -> float | str | None:
     if np.isnan(value):
         return None
@@ -81,7 +66,7 @@ def _number(value: float) -> float | str | None:
 def _small(value: float | str | None) -> str:
     if value is None:
         return "–"
-    return "0" if float(value) < 1e-12 else f"{float(value):.2g}"
+    return "0" if float(value) < ZERO else f"{float(value):.2g}"
 
 
 def _fixed(value: float | str | None) -> str:
@@ -95,7 +80,3 @@ def _fixed(value: float | str | None) -> str:
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.3g}%"
-
-
-if __name__ == "__main__":
-    update()

@@ -1,4 +1,4 @@
-"""Checks of a reader's answers, for the notebooks: right or wrong, and why."""
+"""One answer against the right one: right or wrong, and why."""
 
 import textwrap
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from didsim import _checks
 
+UNANSWERED = "Not answered yet: put your answer in place of the dots and run both cells again."
 _WIDTH = 100
 
 
@@ -29,42 +30,48 @@ def check(answer: Any, expected: Any, *, because: str, hint: str, tolerance: flo
         ValueError: `tolerance` is negative or not finite, `because` or `hint` is no text, or `expected` is
             not of these kinds or has a NaN.
 
-    >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
-    Right: Half of two is one.
-    >>> check(0.7, 1 / 2, because="Half of two is one.", hint="Divide.")
-    Wrong: 0.7 is too large. Divide.
-    >>> check(..., 1 / 2, because="Half of two is one.", hint="Divide.")
-    Not answered yet: put your answer in place of the dots and run both cells again.
+    Examples:
+        >>> check(0.5, 1 / 2, because="Half of two is one.", hint="Divide.")
+        Right: Half of two is one.
+        >>> check(0.7, 1 / 2, because="Half of two is one.", hint="Divide.")
+        Wrong: 0.7 is too large. Divide.
+        >>> check(..., 1 / 2, because="Half of two is one.", hint="Divide.")
+        Not answered yet: put your answer in place of the dots and run both cells again.
     """
     _checks.instance("because", because, str, "sentences")
     _checks.instance("hint", hint, str, "sentences")
     tolerance = _checks.real("tolerance", tolerance, _checks.non_negative)
-    if not isinstance(expected, str) and (not _is_numeric(expected) or np.isnan(np.asarray(expected)).any()):
-        raise ValueError(f"`expected` must be a word, a truth value, a number or an array; got {expected!r}")
-    if answer is ...:
-        text = "Not answered yet: put your answer in place of the dots and run both cells again."
-    elif (fault := _fault(answer, expected, tolerance)) is None:
-        text = f"Right: {because}"
-    else:
-        text = f"Wrong: {fault} {hint}"
-    print(textwrap.fill(text, _WIDTH))
+    check_expected("expected", expected)
+    say(None if answer is ... else fault_of(answer, expected, tolerance) or "", because, hint)
 
 
-def _fault(answer: Any, expected: Any, tolerance: float) -> str | None:
+def check_expected(name: str, value: Any) -> None:
+    """Raise `ValueError` unless the value can be a right answer."""
+    if not isinstance(value, str) and (not _is_numeric(value) or np.isnan(np.asarray(value)).any()):
+        raise ValueError(f"`{name}` must be a word, a truth value, a number or an array; got {value!r}")
+
+
+def say(fault: str | None, because: str, hint: str) -> None:
+    """Print a verdict: the fault of an answer is "" if there is none, and None if there is no answer."""
+    verdict = f"Wrong: {fault} {hint}" if fault else f"Right: {because}"
+    print(textwrap.fill(UNANSWERED if fault is None else verdict, _WIDTH))
+
+
+def fault_of(answer: Any, expected: Any, tolerance: float) -> str | None:
     """What is wrong with an answer, as a sentence, or None."""
     if isinstance(expected, str):
         if not isinstance(answer, str):
-            return f"a word in quotes is asked for, and yours is {_shown(answer)}."
-        return None if _plain(answer) == _plain(expected) else f"it is not {_shown(answer)}."
+            return f"a word in quotes is asked for, and yours is {shown(answer)}."
+        return None if _plain(answer) == _plain(expected) else f"it is not {shown(answer)}."
     if not _is_numeric(answer):
-        return f"{_kind(expected)} is asked for, and yours is {_shown(answer)}."
+        return f"{_kind(expected)} is asked for, and yours is {shown(answer)}."
     given, right = np.asarray(answer), np.asarray(expected)
     if (given.dtype == bool) != (right.dtype == bool):
-        return f"{_kind(expected)} is asked for, and yours is {_shown(answer)}."
+        return f"{_kind(expected)} is asked for, and yours is {shown(answer)}."
     if given.shape != right.shape:
         return f"{_kind(expected)} is asked for, and yours has shape {given.shape}."
     if right.dtype == bool:
-        return None if (given == right).all() else f"it is not {_shown(answer)}."
+        return None if (given == right).all() else f"it is not {shown(answer)}."
     return _misfit(given.astype(float), right.astype(float), tolerance)
 
 
@@ -99,7 +106,7 @@ def _kind(expected: Any) -> str:
     return "True or False" if array.dtype == bool else "a number"
 
 
-def _shown(answer: Any) -> str:
+def shown(answer: Any) -> str:
     return textwrap.shorten(repr(answer), 40)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import didsim
-from didsim.sweeps.study import complete, metrics_of
+from didsim.sweeps.completing import complete, metrics_of
 from tests.sweeps.study_cases import UNIFORM, entry
 
 WRONG_KEYS: list[tuple[dict[str, Any], str]] = [

@@ -1,4 +1,4 @@
-"""The tables of the README, from the data: `python -m benchmarks.readme`, which `make bench` ends with."""
+"""The tables of the page on benchmarks: `python -m benchmarks.page`, which `make bench` ends with."""
 
 import json
 from pathlib import Path
@@ -49,12 +49,12 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def update() -> None:
-    """Put the tables of the last run between the marks of the README."""
-    data, readme = _ROOT / "benchmarks" / "results.json", _ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(_BEGIN)
+    """Put the tables of the last run between the marks of the page."""
+    data, page = _ROOT / "benchmarks" / "results.json", _ROOT / "docs" / "benchmarks.md"
+    before, _, rest = page.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
     text = f"{before}{_BEGIN}\n{tables(json.loads(data.read_text()))}\n{_END}{after}"
-    readme.write_text(text)
+    page.write_text(text)
 
 
 def _time(seconds: float) -> str:

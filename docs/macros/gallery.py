@@ -1,0 +1,48 @@
+"""What the gallery shows of each experiment: its picture, what was found, and how it is made."""
+
+from textwrap import indent
+
+from docs.macros.files import ROOT
+from docs.macros.objectives import zoo_table
+from experiments.shared.findings import Finding, read_findings
+
+_ABOUT_NUMBERS = (
+    "Medians over instances, in nats; 0 stands for less than 1e-12. The last four columns are shares of "
+    'instances. "Found": the solver ended at a stationary point. "Full support": every sequence has a '
+    'positive probability there. "Proven unique": there is no other minimiser. "Starts agree": all starts '
+    "ended there. A dash stands for a single start, or if nothing is proven. If a policy runs off, towards "
+    "probabilities of zero without end, its divergence and entropy are those at which the solver stopped."
+)
+_ORDER = (
+    "four_answers",
+    "optimal_rejected",
+    "log_ratio_reward",
+    "objective_zoo",
+    "objective_maps",
+    "log_margin_order",
+    "displacement",
+    "did_entropy",
+    "estimator_study",
+)
+
+
+def gallery() -> str:
+    """A section for each experiment, those that the paper has first."""
+    found = read_findings(ROOT / "figures")
+    return "\n\n".join(_section(name, found[name]) for name in dict.fromkeys((*_ORDER, *found)))
+
+
+def _section(name: str, one: Finding) -> str:
+    heading = name.replace("_", " ").capitalize().replace("Did ", "DID ")
+    facts = ", ".join(f"{count:,} {what}" for what, count in one.facts.items())
+    lines = [
+        f"## {heading}",
+        f"![{one.title}](figures/{one.pictures[0]})",
+        f"**{one.title.rstrip('.')}.** {one.finding}",
+        f"`{one.command}` ({facts}; {one.seconds} s on two cores)",
+    ]
+    for more in one.pictures[1:]:
+        lines += ['??? note "All of them"', f"    ![{one.title}](figures/{more})"]
+    if name == "objective_zoo":
+        lines += ['??? note "The numbers"', indent(_ABOUT_NUMBERS, "    "), indent(zoo_table(), "    ")]
+    return "\n\n".join(lines)
