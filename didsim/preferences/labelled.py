@@ -64,6 +64,11 @@ class Labelled(Problem):
         separable: whether to take expectations in two parts, in near-linear time. By default this is decided
             by how noisy the labels are; see `expect`.
 
+    Attributes:
+        nodes: how many nodes of interpolation sums of `PiecewiseLinear` kernels have, which the range of the
+            rewards decides when the problem is made; None if all pairs are summed. If `eqx.tree_at` puts
+            rewards of a wider range in their place, these sums are NaN.
+
     Raises:
         ValueError: `reward` is not finite, or is a table of preferences, `first` or `second` is not
             normalised, or shapes do not fit.
