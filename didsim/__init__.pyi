@@ -106,12 +106,14 @@ from .preferences import Joint as Joint
 from .preferences import Labelled as Labelled
 from .preferences import LabelledByTable as LabelledByTable
 from .preferences import Mixture as Mixture
+from .preferences import NamedPairs as NamedPairs
 from .preferences import Online as Online
 from .preferences import OnPolicy as OnPolicy
 from .preferences import Pairs as Pairs
 from .preferences import PolicyAndUniform as PolicyAndUniform
 from .preferences import PreferenceTable as PreferenceTable
 from .preferences import Problem as Problem
+from .preferences import Rankings as Rankings
 from .preferences import RewardDifference as RewardDifference
 from .preferences import Sampler as Sampler
 from .preferences import Uniform as Uniform
