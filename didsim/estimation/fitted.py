@@ -27,9 +27,9 @@ class FitCertificate(NamedTuple):
     Attributes:
         gradient: the largest derivative of the penalised log-likelihood, by magnitude, divided by the total
             weight of the data.
-        distance: about how far the maximum is, in nats of reward, from Newton's last step.
+        distance: about how far the maximum is, in nats of reward, as Newton's last step says. It is below
+            1e-11, unless weights differ so much that rounding stops the search before.
         steps: the number of Newton steps.
-        converged: whether Newton's steps shrank to nothing, as they do at a maximum only.
         identified: which rewards the data identify, by name. With a prior, all other differences of rewards
             are what the prior says.
     """
@@ -37,7 +37,6 @@ class FitCertificate(NamedTuple):
     gradient: float
     distance: float
     steps: int
-    converged: bool
     identified: Identification
 
 

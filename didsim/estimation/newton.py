@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 _STEPS = 100
 _PRODUCTS = 500
 _LONGEST = 8.0
+_SHRUNK = 1e-2
 _SHORTEST = 1e-9
 # The share of the gradient that a step leaves: the length of the last step, within these bounds.
 _LEAST, _MOST = 1e-4, 1e-2
@@ -58,8 +59,8 @@ class Minimum(NamedTuple):
 
     @property
     def converged(self) -> Bool[Array, " draws"]:
-        """Whether the last step was tiny. Newton's steps do not shrink where there is no minimum."""
-        return self.length < 1e-4
+        """Whether steps have shrunk. Where there is no minimum, they stay about one nat long for ever."""
+        return self.length < _SHRUNK
 
 
 class _Trial(NamedTuple):

@@ -87,7 +87,7 @@ class PairLikelihood(Likelihood):
             rewards = add_rows(add_rows(total.rewards, winners, pull), losers, -pull)
             return Point(rewards, total.tie + tie), None
 
-        first = Point(jnp.zeros_like(at.rewards), jnp.zeros_like(at.tie))
+        first = Point(jnp.zeros_like(along.rewards), jnp.zeros_like(along.tie))
         found: Point = jax.lax.scan(add, first, self._data)[0]
         return found
 

@@ -103,11 +103,16 @@ def _fitted(
     numbers = np.array(found.z[:, 0])
     count = model.coefficients
     if not bool(found.converged[0]):
+        if bool(found.stuck[0]):
+            raise ValueError(
+                "`data` must have weights that double precision can tell apart, beside each other and beside "
+                f"the prior; the search stopped about {float(found.length[0]):.1g} nats from the best fit"
+            )
         moving = np.abs(numbers[:count]).argmax()
         what = f"feature {moving}" if model.features is not None else f"the reward of {items[moving]!r}"
         raise ValueError(
-            f"`data` must have a most probable fit, which was not found in {int(found.steps)} steps: {what} "
-            f"grew to {numbers[moving]:.3g}. A larger `ridge` holds it"
+            f"`data` must have a best fit, which was not found in {int(found.steps)} steps: {what} grew to "
+            f"{numbers[moving]:.3g}. A larger `ridge` holds it"
         )
     if model.features is None:
         numbers[:count] -= numbers[:count].mean()
@@ -115,9 +120,8 @@ def _fitted(
     rewards = np.array(point.rewards[:, 0])
     certificate = FitCertificate(
         float(jnp.max(jnp.abs(found.gradient))) / model.likelihood.total(),
-        float(found.left[0]),
+        float(found.length[0] if found.stuck[0] else found.left[0]),
         int(found.steps),
-        True,
         identified,
     )
     return RewardFit(
@@ -143,13 +147,13 @@ def _named(data: Any, rows: int | None) -> tuple[Pairs | Rankings, tuple[Name, .
     elif isinstance(observed, Pairs):
         if observed.batch_shape:
             raise ValueError(f"`data` must be one dataset; got a batch of shape {observed.batch_shape}")
-        same = np.asarray(observed.winners == observed.losers)
+        same = np.asarray(observed.winners) == np.asarray(observed.losers)
         if same.any():
             raise ValueError(
                 f"`data` must have pairs of two items; got item {int(observed.winners[same.argmax()])} "
                 f"against itself in pair {int(same.argmax())}"
             )
-        least = int(max(np.max(observed.winners), np.max(observed.losers))) + 1
+        least = max(int(np.asarray(one).max()) for one in (observed.winners, observed.losers)) + 1
         items = data.items if isinstance(data, NamedPairs) else tuple(range(max(least, rows or 0)))
     else:
         raise ValueError(f"`data` must be Pairs, NamedPairs or Rankings; got {data!r}")
