@@ -1,4 +1,5 @@
 from . import diagnostics as diagnostics
+from . import estimation as estimation
 from . import exercises as exercises
 from . import families as families
 from . import fixed_points as fixed_points
@@ -18,6 +19,10 @@ from .diagnostics import DidEntropyEstimate as DidEntropyEstimate
 from .diagnostics import Finding as Finding
 from .diagnostics import diagnose as diagnose
 from .diagnostics import estimate_did_entropy as estimate_did_entropy
+from .estimation import BootstrapFit as BootstrapFit
+from .estimation import RewardFit as RewardFit
+from .estimation import bootstrap as bootstrap
+from .estimation import reward_model as reward_model
 from .families import best_of_n as best_of_n
 from .families import dirichlet as dirichlet
 from .families import markov as markov
@@ -106,12 +111,14 @@ from .preferences import Joint as Joint
 from .preferences import Labelled as Labelled
 from .preferences import LabelledByTable as LabelledByTable
 from .preferences import Mixture as Mixture
+from .preferences import NamedPairs as NamedPairs
 from .preferences import Online as Online
 from .preferences import OnPolicy as OnPolicy
 from .preferences import Pairs as Pairs
 from .preferences import PolicyAndUniform as PolicyAndUniform
 from .preferences import PreferenceTable as PreferenceTable
 from .preferences import Problem as Problem
+from .preferences import Rankings as Rankings
 from .preferences import RewardDifference as RewardDifference
 from .preferences import Sampler as Sampler
 from .preferences import Uniform as Uniform

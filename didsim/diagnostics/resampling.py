@@ -14,13 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
+from didsim._intervals import FEWEST_CLUSTERS, interval
 from didsim.diagnostics.findings import Number
 
 MOST_CLUSTERS = 4096
 """Prompts beyond this number are put together at random. Sums of independent prompts are independent, and the
 width of an interval from 4,096 of them is known to one per cent."""
-
-_FEWEST_CLUSTERS = 8
 
 
 class Bootstrap(NamedTuple):
@@ -67,32 +66,12 @@ def ratio(above: Float[np.ndarray, " draws"], below: Float[np.ndarray, " draws"]
         return np.where(below == 0, np.nan, above / below)
 
 
-def interval(draws: Float[np.ndarray, " draws"], clusters: int, level: float = 0.95) -> tuple[float, float]:
-    """The central interval of the resamples, widened for a small number of clusters.
-
-    Percentiles of a bootstrap are too narrow by `√((n − 1)/n)`, and take the normal distribution's tails for
-    Student's. So the levels are those at which a normal distribution has the ends of Student's interval
-    (Hesterberg, 2015, "expanded percentile").
-
-    Args:
-        draws: the estimate, and then its resamples. Resamples that are NaN had nothing to estimate it from.
-        clusters: the number of clusters that the estimate rests on, at least 2.
-        level: the probability that the interval covers the truth.
-    """
-    tail = (1 - level) / 2
-    wide = stats.norm.cdf(stats.t.ppf(tail, clusters - 1) * np.sqrt(clusters / (clusters - 1)))
-    kept = draws[1:][~np.isnan(draws[1:])]
-    # Infinite resamples (a slope of separable pairs) are ends like any other, so nothing is interpolated.
-    low, high = np.quantile(kept, [wide, 1 - wide], method="inverted_cdf")
-    return float(low), float(high)
-
-
 def number(draws: Float[np.ndarray, " draws"], clusters: int, unit: str) -> Number:
     """An estimate with its 95% interval, or with the reason why there is none."""
     value = float(draws[0])
-    if clusters < _FEWEST_CLUSTERS:
+    if clusters < FEWEST_CLUSTERS:
         return Number(
-            value=value, unit=unit, no_interval=f"it takes {_FEWEST_CLUSTERS} prompts; got {clusters}"
+            value=value, unit=unit, no_interval=f"it takes {FEWEST_CLUSTERS} prompts; got {clusters}"
         )
     if np.isnan(draws[1:]).mean() > 0.05 or np.isnan(value):
         return Number(value=value, unit=unit, no_interval="too few rows to estimate it from")

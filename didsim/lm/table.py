@@ -9,7 +9,7 @@ import numpy as np
 
 from didsim import _checks
 from didsim._files import local_path, written_whole
-from didsim.diagnostics.tables import arrow
+from didsim._tables import arrow
 from didsim.lm.logps import Scores, score_checked
 from didsim.lm.pairs import Keep, Rows, TokenPairs, token_pairs
 

@@ -6,6 +6,8 @@ labelled      two sequences are drawn independently, then labelled by a reward
 table         tables of preferences, with or without ties
 by_table      two sequences are drawn independently, then labelled by a table
 explicit      a finite dataset of pairs, or a table of all pairs
+outcomes      the outcomes of comparisons, read from a table with names
+rankings      rankings of several items, and choices of the best few
 mixture       each pair comes from one of several sources
 online        labelled pairs whose samplers depend on the policy
 rejected      distributions to draw rejected sequences from
@@ -13,7 +15,7 @@ rejected      distributions to draw rejected sequences from
 
 from didsim.preferences.by_table import LabelledByTable
 from didsim.preferences.contrastive import Contrastive
-from didsim.preferences.explicit import Joint, Pairs
+from didsim.preferences.explicit import Joint, NamedPairs, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.mixture import Mixture
 from didsim.preferences.online import (
@@ -29,6 +31,7 @@ from didsim.preferences.online import (
     Uniform,
 )
 from didsim.preferences.problem import Problem
+from didsim.preferences.rankings import Rankings
 from didsim.preferences.rejected import REJECTED, optimal_rejected
 from didsim.preferences.table import PreferenceTable
 
@@ -43,12 +46,14 @@ __all__ = [
     "Labelled",
     "LabelledByTable",
     "Mixture",
+    "NamedPairs",
     "OnPolicy",
     "Online",
     "Pairs",
     "PolicyAndUniform",
     "PreferenceTable",
     "Problem",
+    "Rankings",
     "RewardDifference",
     "Sampler",
     "Uniform",

@@ -1,7 +1,7 @@
 """Pairs given one by one, as a finite dataset, or all at once, as a table."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from didsim._checks import Shape
 from didsim._differences import difference
 from didsim._memory import PAIR, fitting_int
 from didsim.information import LogProbs
+from didsim.preferences.outcomes import Name, read_outcomes
 from didsim.preferences.problem import (
     Listed,
     Problem,
@@ -89,6 +90,69 @@ class Pairs(Problem):
         if self.win_probs is not None:
             _checks.within("win_probs", self.win_probs, 0, 1)
         self.tied = None if tied is None else self._of_pairs("tied", tied, _checks.booleans)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        *,
+        winner: str = "winner",
+        loser: str = "loser",
+        between: tuple[str, str] | None = None,
+        weight: str | None = None,
+        tie: str | None = None,
+        prompt: str | None = None,
+        shared_items: bool = False,
+    ) -> "NamedPairs":
+        """Pairs from a table in which items have names: `NamedPairs`, the pairs with the names.
+
+        Two layouts are known. In one, a column names the winner and another the loser. In the other, which
+        arenas and sports have, two columns name the items (`between=("model_a", "model_b")`), and `winner`
+        says which of them won: by the name of its column ("model_a"), by its own name, by a word for a tie
+        (`didsim.preferences.outcomes.TIES`), or, if names are words, by the score of the first: 1, 0, or 0.5.
+
+        Args:
+            table: a path to a file in CSV, Parquet, Arrow or JSONL; a table of pandas, polars or pyarrow; any
+                object with `__arrow_c_stream__`; or a mapping from names of columns to values.
+            winner: the column of winners, or, with `between`, of results.
+            loser: the column of losers. Not used with `between`.
+            between: the columns of the two items.
+            weight: the column of weights, zero or more. By default every row counts once.
+            tie: the column that is true where a row is a tie (True, False, 1, 0, "true", "false").
+            prompt: the column that names the prompt of each row.
+            shared_items: whether a name means the same item under every prompt, as that of a model does. By
+                default a response belongs to its prompt: a name under two prompts is two items, each called
+                `(prompt, name)`. Without `prompt` this has no effect.
+
+        Returns:
+            The pairs, one for each row, with the names of items and prompts. Names are words, or integers if
+            all are. A million rows take about a second.
+
+        Raises:
+            ValueError: a column is not there (the message has the nearest name), a value is missing or
+                cannot be used (it has the row, counted from 1), an item meets itself, or there is no row.
+            ImportError: pyarrow is not installed; it comes with `didsim[parquet]`.
+
+        Examples:
+            >>> battles = {"model_a": ["x", "y"], "model_b": ["y", "z"], "winner": ["model_a", "tie"]}
+            >>> named = Pairs.from_table(battles, between=("model_a", "model_b"))
+            >>> named.items
+            ('x', 'y', 'z')
+            >>> named.pairs.winners.tolist(), named.pairs.tied.tolist()
+            ([0, 2], [False, True])
+        """
+        given = read_outcomes(
+            table,
+            winner=winner,
+            loser=loser,
+            between=between,
+            weight=weight,
+            tie=tie,
+            prompt=prompt,
+            shared_items=shared_items,
+        )
+        pairs = cls(given.winners, given.losers, given.weights, tied=given.tied)
+        return NamedPairs(pairs, given.items, given.prompt, given.prompts)
 
     def _of_pairs(self, name: str, value: Any, check: Callable[..., Array] = _checks.finite) -> Array:
         array = check(name, value)
@@ -286,6 +350,22 @@ class Pairs(Problem):
             return jnp.full(self.winners.shape, 1 / self.winners.shape[-1], dtype)
         dtype = self.weights.dtype if dtype is None else dtype
         return (self.weights / jnp.sum(self.weights, axis=-1, keepdims=True)).astype(dtype)
+
+
+class NamedPairs(NamedTuple):
+    """Pairs of items that have names, as `Pairs.from_table` reads them.
+
+    Attributes:
+        pairs: the pairs, one for each row of the table.
+        items: the name of each item: a word, an integer, or `(prompt, name)`.
+        prompt: the index of the prompt of each pair, or None if the table names no prompts.
+        prompts: the name of each prompt, or None.
+    """
+
+    pairs: Pairs
+    items: tuple[Name, ...]
+    prompt: Int[np.ndarray, " pairs"] | None = None
+    prompts: tuple[str | int, ...] | None = None
 
 
 class Joint(Problem):

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from didsim import plotting
+from didsim._intervals import interval
 from didsim.diagnostics.pairs.measures import QUADRANTS, Measured
 from didsim.diagnostics.pairs.table import ARGMAX
-from didsim.diagnostics.resampling import interval
 
 _CHOSEN, _REJECTED, _LIKELIEST, _LOSS = plotting.COLORS[:4]
 

@@ -6,7 +6,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from didsim.diagnostics.pairs.calibration import fit_slopes, reliability, resampled_slopes
-from didsim.diagnostics.resampling import interval, make_bootstrap
+from didsim._intervals import interval
+from didsim.diagnostics.resampling import make_bootstrap
 
 
 def _slope(margin: np.ndarray, weights: np.ndarray | None = None) -> float:

@@ -1,0 +1,32 @@
+"""Rewards estimated from finite data: the first stage of two-stage preference learning.
+
+reward_model    the call: maximum likelihood, or with a Gaussian prior
+bootstrap       refits to resamples of the data
+fitted          what was fitted, with standard errors
+estimates       numbers with standard errors
+identification  which rewards the data identify, by name
+model           what is minimised: likelihood, features and prior
+newton          the minimiser
+likelihood      the interface of a likelihood
+of_pairs        the likelihood of pairs
+of_rankings     the likelihood of rankings and choices
+tie_models      how a pair can end
+"""
+
+from didsim.estimation.bootstrap import BootstrapFit, bootstrap
+from didsim.estimation.estimates import Estimates
+from didsim.estimation.fitted import FitCertificate, RewardFit
+from didsim.estimation.identification import Identification
+from didsim.estimation.reward_model import reward_model
+from didsim.estimation.tie_models import TIE_MODELS
+
+__all__ = [
+    "TIE_MODELS",
+    "BootstrapFit",
+    "Estimates",
+    "FitCertificate",
+    "Identification",
+    "RewardFit",
+    "bootstrap",
+    "reward_model",
+]
