@@ -20,9 +20,14 @@ from .diagnostics import Finding as Finding
 from .diagnostics import diagnose as diagnose
 from .diagnostics import estimate_did_entropy as estimate_did_entropy
 from .estimation import BootstrapFit as BootstrapFit
+from .estimation import CrossValidation as CrossValidation
+from .estimation import HeldOut as HeldOut
 from .estimation import RewardFit as RewardFit
 from .estimation import bootstrap as bootstrap
+from .estimation import cross_validate as cross_validate
+from .estimation import held_out as held_out
 from .estimation import reward_model as reward_model
+from .estimation import split as split
 from .families import best_of_n as best_of_n
 from .families import dirichlet as dirichlet
 from .families import markov as markov
@@ -136,6 +141,7 @@ from .training import DivergenceError as DivergenceError
 from .training import Record as Record
 from .training import Run as Run
 from .training import Snapshot as Snapshot
+from .training import gradient_flow as gradient_flow
 from .training import train as train
 
 __version__: str

@@ -1,6 +1,9 @@
 """Rewards estimated from finite data: the first stage of two-stage preference learning.
 
 reward_model    the call: maximum likelihood, or with a Gaussian prior
+held_out        splits of data, and how a policy does on what was held out
+cross_validate  minimisers along a parameter, judged on folds
+calibration     the slope at which labels are most probable
 bootstrap       refits to resamples of the data
 fitted          what was fitted, with standard errors
 estimates       numbers with standard errors
@@ -14,8 +17,10 @@ tie_models      how a pair can end
 """
 
 from didsim.estimation.bootstrap import BootstrapFit, bootstrap
+from didsim.estimation.cross_validate import CrossValidation, cross_validate
 from didsim.estimation.estimates import Estimates
 from didsim.estimation.fitted import FitCertificate, RewardFit
+from didsim.estimation.held_out import HeldOut, held_out, split
 from didsim.estimation.identification import Identification
 from didsim.estimation.reward_model import reward_model
 from didsim.estimation.tie_models import TIE_MODELS
@@ -23,10 +28,15 @@ from didsim.estimation.tie_models import TIE_MODELS
 __all__ = [
     "TIE_MODELS",
     "BootstrapFit",
+    "CrossValidation",
     "Estimates",
     "FitCertificate",
+    "HeldOut",
     "Identification",
     "RewardFit",
     "bootstrap",
+    "cross_validate",
+    "held_out",
     "reward_model",
+    "split",
 ]

@@ -6,12 +6,14 @@ step       one run: its loss, one step, one record
 record     when and what to record
 metrics    the functions that are recorded
 run        the result, and the error for a run that diverges
+gradient_flow   the path of gradient descent with a rate of zero
 progress   progress bars
 """
 
+from didsim.training.gradient_flow import gradient_flow
 from didsim.training.metrics import METRICS, Metric, Snapshot
 from didsim.training.record import Record
 from didsim.training.run import DivergenceError, Run
 from didsim.training.train import train
 
-__all__ = ["METRICS", "DivergenceError", "Metric", "Record", "Run", "Snapshot", "train"]
+__all__ = ["METRICS", "DivergenceError", "Metric", "Record", "Run", "Snapshot", "gradient_flow", "train"]
