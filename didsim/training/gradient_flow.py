@@ -1,7 +1,7 @@
 """Gradient descent with steps of no size: the path of a policy in continuous time."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -85,18 +85,18 @@ def gradient_flow(
         raise ValueError(f"`times` must be one axis of ascending numbers; got {times}")
     tolerance = _checks.real("tolerance", tolerance, _checks.positive)
     with jax.enable_x64(True):
-        wide = in_dtype((objective, given, problem, lengths), np.dtype(float))
+        flow = _Flow(*in_dtype((objective, given, problem, lengths), np.dtype(float)))
         begin = np.asarray(first, float)
         if when[-1] == 0:
             logits = np.repeat(begin[:, None], len(when), axis=1)
         else:
             found = solve_ivp(
-                lambda _, z: -np.asarray(_gradient(*wide, z)),
+                lambda _, z: -np.asarray(_gradient(flow, z)),
                 (0.0, when[-1]),
                 begin,
                 method="LSODA",
                 t_eval=when,
-                jac=None if objective.is_gradient_rule else lambda _, z: -np.asarray(_hessian(*wide, z)),
+                jac=None if objective.is_gradient_rule else lambda _, z: -np.asarray(_hessian(flow, z)),
                 rtol=tolerance,
                 atol=tolerance,
             )
@@ -107,13 +107,20 @@ def gradient_flow(
     return on_device(path.astype(given.dtype))
 
 
+class _Flow(NamedTuple):
+    objective: Objective
+    reference: Array
+    problem: Problem
+    lengths: Array | None
+
+
 @eqx.filter_jit
-def _gradient(objective: Objective, reference: Array, problem: Problem, lengths: Any, z: Array) -> Array:
-    def loss(z: Array) -> Float[Array, ""]:
-        return objective.population_loss(log_softmax(z), reference, problem, lengths)
+def _gradient(flow: _Flow, z: np.ndarray | Array) -> Array:
+    def loss(z: Array) -> Array:
+        return flow.objective.population_loss(log_softmax(z), flow.reference, flow.problem, flow.lengths)
 
     logits = jnp.asarray(z)
-    return objective.direction(jax.grad(loss)(logits), lambda: _chosen_gradient(problem, logits))
+    return flow.objective.direction(jax.grad(loss)(logits), lambda: _chosen_gradient(flow.problem, logits))
 
 
 def _chosen_gradient(problem: Problem, logits: Array) -> Array:
@@ -123,5 +130,5 @@ def _chosen_gradient(problem: Problem, logits: Array) -> Array:
 
 
 @eqx.filter_jit
-def _hessian(objective: Objective, reference: Array, problem: Problem, lengths: Any, z: Array) -> Array:
-    return objective.curvature(jnp.asarray(z), reference, problem, lengths)
+def _hessian(flow: _Flow, z: np.ndarray | Array) -> Array:
+    return flow.objective.curvature(jnp.asarray(z), flow.reference, flow.problem, flow.lengths)
