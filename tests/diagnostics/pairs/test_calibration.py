@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from didsim.diagnostics.pairs.calibration import fit_slopes, reliability, resampled_slopes
 from didsim._intervals import interval
+from didsim.diagnostics.pairs.calibration import fit_slopes, reliability, resampled_slopes
 from didsim.diagnostics.resampling import make_bootstrap
 
 
