@@ -92,4 +92,5 @@ def test_resamples_without_a_fit_are_said() -> None:
 )
 def test_wrong_arguments(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bootstrap(**({"fit": reward_model(games(4, 60)), "key": KEY} | wrong))
+        right: dict[str, Any] = {"fit": reward_model(games(4, 60)), "key": KEY}
+        bootstrap(**(right | wrong))
