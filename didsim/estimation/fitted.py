@@ -87,7 +87,7 @@ class RewardFit:
         return place
 
     @cached_property
-    def _places(self) -> dict[Name, int]:
+    def _places(self) -> dict[Any, int]:
         return {name: place for place, name in enumerate(self.items)}
 
     @cached_property

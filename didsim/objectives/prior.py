@@ -12,6 +12,7 @@ from jax.nn import log_softmax
 from jaxtyping import Array, Float
 
 from didsim import _checks
+from didsim.objectives.rewards import given_reference
 from didsim.objectives.terms import Population, Sequences, Term, check_parts
 
 
@@ -52,7 +53,7 @@ class Divergence(Term):
         h = self.reward.of_space(*space)
         if self.direction == "reverse":
             return jnp.sum(jnp.exp(space.logps) * -self.kernel(h), axis=-1)
-        return jnp.sum(jnp.exp(space.ref_logps) * self.kernel(h), axis=-1)
+        return jnp.sum(jnp.exp(given_reference(space.ref_logps)) * self.kernel(h), axis=-1)
 
     def curvature(
         self, z: Float[Array, " n"], reference: Array, lengths: Array | None, over: Population

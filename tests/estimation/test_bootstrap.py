@@ -91,6 +91,6 @@ def test_resamples_without_a_fit_are_said() -> None:
     ],
 )
 def test_wrong_arguments(wrong: dict[str, Any], message: str) -> None:
+    right: dict[str, Any] = {"fit": reward_model(games(4, 60)), "key": KEY}
     with pytest.raises(ValueError, match=message):
-        right: dict[str, Any] = {"fit": reward_model(games(4, 60)), "key": KEY}
         bootstrap(**(right | wrong))

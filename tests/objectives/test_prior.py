@@ -46,7 +46,7 @@ def test_curvatures_are_derivatives(direction: str) -> None:
     # In each log-probability by itself, by differences of the sum that defines the divergence.
     (term,) = objective.terms
     space = Sequences(jnp.asarray(POLICY), jnp.asarray(REFERENCE), None)
-    over = objective._population(space.logps, space.ref_logps, PAIRS, None, None)
+    over = objective._population(space.logps, jnp.asarray(REFERENCE), PAIRS, None, None)
     for k, own in enumerate(term.own_curvature(space, over)):
 
         def alone(x: float, k: int = k) -> float:
