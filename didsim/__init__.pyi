@@ -85,6 +85,7 @@ from .objectives import fdpo_forward_kl as fdpo_forward_kl
 from .objectives import fdpo_js as fdpo_js
 from .objectives import h_dpo as h_dpo
 from .objectives import ipo as ipo
+from .objectives import kl_to_reference as kl_to_reference
 from .objectives import kto as kto
 from .objectives import ld_dpo as ld_dpo
 from .objectives import length_normalised_dpo as length_normalised_dpo

@@ -29,11 +29,13 @@ class BootstrapFit(NamedTuple):
 
     Attributes:
         rewards: the rewards of each resample, with mean zero.
+        coefficients: the coefficients of each resample, or None if the fit has no features.
         converged: whether each resample has a fit. One that leaves rewards open has none.
         clusters: the number of clusters that were drawn from.
     """
 
     rewards: Float[np.ndarray, "resamples items"]
+    coefficients: Float[np.ndarray, "resamples features"] | None
     converged: Bool[np.ndarray, " resamples"]
     clusters: int
 
@@ -44,7 +46,7 @@ class BootstrapFit(NamedTuple):
         Raises:
             ValueError: more than 5% of them have none.
         """
-        return self._kept().std(axis=0, ddof=1)
+        return self._kept(self.rewards).std(axis=0, ddof=1)
 
     def interval(
         self, level: float = 0.95
@@ -54,18 +56,33 @@ class BootstrapFit(NamedTuple):
         Raises:
             ValueError: `level` is not between 0 and 1, or more than 5% of the resamples have no fit.
         """
+        return self._ends(self._kept(self.rewards), level)
+
+    def coefficient_interval(
+        self, level: float = 0.95
+    ) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
+        """The same intervals of the coefficients.
+
+        Raises:
+            ValueError: the fit has no features, or as for `interval`.
+        """
+        if self.coefficients is None:
+            raise ValueError("`fit` must have features to have coefficients; got a reward for each item")
+        return self._ends(self._kept(self.coefficients), level)
+
+    def _ends(self, draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         below = tail(self.clusters, check_level(level))
-        low, high = np.quantile(self._kept(), [below, 1 - below], axis=0, method="inverted_cdf")
+        low, high = np.quantile(draws, [below, 1 - below], axis=0, method="inverted_cdf")
         return low, high
 
-    def _kept(self) -> np.ndarray:
+    def _kept(self, draws: np.ndarray) -> np.ndarray:
         failed = 1 - self.converged.mean()
         if failed > _MOST_FAILED:
             raise ValueError(
                 f"`fit` must have resamples with a fit; {failed:.0%} of them leave rewards open, and a "
                 "`ridge` in the fit would hold these"
             )
-        return self.rewards[self.converged]
+        return draws[self.converged]
 
 
 def bootstrap(
@@ -113,9 +130,13 @@ def bootstrap(
     with jax.enable_x64(True):
         keys = jax.random.split(key, -(-resamples // at_once))
         found, converged = _refits(model, jnp.asarray(fit.numbers), keys, clusters, at_once)
-        rewards = np.asarray(found)[:resamples]
+        numbers = found[:resamples, : model.coefficients]
+        rewards = np.asarray(model.rewards(numbers.T).T)
     return BootstrapFit(
-        rewards - rewards.mean(axis=1, keepdims=True), np.asarray(converged)[:resamples], clusters
+        rewards - rewards.mean(axis=1, keepdims=True),
+        None if model.features is None else np.asarray(numbers),
+        np.asarray(converged)[:resamples],
+        clusters,
     )
 
 
@@ -149,16 +170,16 @@ def _clustered(fit: RewardFit, by: Any) -> tuple[Model, int]:
 @eqx.filter_jit
 def _refits(
     model: Model, start: Array, keys: Array, clusters: int, at_once: int
-) -> tuple[Float[Array, "resamples items"], Bool[Array, " resamples"]]:
-    """The rewards of all resamples, and whether each has a fit."""
+) -> tuple[Float[Array, "resamples numbers"], Bool[Array, " resamples"]]:
+    """The numbers of all resamples, and whether each has a fit."""
     first = jnp.broadcast_to(start[:, None], (len(start), at_once))
 
     def some(key: Array) -> tuple[Array, Array]:
         found = fit(model, first, poisson_counts(key, (clusters, at_once)), _DISTANCE)
-        return model.point(found.z).rewards.T, found.converged
+        return found.z.T, found.converged
 
-    rewards, converged = jax.lax.map(some, keys)
-    return rewards.reshape(-1, rewards.shape[-1]), converged.reshape(-1)
+    numbers, converged = jax.lax.map(some, keys)
+    return numbers.reshape(-1, numbers.shape[-1]), converged.reshape(-1)
 
 
 def poisson_counts(key: Array, shape: tuple[int, int]) -> UInt8[Array, "clusters draws"]:

@@ -1,9 +1,10 @@
 """Rewards that were fitted to comparisons: what they are, how sure, and what the data do not say."""
 
 import difflib
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,15 +76,18 @@ class RewardFit:
         Raises:
             ValueError: there is no item of this name.
         """
-        place = self._places.get(name)
+        return self._index("name", name)
+
+    def _index(self, argument: str, name: Any) -> int:
+        place = self._places.get(name) if isinstance(name, Hashable) else None
         if place is None:
             near = difflib.get_close_matches(str(name), map(str, self.items), 1)
             hint = f"; the nearest is {near[0]!r}" if near else ""
-            raise ValueError(f"`name` must be one of {len(self.items)} items; got {name!r}{hint}")
+            raise ValueError(f"`{argument}` must be one of {len(self.items)} items; got {name!r}{hint}")
         return place
 
     @cached_property
-    def _places(self) -> dict[Name, int]:
+    def _places(self) -> dict[Any, int]:
         return {name: place for place, name in enumerate(self.items)}
 
     @cached_property
@@ -150,7 +154,7 @@ class RewardFit:
         Raises:
             ValueError: there is no item of a name.
         """
-        i, j = self.index(name), self.index(other)
+        i, j = self._index("name", name), self._index("other", other)
         variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
         return Estimates(self.rewards[[i]] - self.rewards[[j]], np.sqrt(np.maximum(variance, 0))[None])
 

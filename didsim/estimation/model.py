@@ -29,10 +29,13 @@ class Model(eqx.Module):
         """The number of coefficients."""
         return self.likelihood.size if self.features is None else self.features.shape[1]
 
+    def rewards(self, weights: Float[Array, "coefficients draws"]) -> Float[Array, "items draws"]:
+        """The rewards that coefficients give."""
+        return weights if self.features is None else self.features @ weights
+
     def point(self, z: Float[Array, "numbers draws"]) -> Point:
         """The rewards, and the parameter for ties; also those of a direction."""
-        weights = z[: self.coefficients]
-        rewards = weights if self.features is None else self.features @ weights
+        rewards = self.rewards(z[: self.coefficients])
         return Point(rewards, z[-1] if self.likelihood.parameter else jnp.zeros_like(z[0]))
 
     def start(self, tie: float) -> Float[Array, "numbers one"]:

@@ -4,6 +4,7 @@ catalogue     one function for each objective, and `OBJECTIVES`, which holds the
 objective     a sum of terms, with its loss on given pairs and over a population of pairs
 terms         losses of a pair, and losses of one of its two sequences
 baselines     numbers that losses of one sequence subtract from its reward
+prior         a term of the whole policy: its divergence from the reference
 transport     terms that sort rewards before they compare them
 tokens        terms that depend on the single tokens of a pair
 rewards       implicit rewards of a sequence
@@ -40,6 +41,7 @@ from didsim.objectives.catalogue import (
     fdpo_js,
     h_dpo,
     ipo,
+    kl_to_reference,
     kto,
     ld_dpo,
     length_normalised_dpo,
@@ -69,6 +71,7 @@ from didsim.objectives.kernels import (
     SumOfForms,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
+from didsim.objectives.prior import Divergence
 from didsim.objectives.rewards import (
     Guarded,
     LengthRegularised,
@@ -91,6 +94,7 @@ __all__ = [
     "Baseline",
     "ChiSquared",
     "ClippedPairMean",
+    "Divergence",
     "Exponential",
     "ForwardKL",
     "Guarded",
@@ -152,6 +156,7 @@ __all__ = [
     "fdpo_js",
     "h_dpo",
     "ipo",
+    "kl_to_reference",
     "kto",
     "ld_dpo",
     "length_normalised_dpo",

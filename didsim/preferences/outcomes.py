@@ -9,7 +9,7 @@ Needs pyarrow, from the extra `parquet`.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +116,7 @@ def _read(table: Any, labels: Mapping[str, str], numbers: Mapping[str, str]) -> 
         _find(wanted, file.columns)
         kinds = dict.fromkeys(labels.values(), "label") | dict.fromkeys(numbers.values(), "number")
         batches = list(file.batches(kinds))
-        found: Any = pa.table({name: pa.chunked_array([one[name] for one in batches]) for name in kinds})
+        found: Any = _table(batches, kinds)
         if file.format == "CSV":
             found = _with_integers(found, set(labels.values()))
     else:
@@ -142,6 +142,13 @@ def _read(table: Any, labels: Mapping[str, str], numbers: Mapping[str, str]) -> 
     return columns
 
 
+def _table(batches: list[Any], names: Iterable[str]) -> Any:
+    """Columns of batches of rows. Columns without rows are of no type."""
+    pa = arrow()
+    empty = pa.nulls(0)
+    return pa.table({name: pa.chunked_array([one[name] for one in batches] or [empty]) for name in names})
+
+
 def _find(wanted: Mapping[str, str], there: Any) -> None:
     """Raise `ValueError` unless every wanted column is there."""
     for name, theirs in wanted.items():
@@ -165,7 +172,7 @@ def _column(name: str, theirs: str, values: Any) -> Any:
             f"`{name}`, the column {theirs!r}, must hold values of one kind; got {_mixture(values)}"
         ) from None
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        column = pa.chunked_array([_decoded(chunk) for chunk in column.chunks])
     of = column.type
     if pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of):
         return column.cast(pa.large_string())
@@ -174,6 +181,15 @@ def _column(name: str, theirs: str, values: Any) -> Any:
     if pa.types.is_null(of):
         return column.cast(pa.float64())
     raise ValueError(f"`{name}`, the column {theirs!r}, must hold words or numbers; got values of type {of}")
+
+
+def _decoded(chunk: Any) -> Any:
+    """An array of categories as one of their names. Arrow cannot look up the words of polars as they are."""
+    pa = arrow()
+    names = chunk.dictionary
+    if pa.types.is_string_view(names.type) or pa.types.is_null(names.type):
+        names = names.cast(pa.large_string())
+    return names.take(chunk.indices)
 
 
 def _mixture(values: Any) -> str:
@@ -193,9 +209,10 @@ def _with_integers(table: Any, names: set[str]) -> Any:
     pa = arrow()
 
     for name in names:
-        codes, words = encoded(table[name])
-        del codes
-        if len(words) and all(re.fullmatch(r"0|-?[1-9]\d{0,17}", word) for word in words.to_pylist()):
+        words = pa.compute.unique(table[name])
+        if len(words) and all(
+            re.fullmatch(r"0|-?[1-9]\d{0,17}", word) for word in words.to_pylist() if word is not None
+        ):
             place = table.column_names.index(name)
             table = table.set_column(place, name, pa.compute.cast(table[name], pa.int64()))
     return table
@@ -301,11 +318,15 @@ def _refuse(bad: np.ndarray, expected: str, got: Any) -> None:
     """Raise `ValueError` with the first bad row, and what it holds."""
     if bad.any():
         row = int(np.argmax(bad))
-        what = (
-            got
-            if isinstance(got, str)
-            else repr(got[row].as_py() if hasattr(got[row], "as_py") else got[row])
-        )
+        what = got if isinstance(got, str) else repr(_plain(got[row]))
         count = int(bad.sum())
         more = f", and so in {count:,} rows" if count > 1 else ""
         raise ValueError(f"{expected}; got {what} in row {row + 1}{more}")
+
+
+def _plain(value: Any) -> Any:
+    """A value of a column as Python's own."""
+    for convert in ("as_py", "item"):
+        if hasattr(value, convert):
+            return getattr(value, convert)()
+    return value

@@ -94,8 +94,10 @@ class Rankings:
         best, lists = _lists("chosen", best), _lists("sets", sets)
         if len(best) != len(lists):
             raise ValueError(
-                f"`sets` must have one set for each of {len(best)} choices; got {len(lists)} sets"
+                f"`chosen` and `sets` must be as many; got {len(best)} choices and {len(lists)} sets"
             )
+        _check_names("chosen", best)
+        _check_names("sets", lists)
         whole = []
         for row, (first, rest) in enumerate(zip(best, lists, strict=True)):
             taken = set(first)
@@ -107,7 +109,7 @@ class Rankings:
                 )
             whole.append([*first, *left])
         stages = np.array([len(one) for one in best], np.int32)
-        return cls(*_flat("sets", whole), stages, _weights(weights, len(lists)))
+        return cls(*_flat("chosen` and `sets", whole), stages, _weights(weights, len(lists)))
 
     def pairs(self) -> NamedPairs:
         """The rankings broken into pairs: at each stage, the item that was chosen against each that was left.
@@ -159,19 +161,9 @@ def _flat(name: str, lists: list[list[Any]]) -> tuple[tuple[str | int, ...], np.
     if (short := sizes < 2).any():
         row = int(np.argmax(short))
         raise ValueError(f"`{name}` must be of two items or more; got {lists[row]!r} in row {row + 1}")
+    _check_names(name, lists)
     flat = list(chain.from_iterable(lists))
-    is_word = np.fromiter((isinstance(one, str) for one in flat), bool, len(flat))
-    is_integer = np.fromiter(
-        (isinstance(one, int | np.integer) and not isinstance(one, bool) for one in flat), bool, len(flat)
-    )
-    bad = ~is_integer if is_integer[0] else ~is_word
     ranking = np.repeat(np.arange(len(lists)), sizes)
-    if bad.any():
-        place = int(np.argmax(bad))
-        raise ValueError(
-            f"`{name}` must hold names that are all words or all integers; got {flat[place]!r} in row "
-            f"{ranking[place] + 1}"
-        )
     items = sorted({name if isinstance(name, str) else int(name) for name in flat})
     index = {name: place for place, name in enumerate(items)}
     order = np.fromiter((index[one] for one in flat), np.int32, len(flat))
@@ -185,12 +177,26 @@ def _flat(name: str, lists: list[list[Any]]) -> tuple[tuple[str | int, ...], np.
     return tuple(items), order, np.concatenate([[0], np.cumsum(sizes)])
 
 
+def _check_names(name: str, lists: list[list[Any]]) -> None:
+    """Raise `ValueError` unless all names are words, or all are integers."""
+    kinds = set()
+    for row, one in enumerate(lists):
+        for item in one:
+            is_integer = isinstance(item, int | np.integer) and not isinstance(item, bool)
+            kinds.add("integer" if is_integer else "word" if isinstance(item, str) else "neither")
+            if len(kinds) > 1 or "neither" in kinds:
+                raise ValueError(
+                    f"`{name}` must hold names that are all words or all integers; got {item!r} in row "
+                    f"{row + 1}"
+                )
+
+
 def _weights(given: Any, rows: int) -> np.ndarray:
     if given is None:
         return np.ones(rows)
     try:
         weights = np.asarray(given, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"`weights` must be numbers; got {given!r}") from None
     if weights.shape != (rows,):
         raise ValueError(f"`weights` must be one for each of {rows} rankings; got shape {weights.shape}")

@@ -80,6 +80,10 @@ def _keeps_chosen(terms: Any) -> Any:
 
 CALLS = {
     **{f"objectives.{name}": _catalogue(name) for name in OBJECTIVES},
+    "objectives.kl_to_reference": call(
+        objectives.kl_to_reference, weight=_POSITIVE, direction=only("forward")
+    ),
+    "objectives.Divergence": call(objectives.Divergence, **_PARTS, direction=only("forward")),
     "objectives.LogRatio": call(objectives.LogRatio, beta=_POSITIVE, per_token=flag()),
     "objectives.LogProb": call(objectives.LogProb, beta=_POSITIVE, per_token=flag()),
     "objectives.LengthRegularised": call(objectives.LengthRegularised, beta=_POSITIVE, alpha=_NUMBER),

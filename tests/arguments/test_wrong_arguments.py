@@ -12,6 +12,7 @@ from didsim._registry import Registry
 from tests.arguments import (
     of_diagnostics,
     of_distributions,
+    of_estimation,
     of_exercises,
     of_objectives,
     of_pairs,
@@ -24,6 +25,7 @@ from tests.arguments.wrong_values import WRONG
 
 CALLS: dict[str, Call] = {
     **of_distributions.CALLS,
+    **of_estimation.CALLS,
     **of_exercises.CALLS,
     **of_pairs.CALLS,
     **of_objectives.CALLS,
@@ -35,6 +37,7 @@ CALLS: dict[str, Call] = {
 
 MODULES = [
     didsim.diagnostics,
+    didsim.estimation,
     didsim.exercises,
     didsim.families,
     didsim.fixed_points,
@@ -65,6 +68,11 @@ RESULTS = {
     "diagnostics.DidEntropyEstimate",
     "diagnostics.PairsDiagnosis",
     "diagnostics.SamplesDiagnosis",
+    "estimation.BootstrapFit",
+    "estimation.Estimates",
+    "estimation.FitCertificate",
+    "estimation.Identification",
+    "estimation.RewardFit",
     "fixed_points.Certificate",
     "fixed_points.Given",
     "fixed_points.Method",
@@ -78,6 +86,8 @@ RESULTS = {
     "plotting.Look",
     "preferences.Draw",
     "preferences.DrawTable",
+    "preferences.NamedPairs",
+    "preferences.Rankings",
     "sweeps.Outcome",
     "sweeps.StoreError",
     "theory.Case",

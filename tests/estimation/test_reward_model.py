@@ -163,6 +163,7 @@ def test_choices_with_features_equal_the_conditional_logit_of_statsmodels() -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         known = model.fit(disp=0, method="newton", tol=1e-13)
+    assert found.coefficients is not None
     np.testing.assert_allclose(found.coefficients, known.params, atol=1e-7)
     np.testing.assert_allclose(found.coefficient_estimates().standard_error, known.bse, rtol=1e-5)
 

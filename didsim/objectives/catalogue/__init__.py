@@ -36,7 +36,14 @@ from didsim.objectives.catalogue.log_ratios import (
     robust,
     slic,
 )
-from didsim.objectives.catalogue.regularisers import chi_po, fdpo_alpha, fdpo_forward_kl, fdpo_js, h_dpo
+from didsim.objectives.catalogue.regularisers import (
+    chi_po,
+    fdpo_alpha,
+    fdpo_forward_kl,
+    fdpo_js,
+    h_dpo,
+)
+from didsim.objectives.catalogue.regularisers import kl_to_reference as kl_to_reference
 from didsim.objectives.catalogue.single_sequences import apo_down, apo_zero, bco, kto, nca, npo, sppo
 from didsim.objectives.catalogue.transport import aot, aot_unpaired
 from didsim.objectives.catalogue.without_reference import alphapo, cpo, orpo, reference_free, sft, simpo

@@ -1,10 +1,18 @@
-"""DPO with another regulariser in place of the KL divergence: the implicit reward differs."""
+"""DPO with another regulariser in place of the KL divergence: the implicit reward differs.
+
+And a divergence from the reference as a term of its own, to be added to any objective.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
 
 from didsim import _checks
 from didsim.objectives.divergences import Alpha, ChiSquared, ForwardKL, JensenShannon
-from didsim.objectives.kernels import Logistic
+from didsim.objectives.kernels import Linear, Logistic
 from didsim.objectives.objective import Objective
-from didsim.objectives.rewards import ScalarLike, WeightedEntropy
+from didsim.objectives.prior import Divergence
+from didsim.objectives.rewards import LogRatio, ScalarLike, WeightedEntropy
 from didsim.objectives.terms import Pair
 
 
@@ -107,3 +115,40 @@ def chi_po(beta: ScalarLike = 0.1) -> Objective:
         ValueError: `beta <= 0`.
     """
     return Objective(Pair(ChiSquared(_checks.positive("beta", beta)), Logistic()))
+
+
+def kl_to_reference(
+    weight: ScalarLike = 1.0, direction: Literal["forward", "reverse"] = "forward"
+) -> Objective:
+    """The divergence of the whole policy from the reference, to be added to a loss of pairs.
+
+        forward: weight · KL(ref ‖ π)        reverse: weight · KL(π ‖ ref)
+
+    It is a prior for finite data: `dpo(beta) + kl_to_reference(weight)` has one minimiser on any pairs, also
+    where DPO alone has none as no pair says that a sequence ever loses. For the forward divergence is convex
+    in the logits, and grows without bound as any probability goes to zero.
+
+    The reverse divergence does not do this. It stays below `−log min ref`, so that it cannot hold a policy
+    against a loss that falls for ever. If a sequence `l` always loses, with the log-ratio `−t`, DPO's loss
+    falls like `e^(−beta · t)`, and the divergence rises like `t · e^(−t)` at most. For `beta < 1` the sum of
+    both falls as `t` grows, whatever the weight; there may be a local minimum besides. (Derived here.)
+
+    Args:
+        weight: the factor of the divergence, positive.
+        direction: "forward" or "reverse".
+
+    Raises:
+        ValueError: `weight <= 0`, or `direction` is neither.
+
+    Examples:
+        >>> import didsim
+        >>> data, uniform = didsim.Pairs([0], [1]), jnp.log(jnp.full(3, 1 / 3))
+        >>> limit = didsim.fixed_point(didsim.dpo(1.0) + kl_to_reference(1.0), uniform, data)
+        >>> jnp.exp(limit).tolist()  # sequence 2, of which no pair tells, keeps its probability
+        [0.5333, 0.1333, 0.3333]
+    """
+    _checks.one_of("direction", direction, ("forward", "reverse"))
+    term = Divergence(
+        LogRatio(jnp.asarray(1.0)), Linear(), _checks.positive("weight", weight), direction=direction
+    )
+    return Objective(term)

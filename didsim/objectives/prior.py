@@ -1,0 +1,83 @@
+"""A term of the whole policy: its divergence from the reference, as a prior beside a loss of pairs.
+
+It depends on no pair. So an objective that has it needs the whole space, as `Objective.loss`, `didsim.train`
+and `didsim.solve` have it. The loss of single logged pairs (`Objective.pair_loss`) is refused.
+"""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.nn import log_softmax
+from jaxtyping import Array, Float
+
+from didsim import _checks
+from didsim.objectives.rewards import given_reference
+from didsim.objectives.terms import Population, Sequences, Term, check_parts
+
+
+class Divergence(Term):
+    """`weight · KL(reference ‖ π)` or `weight · KL(π ‖ reference)`.
+
+    These are the mean of `−h` under the reference, and that of `h` under the policy. The reward is
+    `h = log π/reference`, and the kernel `d → −d`.
+
+    Attributes:
+        direction: "forward" for `KL(reference ‖ π)`, "reverse" for `KL(π ‖ reference)`.
+    """
+
+    direction: Literal["forward", "reverse"] = eqx.field(static=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_parts(self)
+        _checks.one_of("direction", self.direction, ("forward", "reverse"))
+
+    @property
+    def sees_policy(self) -> bool:
+        return True
+
+    @property
+    def is_convex_in_logits(self) -> bool:
+        """Whether it is `KL(reference ‖ π)`: `log Σ e^z` minus a linear function of the logits `z`."""
+        return self.direction == "forward"
+
+    @property
+    def is_convex_in_log_probs(self) -> bool:
+        """Whether it is `KL(reference ‖ π)`, which is linear in the log-probabilities."""
+        return self.direction == "forward"
+
+    def of_pairs(self, chosen: Any, rejected: Any, baseline: Array | None) -> Array:
+        raise ValueError("`self` has a term of the whole policy, which pairs do not show; call its `loss`")
+
+    def expected(self, space: Sequences, over: Population) -> Array:
+        h = self.reward.of_space(*space)
+        if self.direction == "reverse":
+            return jnp.sum(jnp.exp(space.logps) * -self.kernel(h), axis=-1)
+        return jnp.sum(jnp.exp(given_reference(space.ref_logps)) * self.kernel(h), axis=-1)
+
+    def curvature(
+        self, z: Float[Array, " n"], reference: Array, lengths: Array | None, over: Population
+    ) -> Float[Array, "n n"]:
+        """The Hessian of `expected` in the logits, O(N²).
+
+        With `p` the policy it is `diag(p) − p pᵀ` for `KL(reference ‖ π)`. For `KL(π ‖ reference)`, let `a`
+        be the log-ratio `log π/reference` minus its mean under `p`, which is the divergence. The gradient
+        is `p a`, and the Hessian `diag(p (a + 1)) − p pᵀ − (p a) pᵀ − p (p a)ᵀ`. (Derived here.)
+        """
+        log_probs = log_softmax(z)
+        p = jnp.exp(log_probs)
+        if self.direction == "forward":
+            return jnp.diag(p) - jnp.outer(p, p)
+        ratio = log_probs - reference
+        pull = p * (ratio - jnp.sum(p * ratio))
+        beside = jnp.outer(p, pull)
+        return jnp.diag(pull + p) - jnp.outer(p, p) - beside - beside.T
+
+    @property
+    def knows_own_curvature(self) -> bool:
+        return True
+
+    def own_curvature(self, space: Sequences, over: Population) -> Array:
+        if self.direction == "forward":
+            return jnp.zeros_like(space.logps)
+        return jnp.exp(space.logps) * (2 + self.reward.of_space(*space))

@@ -1,0 +1,1 @@
+"""Examples with real data, run by `python -m examples.NAME`."""
