@@ -1,7 +1,9 @@
 from . import diagnostics as diagnostics
+from . import estimation as estimation
 from . import exercises as exercises
 from . import families as families
 from . import fixed_points as fixed_points
+from . import games as games
 from . import information as information
 from . import margins as margins
 from . import objectives as objectives
@@ -18,6 +20,7 @@ from .diagnostics import DidEntropyEstimate as DidEntropyEstimate
 from .diagnostics import Finding as Finding
 from .diagnostics import diagnose as diagnose
 from .diagnostics import estimate_did_entropy as estimate_did_entropy
+from .estimation import kl_optimum as kl_optimum
 from .families import best_of_n as best_of_n
 from .families import dirichlet as dirichlet
 from .families import markov as markov
@@ -35,6 +38,9 @@ from .fixed_points import fixed_point as fixed_point
 from .fixed_points import sensitivity as sensitivity
 from .fixed_points import solve as solve
 from .fixed_points import solve_path as solve_path
+from .games import Equilibrium as Equilibrium
+from .games import exploitability as exploitability
+from .games import nash as nash
 from .information import bayes_update as bayes_update
 from .information import did as did
 from .information import did_entropy as did_entropy
@@ -74,6 +80,7 @@ from .objectives import fdpo_alpha as fdpo_alpha
 from .objectives import fdpo_forward_kl as fdpo_forward_kl
 from .objectives import fdpo_js as fdpo_js
 from .objectives import h_dpo as h_dpo
+from .objectives import inpo as inpo
 from .objectives import ipo as ipo
 from .objectives import kto as kto
 from .objectives import ld_dpo as ld_dpo
@@ -81,6 +88,8 @@ from .objectives import length_normalised_dpo as length_normalised_dpo
 from .objectives import nca as nca
 from .objectives import npo as npo
 from .objectives import orpo as orpo
+from .objectives import policy_gradient as policy_gradient
+from .objectives import ppo as ppo
 from .objectives import rdpo as rdpo
 from .objectives import reference_free as reference_free
 from .objectives import robust as robust
@@ -129,6 +138,7 @@ from .training import DivergenceError as DivergenceError
 from .training import Record as Record
 from .training import Run as Run
 from .training import Snapshot as Snapshot
+from .training import inner_steps as inner_steps
 from .training import train as train
 
 __version__: str

@@ -1,17 +1,19 @@
 """Objectives: the catalogue of losses, and the parts that they are made of.
 
-catalogue     one function for each objective, and `OBJECTIVES`, which holds them by name
-objective     a sum of terms, with its loss on given pairs and over a population of pairs
-terms         losses of a pair, and losses of one of its two sequences
-baselines     numbers that losses of one sequence subtract from its reward
-transport     terms that sort rewards before they compare them
-tokens        terms that depend on the single tokens of a pair
-rewards       implicit rewards of a sequence
-divergences   implicit rewards that are no logarithms: of f-DPO, χPO and AlphaPO
-kernels       losses of a difference of rewards
-reference     references with zeros where no pair looks
-ties          the loss of pairs that can end in a tie
-curvature     Hessians of these losses in the logits, by their structure
+catalogue        one function for each objective, and `OBJECTIVES`, which holds them by name
+objective        a sum of terms, with its loss on given pairs and over a population of pairs
+terms            losses of a pair, and losses of one of its two sequences
+baselines        numbers that losses of one sequence subtract from its reward
+expected_reward  terms of the reward that a policy expects
+proximal         a term anchored between the reference and the policy before the step
+transport        terms that sort rewards before they compare them
+tokens           terms that depend on the single tokens of a pair
+rewards          implicit rewards of a sequence
+divergences      implicit rewards that are no logarithms: of f-DPO, χPO and AlphaPO
+kernels          losses of a difference of rewards
+reference        references with zeros where no pair looks
+ties             the loss of pairs that can end in a tie
+curvature        Hessians of these losses in the logits, by their structure
 """
 
 from didsim.objectives.baselines import Baseline, ClippedPairMean, PairMean, PolicyMean
@@ -39,6 +41,7 @@ from didsim.objectives.catalogue import (
     fdpo_forward_kl,
     fdpo_js,
     h_dpo,
+    inpo,
     ipo,
     kto,
     ld_dpo,
@@ -46,6 +49,8 @@ from didsim.objectives.catalogue import (
     nca,
     npo,
     orpo,
+    policy_gradient,
+    ppo,
     rdpo,
     reference_free,
     robust,
@@ -56,6 +61,7 @@ from didsim.objectives.catalogue import (
     wpo,
 )
 from didsim.objectives.divergences import Alpha, ChiSquared, ForwardKL, JensenShannon, PowerProb
+from didsim.objectives.expected_reward import ClippedReward, ExpectedReward
 from didsim.objectives.kernels import (
     Exponential,
     Hinge,
@@ -69,6 +75,7 @@ from didsim.objectives.kernels import (
     SumOfForms,
 )
 from didsim.objectives.objective import KeepsChosen, Objective
+from didsim.objectives.proximal import ProximalPair
 from didsim.objectives.rewards import (
     Guarded,
     LengthRegularised,
@@ -91,6 +98,8 @@ __all__ = [
     "Baseline",
     "ChiSquared",
     "ClippedPairMean",
+    "ClippedReward",
+    "ExpectedReward",
     "Exponential",
     "ForwardKL",
     "Guarded",
@@ -114,6 +123,7 @@ __all__ = [
     "PolicyMean",
     "PolicyWeighted",
     "PowerProb",
+    "ProximalPair",
     "RaoKupper",
     "ReverseCrossEntropy",
     "Reward",
@@ -151,6 +161,7 @@ __all__ = [
     "fdpo_forward_kl",
     "fdpo_js",
     "h_dpo",
+    "inpo",
     "ipo",
     "kto",
     "ld_dpo",
@@ -158,6 +169,8 @@ __all__ = [
     "nca",
     "npo",
     "orpo",
+    "policy_gradient",
+    "ppo",
     "rdpo",
     "reference_free",
     "robust",

@@ -138,6 +138,11 @@ class Term(eqx.Module):
         return False
 
     @property
+    def is_expected_reward(self) -> bool:
+        """Whether the term is minus the expected reward of a policy, less its divergence from the reference."""
+        return False
+
+    @property
     def is_convex_in_logits(self) -> bool:
         """Whether the term is proven to be convex in the logits of a policy."""
         return False
