@@ -28,7 +28,7 @@ class Equilibrium(eqx.Module):
         log_probs: its log-probabilities, `[*batch, sequences]`.
         exploitability: by how much the best answer beats it, in float64 and before the policy is rounded to
             its dtype. This is the certificate: zero, but for rounding, proves a Nash policy.
-        steps: number of steps of the search; 0 for a linear program.
+        steps: number of stages of the search; 0 for a linear program.
     """
 
     log_probs: LogProbs
@@ -50,7 +50,7 @@ def nash(
         π(y) ∝ reference(y) · exp(P(y ≻ π) / beta),
 
     since the game is strictly concave in one policy and convex in the other. Newton's method finds it, along
-    the path of Nash policies from a large `beta` down to the given one (`didsim.games.regularised`). Source:
+    the path of Nash policies from an infinite `beta`, the reference, to the given one (`didsim.games.regularised`). Source:
     Munos et al., "Nash learning from human feedback" (arXiv 2312.00886). It is where self-play ends: SPPO,
     IPO and INPO on the policy's own pairs, `Online(preferences, OnPolicy())`.
 
@@ -68,8 +68,9 @@ def nash(
         beta: weight of the divergence, positive; None for the game without it.
 
     Returns:
-        The policy and its certificate. All is computed in float64. Newton's method takes O(N³) a step, and
-        tens of steps; the linear program has N variables and N constraints.
+        The policy and its certificate. All is computed in float64. Newton's method takes O(N³) a step. The
+        path has few stages if `beta` is large, and tens to hundreds if it is small; after 5,000 the search
+        stops short, which the certificate shows. The linear program has N variables and N constraints.
 
     Raises:
         ValueError: `preferences` is not a `PreferenceTable`, `reference` is not normalised or comes without

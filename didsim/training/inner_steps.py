@@ -41,16 +41,19 @@ def inner_steps(optimizer: optax.GradientTransformation, times: int) -> optax.Gr
     times = _checks.count("times", times)
 
     def update(
-        updates: PyTree, state: PyTree, params: PyTree = None, *, grad_fn: Callable[[PyTree], PyTree], **_: Any
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        grad_fn: Callable[[PyTree], PyTree],
+        **_: Any,
     ) -> tuple[PyTree, PyTree]:
         def one(gradient: PyTree, now: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
             step, state = optimizer.update(gradient, state, now)
             return optax.apply_updates(now, step), state
 
         # The gradient before the first step is known.
-        end = jax.lax.fori_loop(
-            1, times, lambda _, at: one(grad_fn(at[0]), *at), one(updates, params, state)
-        )
+        end = jax.lax.fori_loop(1, times, lambda _, at: one(grad_fn(at[0]), *at), one(updates, params, state))
         return jax.tree.map(lambda new, old: new - old, end[0], params), end[1]
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
