@@ -10,6 +10,7 @@ from didsim.games.exploitability import exploitability
 from didsim.games.nash import nash
 from didsim.information import kl
 from didsim.objectives.catalogue import dpo, inpo, ipo, sppo
+from didsim.objectives.objective import Objective
 from didsim.preferences.by_table import LabelledByTable
 from didsim.preferences.online import Online, OnPolicy
 from didsim.preferences.table import PreferenceTable
@@ -78,6 +79,7 @@ def exploitability_is_a_divergence(case: Case) -> Array:
     MUNOS,
     "The regularised Nash policy is the one with π ∝ π_ref exp(P(y ≻ π)/β)",
     most=40,
+    sizes=(2, 3, 8),
 )
 def regularised_nash(case: Case) -> Array:
     """The policy that is known to be it, against the one that `nash` finds: by how much each is beaten."""
@@ -106,8 +108,8 @@ def self_play_rests_at_nash(case: Case) -> Array:
     slopes = []
     for objective in (sppo(case.beta), ipo(case.beta), inpo(case.beta, 3 * case.beta)):
 
-        def loss(logits: Array, objective: object = objective) -> Array:
-            return objective.population_loss(log_softmax(logits), reference, problem, None)  # type: ignore[attr-defined]
+        def loss(logits: Array, objective: Objective = objective) -> Array:
+            return objective.population_loss(log_softmax(logits), reference, problem, None)
 
         slopes.append(jnp.max(jnp.abs(jax.grad(loss)(case.target))))
     size = 1 + 1 / case.beta + jnp.max(jnp.abs(reference)) + jnp.max(jnp.abs(case.target))
@@ -119,6 +121,7 @@ def self_play_rests_at_nash(case: Case) -> Array:
     "Kreweras (1965), arXiv 1502.06362",
     "Every table has a policy that no sequence beats more often than not",
     most=40,
+    sizes=(2, 3, 8),
 )
 def unregularised_nash(case: Case) -> float:
     """By how much the linear program's policy is beaten, in NumPy."""

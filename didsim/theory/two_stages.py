@@ -18,7 +18,7 @@ from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.table import PreferenceTable
 from didsim.theory.cases import Case
-from didsim.theory.checks import OURS, exact, largest, off
+from didsim.theory.checks import exact, largest, off
 
 AZAR = "arXiv 2310.12036"
 _RARE = (1.0, 10.0, 1e3, 1e6)
@@ -34,8 +34,7 @@ def _surprise(policy: Array, reference: Array, beta: Array, weights: Array) -> A
 def _pairs_of_the_shown(case: Case) -> Array:
     """Weights of all pairs of sequences but the last."""
     shown = case.third[:-1]
-    weights = jax.nn.softmax(shown)[:, None] * jax.nn.softmax(-shown)[None, :]
-    return weights
+    return jax.nn.softmax(shown)[:, None] * jax.nn.softmax(-shown)[None, :]
 
 
 def _with_unseen(case: Case, log_share: Array) -> Array:
