@@ -39,8 +39,11 @@ from .fixed_points import sensitivity as sensitivity
 from .fixed_points import solve as solve
 from .fixed_points import solve_path as solve_path
 from .games import Equilibrium as Equilibrium
+from .games import GroupSolution as GroupSolution
 from .games import exploitability as exploitability
+from .games import group_losses as group_losses
 from .games import nash as nash
+from .games import solve_worst_group as solve_worst_group
 from .information import bayes_update as bayes_update
 from .information import did as did
 from .information import did_entropy as did_entropy
@@ -97,6 +100,7 @@ from .objectives import sft as sft
 from .objectives import simpo as simpo
 from .objectives import slic as slic
 from .objectives import sppo as sppo
+from .objectives import worst_group as worst_group
 from .objectives import wpo as wpo
 from .pairwise import Analytic as Analytic
 from .pairwise import PiecewiseLinear as PiecewiseLinear
@@ -124,6 +128,7 @@ from .preferences import Problem as Problem
 from .preferences import RewardDifference as RewardDifference
 from .preferences import Sampler as Sampler
 from .preferences import Uniform as Uniform
+from .preferences import in_own_prompt as in_own_prompt
 from .preferences import optimal_rejected as optimal_rejected
 from .spaces import SequenceSpace as SequenceSpace
 from .sweeps import Outcome as Outcome

@@ -6,6 +6,7 @@ terms            losses of a pair, and losses of one of its two sequences
 baselines        numbers that losses of one sequence subtract from its reward
 expected_reward  terms of the reward that a policy expects
 proximal         a term anchored between the reference and the policy before the step
+worst_group      the worst of several groups
 transport        terms that sort rewards before they compare them
 tokens           terms that depend on the single tokens of a pair
 rewards          implicit rewards of a sequence
@@ -91,6 +92,7 @@ from didsim.objectives.terms import LabelledSquare, Pair, PairOrTie, Single, Ter
 from didsim.objectives.ties import RaoKupper, TieKernel
 from didsim.objectives.tokens import PolicyWeighted, SharedLength, TokenTerm
 from didsim.objectives.transport import SortedMargins, SortedRewards
+from didsim.objectives.worst_group import WorstGroup, worst_group
 
 __all__ = [
     "OBJECTIVES",
@@ -139,6 +141,7 @@ __all__ = [
     "TieKernel",
     "TokenTerm",
     "WeightedEntropy",
+    "WorstGroup",
     "alphapo",
     "aot",
     "aot_unpaired",
@@ -178,5 +181,6 @@ __all__ = [
     "simpo",
     "slic",
     "sppo",
+    "worst_group",
     "wpo",
 ]

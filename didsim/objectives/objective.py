@@ -341,9 +341,9 @@ class Objective(eqx.Module):
     def tabulated(self, problem: Problem, size: int) -> Problem:
         """A problem as the table of its pairs, over which a step costs less.
 
-        It stays as it is for a term that reads the reward of the labels, which a table does not hold.
+        It stays as it is for a term that reads more of a problem than its pairs, which a table does not hold.
         """
-        return problem if any(term.is_expected_reward for term in self.terms) else problem.joint(size)
+        return problem if any(term.reads_problem for term in self.terms) else problem.joint(size)
 
     @property
     def knows_own_curvature(self) -> bool:

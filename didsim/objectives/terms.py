@@ -143,6 +143,11 @@ class Term(eqx.Module):
         return False
 
     @property
+    def reads_problem(self) -> bool:
+        """Whether the term reads more of a problem than its pairs: the reward of their labels, or groups."""
+        return self.is_expected_reward
+
+    @property
     def is_convex_in_logits(self) -> bool:
         """Whether the term is proven to be convex in the logits of a policy."""
         return False

@@ -8,6 +8,7 @@ by_table      two sequences are drawn independently, then labelled by a table
 explicit      a finite dataset of pairs, or a table of all pairs
 mixture       each pair comes from one of several sources
 online        labelled pairs whose samplers depend on the policy
+prompts       several prompts in one space
 rejected      distributions to draw rejected sequences from
 """
 
@@ -29,6 +30,7 @@ from didsim.preferences.online import (
     Uniform,
 )
 from didsim.preferences.problem import Problem
+from didsim.preferences.prompts import in_own_prompt
 from didsim.preferences.rejected import REJECTED, optimal_rejected
 from didsim.preferences.table import PreferenceTable
 
@@ -52,5 +54,6 @@ __all__ = [
     "RewardDifference",
     "Sampler",
     "Uniform",
+    "in_own_prompt",
     "optimal_rejected",
 ]
