@@ -32,7 +32,8 @@ class Policy(eqx.Module):
     """A distribution over the sequences of a space, given by parameters.
 
     Attributes:
-        has_linear_logits: log-probabilities are linear in the parameters, up to the normaliser of each prompt.
+        has_linear_logits: log-probabilities are linear in the parameters, up to the normaliser of each
+            prompt.
         holds_all: the parameters are free logits, one for each sequence, so they can represent every
             distribution of full support.
     """

@@ -16,9 +16,10 @@ def kl_optimum(
 
     For any policy `π`, the value of this optimum `p` exceeds that of `π` by `beta · KL(π ‖ p)`. So it is the
     only maximiser. Where the reference has probability zero, so has the optimum, whatever the reward there.
-    If the reward was fitted to pairs, this is the second of two stages ("RLHF"), done exactly. Source: Ziegler
-    et al., "Fine-tuning language models from human preferences" (arXiv 1909.08593), for the objective; the
-    solution is that of Peters and Schaal, "Reinforcement learning by reward-weighted regression" (2007).
+    If the reward was fitted to pairs, this is the second of two stages ("RLHF"), done exactly. Sources:
+    Ziegler et al., "Fine-tuning language models from human preferences" (arXiv 1909.08593), for the
+    objective; Peters and Schaal, "Reinforcement learning by reward-weighted regression" (2007), for its
+    solution.
 
     Args:
         reward: `r`, finite, in nats, `[*batch, sequences]`. Only its differences count.

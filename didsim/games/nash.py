@@ -1,7 +1,5 @@
 """Nash policies of a table of preferences, with a certificate."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -50,9 +48,11 @@ def nash(
         π(y) ∝ reference(y) · exp(P(y ≻ π) / beta),
 
     since the game is strictly concave in one policy and convex in the other. Newton's method finds it, along
-    the path of Nash policies from an infinite `beta`, the reference, to the given one (`didsim.games.regularised`). Source:
-    Munos et al., "Nash learning from human feedback" (arXiv 2312.00886). It is where self-play ends: SPPO,
-    IPO and INPO on the policy's own pairs, `Online(preferences, OnPolicy())`.
+    the path of Nash policies from an infinite `beta`, which gives the reference, to the given one
+    (`didsim.games.regularised`). Source: Munos et al., "Nash learning from human feedback" (arXiv
+    2312.00886). Self-play rests there: SPPO, IPO and INPO on the policy's own pairs,
+    `Online(preferences, OnPolicy())`. Plain gradient descent with small steps gets there. The momentum of
+    Adam can circle around it for ever.
 
     **Without `beta`** it is the von Neumann winner, or maximal lottery: `P(π ≻ y) ≥ 1/2` for every `y`. A
     linear program finds it (HiGHS, in SciPy). It need not be the only one; the certificate proves that it is
@@ -78,7 +78,7 @@ def nash(
 
     Examples:
         >>> table = PreferenceTable([[0.5, 0.7, 0.4], [0.3, 0.5, 0.9], [0.6, 0.1, 0.5]])
-        >>> jnp.exp(nash(table).log_probs).round(6).tolist()  # leads of 0.2, 0.4 and 0.1, each of another pair
+        >>> jnp.exp(nash(table).log_probs).round(6).tolist()  # (0.4, 0.1, 0.2), normalised
         [0.571429, 0.142857, 0.285714]
         >>> jnp.exp(nash(table, beta=100.0).log_probs).round(2).tolist()
         [0.33, 0.33, 0.33]
@@ -93,7 +93,7 @@ def nash(
             lambda leaf: jnp.asarray(np.asarray(leaf), float), (preferences, *checked)
         )
         if near is None:
-            found, steps = _unregularised(game)
+            found, steps = _unregularised(game), np.zeros((), int)
         else:
             near = log_softmax(near)
             found, steps = _regularised(game, near, weight)
@@ -111,12 +111,12 @@ def _regularised(preferences: PreferenceTable, reference: Array, beta: Array) ->
     return batched(log_probs, batch), np.asarray(batched(steps, batch))
 
 
-def _unregularised(preferences: PreferenceTable) -> tuple[Array, int]:
+def _unregularised(preferences: PreferenceTable) -> Array:
     games = np.asarray(leads(preferences))
     # One linear program after another: HiGHS takes one at a time.
     found = [_lottery(game) for game in games.reshape(-1, *games.shape[-2:])]
     with np.errstate(divide="ignore"):
-        return jnp.asarray(np.log(np.reshape(found, games.shape[:-1]))), 0
+        return jnp.asarray(np.log(np.reshape(found, games.shape[:-1])))
 
 
 def _lottery(game: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:

@@ -87,5 +87,6 @@ def _one(game: Array, reference: Array, beta: Array) -> tuple[Array, Array]:
     )
     end = jax.lax.while_loop(lambda now: (now.t < last) & (now.stages < _STAGES), stage, begun)
     # Until a step no longer lowers the residual, which is then its rounding.
-    _, x, _ = jax.lax.while_loop(lambda at: at[2] & (at[0] < _POLISH), polish, (0, end.x, jnp.asarray(True)))
+    first = jnp.zeros((), int), end.x, jnp.asarray(True)
+    _, x, _ = jax.lax.while_loop(lambda at: at[2] & (at[0] < _POLISH), polish, first)
     return log_softmax(reference + x), end.stages

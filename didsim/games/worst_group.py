@@ -16,6 +16,7 @@ from didsim.objectives.objective import Objective
 from didsim.objectives.worst_group import worst_group
 from didsim.policies import EnergyBased, Policy, partition
 from didsim.preferences.mixture import Mixture
+from didsim.preferences.problem import Problem
 
 _TEMPERATURES = 10.0 ** -np.arange(9)
 
@@ -52,11 +53,11 @@ def solve_worst_group(
 ) -> GroupSolution:
     """The minimiser of the largest loss of any group, `min_π max_g L_g(π)`, with a duality gap.
 
-    The minimisers of `worst_group(objective, T)` are found for falling temperatures `T`, each from the one
-    before, down to 1e-8. At each of them the mean loss under the weights `α_g ∝ w_g exp(L_g/T)` has the same gradient,
-    which is zero. If the losses are convex, the policy minimises this mean loss, and no policy can have a
-    smaller largest loss than that mean. So `gap = max_g L_g − Σ_g α_g L_g` bounds what is left to gain.
-    (Derived here.) The policy with the smallest gap is returned.
+    The minimisers of `worst_group(objective, T)` are found for falling temperatures `T`, down to 1e-8, each
+    from the one before. At each of them the mean loss under the weights `α_g ∝ w_g exp(L_g/T)` has the same
+    gradient, which is zero. If the losses are convex, the policy minimises this mean loss, and no policy can
+    have a smaller largest loss than that mean. So `gap = max_g L_g − Σ_g α_g L_g` bounds what is left to
+    gain. (Derived here.) The policy with the smallest largest loss is returned.
 
     Args:
         objective: the loss, as `dpo(beta)`.
@@ -76,8 +77,9 @@ def solve_worst_group(
         >>> from didsim import Labelled, dpo
         >>> uniform = jnp.log(jnp.full(2, 0.5))
         >>> raters = [Labelled(jnp.array([r, 0.0]), uniform, uniform) for r in (2.0, -1.0)]
-        >>> found = solve_worst_group(dpo(1.0), uniform, Mixture(tuple(raters), jnp.log(jnp.array([0.9, 0.1]))))
-        >>> [round(float(loss), 4) for loss in found.losses], found.gap < 1e-8
+        >>> both = Mixture(tuple(raters), jnp.log(jnp.array([0.9, 0.1])))
+        >>> found = solve_worst_group(dpo(1.0), uniform, both)
+        >>> [round(float(loss), 4) for loss in found.losses], found.gap < 1e-7
         ([0.5685, 0.5685], True)
     """
     _checks.instance("problem", problem, Mixture, "a Mixture, with one problem for each group")
@@ -126,7 +128,7 @@ def _described(
 
 
 def group_losses(
-    objective: Objective, policy_logps: LogProbsLike, reference: LogProbsLike, problem: Mixture
+    objective: Objective, policy_logps: LogProbsLike, reference: LogProbsLike, problem: Problem
 ) -> Float[Array, "*batch groups"]:
     """The loss of an objective on the pairs of each group of a mixture.
 
@@ -143,6 +145,8 @@ def group_losses(
         >>> group_losses(dpo(1.0), q, p, both).round(4).tolist()
         [1.2723, 0.3935]
     """
-    _checks.instance("problem", problem, Mixture, "a Mixture, with one problem for each group")
+    _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
+    if not isinstance(problem, Mixture):
+        raise ValueError(f"`problem` must be a Mixture, with one problem for each group; got {problem!r}")
     losses = [objective.loss(policy_logps, reference, one) for one in problem.problems]
     return jnp.stack(jnp.broadcast_arrays(*losses), axis=-1)

@@ -78,6 +78,6 @@ def reward_of(problem: Problem) -> Array:
     reward = problem.encoded_reward()
     if reward is None:
         raise ValueError(
-            f"`problem` must have labels by a reward, as Labelled(reward, …) has; got {type(problem).__name__}"
+            f"`problem` must have labels by a reward, as Labelled(reward, …); got {type(problem).__name__}"
         )
     return reward

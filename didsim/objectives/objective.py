@@ -342,6 +342,7 @@ class Objective(eqx.Module):
         """A problem as the table of its pairs, over which a step costs less.
 
         It stays as it is for a term that reads more of a problem than its pairs, which a table does not hold.
+        Arguments are not checked.
         """
         return problem if any(term.reads_problem for term in self.terms) else problem.joint(size)
 

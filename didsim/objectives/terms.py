@@ -139,7 +139,7 @@ class Term(eqx.Module):
 
     @property
     def is_expected_reward(self) -> bool:
-        """Whether the term is minus the expected reward of a policy, less its divergence from the reference."""
+        """Whether the term is minus a policy's expected reward, less its divergence from the reference."""
         return False
 
     @property

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from didsim import _checks
 from didsim.objectives.objective import Objective
 from didsim.objectives.rewards import Scalar, ScalarLike
-from didsim.objectives.terms import Population, Sequences, Term
+from didsim.objectives.terms import Population, Sequences, Term, check_parts
 from didsim.preferences.mixture import Mixture
 from didsim.preferences.problem import Problem
 
@@ -28,6 +28,10 @@ class WorstGroup(Term):
 
     of: Objective = eqx.field(kw_only=True)
     temperature: Scalar = eqx.field(kw_only=True, converter=partial(_checks.positive, "temperature"))
+
+    def __post_init__(self) -> None:
+        check_parts(self)
+        _checks.instance("of", self.of, Objective, "an Objective, as didsim.dpo() makes")
 
     @property
     def needs_reference(self) -> bool:
@@ -79,8 +83,8 @@ def worst_group(objective: Objective, temperature: ScalarLike = 0.01) -> Objecti
 
         T log Σ_g w_g exp(L_g/T) = max_α [Σ_g α_g L_g − T KL(α ‖ w)],    α_g ∝ w_g exp(L_g/T)
 
-    `L_g` is the loss on group `g`, which is one problem of a `Mixture`, and `w_g` its weight there. Groups can
-    be raters with tables of their own, or prompts (`didsim.in_own_prompt`). The gradient is
+    `L_g` is the loss on group `g`, which is one problem of a `Mixture`, and `w_g` its weight there. Groups
+    can be raters with tables of their own, or prompts (`didsim.in_own_prompt`). The gradient is
     `Σ_g α_g ∇L_g`: each group counts by its weight `α_g` at the current policy. The loss lies at most
     `T log(1/w_g)` below that of the worst group `g`, and never above it. For the limit `T → 0`, with a
     certificate, see `didsim.solve_worst_group`. `OBJECTIVES` does not list it, as it is made of another

@@ -16,10 +16,10 @@ def in_own_prompt(
 ) -> Float[Array, "*batch prompts all"]:
     """Distributions of several prompts, each over the responses to all prompts.
 
-    Row `k` gives the responses to prompt `k` their probabilities, and those to any other zero. Response `j` to
-    prompt `k` of `sequences` has the number `k · sequences + j`. So `Contrastive(chosen[k], rejected[k])` and
-    `Labelled(reward, first[k], second[k])` are pairs of one prompt, and a `Mixture` of them is the data of all
-    prompts. A reference over the joint space is `reference.ravel() − log(prompts)`, and
+    Row `k` gives the responses to prompt `k` their probabilities, and those to any other zero. Response `j`
+    to prompt `k` has the number `k · sequences + j`. So `Contrastive(chosen[k], rejected[k])` and
+    `Labelled(reward, first[k], second[k])` are pairs of one prompt, and a `Mixture` of them is the data of
+    all prompts. A reference over the joint space is `reference.ravel() − log(prompts)`, and
     `LogLinear(features[prompts, sequences, features], weights)` a policy whose prompts share their weights.
 
     Args:

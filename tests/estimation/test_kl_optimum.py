@@ -1,5 +1,7 @@
 """The best policy for a reward, against its formula in higher precision and against a search."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -69,7 +71,7 @@ def test_batch_axes_broadcast_and_dtypes_stay() -> None:
 @pytest.mark.parametrize(
     ("changed", "name"), [({"beta": 0.0}, "beta"), ({"reward": [np.nan, 1.0]}, "reward")]
 )
-def test_wrong_arguments_are_named(changed: dict[str, object], name: str) -> None:
-    valid = {"reward": [0.0, 1.0], "reference": np.log([0.5, 0.5]), "beta": 1.0}
+def test_wrong_arguments_are_named(changed: dict[str, Any], name: str) -> None:
+    valid: dict[str, Any] = {"reward": [0.0, 1.0], "reference": np.log([0.5, 0.5]), "beta": 1.0}
     with pytest.raises(ValueError, match=f"`{name}`"):
         didsim.kl_optimum(**valid | changed)

@@ -60,10 +60,10 @@ def test_one_feature_for_several_prompts_is_a_search_over_one_number() -> None:
     problem = Mixture(tuple(Contrastive(placed[0][k], placed[1][k]) for k in range(2)), np.log([0.5, 0.5]))
     reference = np.full(6, -np.log(6))
 
-    def losses(theta: float) -> list[float]:
+    def losses(theta: float) -> np.ndarray:
         margins = theta * (features[:, :, None, 0] - features[:, None, :, 0])
         weights = np.exp(chosen[:, :, None] + rejected[:, None, :])
-        return [float(np.sum(w * np.logaddexp(0, -m))) for w, m in zip(weights, margins, strict=True)]
+        return np.sum(weights * np.logaddexp(0, -margins), axis=(1, 2))
 
     searched = scipy.optimize.minimize_scalar(
         lambda theta: max(losses(theta)), bounds=(-20, 20), method="bounded", options={"xatol": 1e-12}

@@ -82,7 +82,12 @@ def test_inner_steps_hold_the_old_policy_and_keep_probabilities_near() -> None:
         z = z - rate * slope(z)
     optimizer = didsim.inner_steps(optax.sgd(rate), times)
     run = didsim.train(EnergyBased(REFERENCE), REFERENCE, PROBLEM, objective, optimizer, 1)
-    np.testing.assert_allclose(run.policy.logits, z, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        run.policy.logits,  # type: ignore[attr-defined]
+        z,
+        rtol=1e-12,
+        atol=1e-13,
+    )
     free = didsim.train(
         EnergyBased(REFERENCE), REFERENCE, PROBLEM, didsim.policy_gradient(BETA), optimizer, 1
     )
@@ -162,7 +167,8 @@ def test_a_sum_with_a_loss_of_pairs_has_a_minimiser_too() -> None:
 
 
 def test_float32_stays_float32() -> None:
-    problem = Labelled(*(np.asarray(one, np.float32) for one in (REWARD, REFERENCE, REFERENCE)))
+    reward, reference = (one.astype(np.float32) for one in (REWARD, REFERENCE))
+    problem = Labelled(reward, reference, reference)
     for objective in (didsim.policy_gradient(BETA), didsim.ppo(BETA)):
         loss = objective.loss(POLICY.astype(np.float32), REFERENCE.astype(np.float32), problem)
         assert loss.dtype == np.float32

@@ -38,9 +38,9 @@ def ppo(beta: ScalarLike = 0.1, clip: ScalarLike = 0.2) -> Objective:
 
     `q` is the policy before the step, held fixed, and `h_q = beta · log(q/ref)`. The expectation is exact, as
     is the advantage `A`. The constant makes the loss at `π = q` that of `policy_gradient`. There the
-    gradients are equal, too, so that a single step knows no clipping: it takes several steps for the same
-    `q`, with the optimiser `didsim.inner_steps(optimizer, times)`. Each of them moves a probability only until
-    it has changed by the share `ε`. Training rests at `kl_optimum(r, ref, beta)`, where all advantages are
+    gradients are equal, too, so that a single step knows no clipping. It takes several steps for the same
+    `q`: the optimiser `didsim.inner_steps(optimizer, times)`. A probability that has changed by the share `ε`
+    is then no longer pushed on. Training rests at `kl_optimum(r, ref, beta)`, where all advantages are
     zero. Source: Schulman et al., "Proximal policy optimization algorithms" (arXiv 1707.06347), without a
     learned value.
 
