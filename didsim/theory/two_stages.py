@@ -83,8 +83,8 @@ def two_stages_meet(case: Case) -> Array:
 @exact(
     8,
     "arXiv 2404.10719",
-    "If no pair shows a response, DPO's loss is the same whatever probability it gets from the others; the "
-    "best policy for a reward gives it none if π_ref has none",
+    "If no pair shows a response, DPO's loss is the same whatever probability the response takes from all "
+    "others in proportion; the best policy for a reward gives it none if π_ref has none",
     sizes=(2, 3, 8),
 )
 def unseen_response(case: Case) -> Array:
