@@ -79,8 +79,8 @@ def solve_worst_group(
         >>> raters = [Labelled(jnp.array([r, 0.0]), uniform, uniform) for r in (2.0, -1.0)]
         >>> both = Mixture(tuple(raters), jnp.log(jnp.array([0.9, 0.1])))
         >>> found = solve_worst_group(dpo(1.0), uniform, both)
-        >>> [round(float(loss), 4) for loss in found.losses], found.gap < 1e-7
-        ([0.5685, 0.5685], True)
+        >>> [round(float(loss), 4) for loss in found.losses], found.gap < 1e-7  # they agree on log 2 alone
+        ([0.6931, 0.6931], True)
     """
     _checks.instance("problem", problem, Mixture, "a Mixture, with one problem for each group")
     if problem.batch_shape or not np.isfinite(np.asarray(problem.log_weights)).all():
@@ -142,8 +142,8 @@ def group_losses(
         >>> from didsim import Contrastive, dpo
         >>> p, q = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.9, 0.1]))
         >>> both = Mixture((Contrastive(p, q), Contrastive(q, p)), p)
-        >>> group_losses(dpo(1.0), q, p, both).round(4).tolist()
-        [1.2723, 0.3935]
+        >>> [round(float(loss), 4) for loss in group_losses(dpo(1.0), q, p, both)]
+        [1.388, 0.5091]
     """
     _checks.instance("objective", objective, Objective, "an Objective, as didsim.dpo() makes")
     if not isinstance(problem, Mixture):
