@@ -3,6 +3,7 @@ from . import estimation as estimation
 from . import exercises as exercises
 from . import families as families
 from . import fixed_points as fixed_points
+from . import games as games
 from . import information as information
 from . import margins as margins
 from . import objectives as objectives
@@ -26,6 +27,7 @@ from .estimation import RewardFit as RewardFit
 from .estimation import bootstrap as bootstrap
 from .estimation import cross_validate as cross_validate
 from .estimation import held_out as held_out
+from .estimation import kl_optimum as kl_optimum
 from .estimation import reward_model as reward_model
 from .estimation import split as split
 from .families import best_of_n as best_of_n
@@ -45,6 +47,12 @@ from .fixed_points import fixed_point as fixed_point
 from .fixed_points import sensitivity as sensitivity
 from .fixed_points import solve as solve
 from .fixed_points import solve_path as solve_path
+from .games import Equilibrium as Equilibrium
+from .games import GroupSolution as GroupSolution
+from .games import exploitability as exploitability
+from .games import group_losses as group_losses
+from .games import nash as nash
+from .games import solve_worst_group as solve_worst_group
 from .information import bayes_update as bayes_update
 from .information import did as did
 from .information import did_entropy as did_entropy
@@ -84,6 +92,7 @@ from .objectives import fdpo_alpha as fdpo_alpha
 from .objectives import fdpo_forward_kl as fdpo_forward_kl
 from .objectives import fdpo_js as fdpo_js
 from .objectives import h_dpo as h_dpo
+from .objectives import inpo as inpo
 from .objectives import ipo as ipo
 from .objectives import kl_to_reference as kl_to_reference
 from .objectives import kto as kto
@@ -92,6 +101,8 @@ from .objectives import length_normalised_dpo as length_normalised_dpo
 from .objectives import nca as nca
 from .objectives import npo as npo
 from .objectives import orpo as orpo
+from .objectives import policy_gradient as policy_gradient
+from .objectives import ppo as ppo
 from .objectives import rdpo as rdpo
 from .objectives import reference_free as reference_free
 from .objectives import robust as robust
@@ -99,6 +110,7 @@ from .objectives import sft as sft
 from .objectives import simpo as simpo
 from .objectives import slic as slic
 from .objectives import sppo as sppo
+from .objectives import worst_group as worst_group
 from .objectives import wpo as wpo
 from .pairwise import Analytic as Analytic
 from .pairwise import PiecewiseLinear as PiecewiseLinear
@@ -128,6 +140,7 @@ from .preferences import Rankings as Rankings
 from .preferences import RewardDifference as RewardDifference
 from .preferences import Sampler as Sampler
 from .preferences import Uniform as Uniform
+from .preferences import in_own_prompt as in_own_prompt
 from .preferences import optimal_rejected as optimal_rejected
 from .spaces import SequenceSpace as SequenceSpace
 from .sweeps import Outcome as Outcome
@@ -143,6 +156,7 @@ from .training import Record as Record
 from .training import Run as Run
 from .training import Snapshot as Snapshot
 from .training import gradient_flow as gradient_flow
+from .training import inner_steps as inner_steps
 from .training import train as train
 
 __version__: str

@@ -32,13 +32,19 @@ class Policy(eqx.Module):
     """A distribution over the sequences of a space, given by parameters.
 
     Attributes:
-        has_linear_logits: log-probabilities are linear in the parameters, up to the normaliser.
+        has_linear_logits: log-probabilities are linear in the parameters, up to the normaliser of each
+            prompt.
         holds_all: the parameters are free logits, one for each sequence, so they can represent every
             distribution of full support.
     """
 
     has_linear_logits: ClassVar[bool] = False
     holds_all: ClassVar[bool] = False
+
+    @property
+    def prompts(self) -> int:
+        """The number of prompts whose responses are the sequences, side by side."""
+        return 1
 
     @abstractmethod
     def log_probs(self) -> LogProbs:
@@ -190,8 +196,13 @@ class LogLinear(Policy):
 
     With fewer features than sequences it cannot represent every target, in general.
 
+    Features with an axis of prompts make a policy over the responses to all prompts, side by side, as
+    `didsim.in_own_prompt` numbers them. Prompts share the weights, and each has the same probability:
+    `π(x, y) = exp(features_xy · weights) / (prompts · Z_x)`.
+
     Args:
-        features: finite, one row for each sequence. All entries of a batch share them. They are not trained.
+        features: finite, `[sequences, features]`, or `[prompts, sequences, features]`. All entries of a batch
+            share them. They are not trained.
         weights: finite, one for each feature. They are trained.
 
     Raises:
@@ -205,28 +216,37 @@ class LogLinear(Policy):
 
     has_linear_logits: ClassVar[bool] = True
 
-    features: Float[Array, "sequences features"]
+    features: Float[Array, "*prompts sequences features"]
     weights: Float[Array, "*batch features"]
 
     def __init__(
         self,
-        features: Float[ArrayLike, "sequences features"],
+        features: Float[ArrayLike, "*prompts sequences features"],
         weights: Float[ArrayLike, "*batch features"],
     ) -> None:
         self.features = _checks.finite("features", features, min_ndim=2)
         self.weights = _checks.finite("weights", weights)
-        if self.features.ndim != 2 or self.features.shape[1] != self.weights.shape[-1]:
+        if self.features.ndim not in (2, 3) or self.features.shape[-1] != self.weights.shape[-1]:
             raise ValueError(
-                "`features` must be [sequences, features] with one column for each of `weights`; "
+                "`features` must be [sequences, features] or [prompts, sequences, features] with one column "
+                "for each of `weights`; "
                 f"got features of shape {self.features.shape} and weights of shape "
                 f"{self.weights.shape}"
             )
 
     def log_probs(self) -> LogProbs:
-        """`log_softmax(features @ weights)`."""
+        """`log_softmax(features @ weights)`, for each prompt."""
         # Accelerators would otherwise multiply in reduced precision.
-        logits = jnp.matmul(self.weights, self.features.T, precision="highest")
-        return log_softmax(logits, axis=-1)
+        rows = self.features.reshape(-1, self.features.shape[-1])
+        logits = jnp.matmul(self.weights, rows.T, precision="highest")
+        if self.prompts == 1:
+            return log_softmax(logits, axis=-1)
+        of_prompts = log_softmax(logits.reshape(*logits.shape[:-1], self.prompts, -1), axis=-1)
+        return of_prompts.reshape(logits.shape) - jnp.log(self.prompts)
+
+    @property
+    def prompts(self) -> int:
+        return self.features.shape[0] if self.features.ndim == 3 else 1
 
     def trainable(self) -> PyTree[bool]:
         everything = super().trainable()

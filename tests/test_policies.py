@@ -236,7 +236,7 @@ def test_log_prob_refuses_what_is_no_sequence() -> None:
         policy.log_prob((0, 1))
 
 
-@pytest.mark.parametrize("shapes", [((4, 3), (2,)), ((1, 4, 3), (3,)), ((4, 1), (3,))])
+@pytest.mark.parametrize("shapes", [((4, 3), (2,)), ((2, 1, 4, 3), (3,)), ((4, 1), (3,))])
 def test_features_and_weights_must_fit(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     features, weights = (np.ones(shape) for shape in shapes)
     with pytest.raises(ValueError, match=r"`features` must be \[sequences, features\] .* `weights`; got"):

@@ -1,6 +1,7 @@
-"""Rewards estimated from finite data: the first stage of two-stage preference learning.
+"""Rewards estimated from finite data, judged on held-out data, and the policy that is best for a reward.
 
 reward_model    the call: maximum likelihood, or with a Gaussian prior
+kl_optimum      the policy of the highest reward less its divergence from a reference
 held_out        splits of data, and how a policy does on what was held out
 cross_validate  minimisers along a parameter, judged on folds
 calibration     the slope at which labels are most probable
@@ -22,6 +23,7 @@ from didsim.estimation.estimates import Estimates
 from didsim.estimation.fitted import FitCertificate, RewardFit
 from didsim.estimation.held_out import HeldOut, held_out, split
 from didsim.estimation.identification import Identification
+from didsim.estimation.kl_optimum import kl_optimum
 from didsim.estimation.reward_model import reward_model
 from didsim.estimation.tie_models import TIE_MODELS
 
@@ -37,6 +39,7 @@ __all__ = [
     "bootstrap",
     "cross_validate",
     "held_out",
+    "kl_optimum",
     "reward_model",
     "split",
 ]

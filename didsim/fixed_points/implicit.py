@@ -125,7 +125,7 @@ def respond(task: Task, log_probs: Float[Array, "runs n"]) -> Response:
         if objective.has_baseline or problem.online:
             jacobian = jax.jacfwd(lambda z: gradient(objective, reference, problem, task.lengths, z))(z)
         else:
-            pairs, marginals = _counted(problem, z.shape[-1])
+            pairs, marginals = _counted(objective, problem, z.shape[-1])
             jacobian = objective.curvature(z, log_softmax(reference), pairs, task.lengths, marginals)
         diagonal = jnp.abs(jnp.diag(jacobian))
         scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
@@ -167,7 +167,7 @@ def gradient(
     """
     pairs, marginals = problem, None
     if not problem.online:
-        pairs, marginals = _counted(problem, z.shape[-1])
+        pairs, marginals = _counted(objective, problem, z.shape[-1])
 
     def loss(z: Array, held: Array) -> Array:
         return objective.population_loss(
@@ -177,7 +177,7 @@ def gradient(
     return jax.grad(loss)(z, z)
 
 
-def _counted(problem: Problem, size: int) -> tuple[Problem, Marginals]:
+def _counted(objective: Objective, problem: Problem, size: int) -> tuple[Problem, Marginals]:
     """A problem as a table, with its marginals.
 
     A weight of zero is taken as a tiny one. The logarithm of a zero has no derivative. But the loss has one
@@ -195,7 +195,8 @@ def _counted(problem: Problem, size: int) -> tuple[Problem, Marginals]:
         return eqx.tree_at(lambda pairs: pairs.weights, pairs, pairs.weights + least)
 
     problem = jax.tree.map(some, problem, is_leaf=lambda node: isinstance(node, Pairs))
-    return problem.joint(size), (problem.chosen_marginal(size), problem.rejected_marginal(size))
+    marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
+    return objective.tabulated(problem, size), marginals
 
 
 def _as(task: Task, dtype: Any) -> Task:

@@ -168,7 +168,9 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
         idle = kept[None].astype(start.dtype)
         return minimise(loss, start, idle, moves=moves, hessian=hessian, mass=weights)
 
-    problem = task.problem if task.problem.online else task.problem.joint(task.size)
+    problem = task.problem
+    if not problem.online:
+        problem = task.objective.tabulated(problem, task.size)
     return over_starts(one, (task.objective, task.reference, problem, support), guesses)
 
 

@@ -27,6 +27,7 @@ from didsim.fixed_points.task import (
 from didsim.objectives.objective import Objective
 from didsim.policies import Policy
 from didsim.preferences.problem import Problem
+from didsim.preferences.prompts import stays_in_prompts
 
 
 def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -> Solution:
@@ -47,7 +48,7 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
         return eqx.combine(unravel(z), fixed).log_probs()
 
     idle = _null_space(np.asarray(jax.jacfwd(log_probs_of)(flat)))
-    convex = policy.has_linear_logits and task.objective.is_convex_in_logits
+    convex = is_convex(policy, task.objective, task.problem)
     starts = 1 if convex else starts
     noise = jax.random.normal(jax.random.key(0), (starts, flat.size), flat.dtype).at[0].set(0)
     guesses = jnp.broadcast_to(flat + noise, (task.runs, *noise.shape))
@@ -79,6 +80,15 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
     parameters = on_device(batched(jax.tree.map(of_family, jax.vmap(unravel)(best.z)), batch))
     solution = finished(solution, batch)
     return Solution(solution.log_probs, solution.certificate, eqx.combine(parameters, fixed))
+
+
+def is_convex(policy: Policy, objective: Objective, problem: Problem) -> bool:
+    """Whether a loss is proven to be convex in the parameters of a policy.
+
+    A margin between responses to two prompts has the normalisers of both, and is not linear.
+    """
+    linear = policy.has_linear_logits and objective.is_convex_in_logits
+    return linear and stays_in_prompts(problem, policy.prompts, policy.log_probs().shape[-1])
 
 
 @eqx.filter_jit

@@ -11,7 +11,12 @@ from didsim import _checks
 from didsim._batches import as_runs, batched
 from didsim._memory import fitting_int
 from didsim.fixed_points.certificate import Given, NoMinimiserError, Solution
-from didsim.fixed_points.closed_forms import closed_form, solve_likelihood
+from didsim.fixed_points.closed_forms import (
+    closed_form,
+    has_expected_reward,
+    solve_expected_reward,
+    solve_likelihood,
+)
 from didsim.fixed_points.implicit import differentiable
 from didsim.fixed_points.on_logits import solve_bounded, solve_on_logits
 from didsim.fixed_points.on_parameters import solve_on_parameters
@@ -123,7 +128,8 @@ def solve(
     So DPO ends at `reference · (π_w/π_l)^(1/beta)`. SimPO without its margin, at equal lengths, ends at
     `(π_w/π_l)^(1/beta)`. Under the power law this is the DID, not the target. (Derived here.)
 
-    **The likelihood of the chosen** (SFT) ends at their distribution.
+    **The likelihood of the chosen** (SFT) ends at their distribution, and **the expected reward** of a policy
+    less its divergence from the reference (`policy_gradient`, `ppo`) at `kl_optimum`.
 
     **Bounded losses of single sequences** (KTO, APO-zero) make `Σ_y g(y) σ(h(y) − z)` large, with the gain
     `g = λ_D π_w − λ_U π_l`. They end on the set where `g > 0`, and give all other sequences probability zero,
@@ -299,6 +305,8 @@ def _free(task: Task, starts: int, first: First | None) -> Solution:
     objective, problem, online = task.objective, task.problem, task.problem.online
     if objective.is_gradient_rule:
         return gradient_rule(task)
+    if has_expected_reward(objective):
+        return solve_expected_reward(task)
     pair = objective.difference_term
     # Labels that a reward explains have one calibrated minimiser, whatever the sampler.
     is_explained = online and problem.encoded_reward() is not None

@@ -186,7 +186,7 @@ def _gradient_norm(task: Task, log_probs: Array) -> Array:
     """The largest entry of the gradient in logits, by magnitude."""
     problem = task.problem
     if task.size <= DENSE and not problem.online:
-        problem = problem.joint(task.size)
+        problem = task.objective.tabulated(problem, task.size)
 
     @eqx.filter_vmap
     def norm(objective: Objective, reference: Array, problem: Problem, log_probs: Array) -> Array:

@@ -1,18 +1,21 @@
 """Objectives: the catalogue of losses, and the parts that they are made of.
 
-catalogue     one function for each objective, and `OBJECTIVES`, which holds them by name
-objective     a sum of terms, with its loss on given pairs and over a population of pairs
-terms         losses of a pair, and losses of one of its two sequences
-baselines     numbers that losses of one sequence subtract from its reward
-prior         a term of the whole policy: its divergence from the reference
-transport     terms that sort rewards before they compare them
-tokens        terms that depend on the single tokens of a pair
-rewards       implicit rewards of a sequence
-divergences   implicit rewards that are no logarithms: of f-DPO, χPO and AlphaPO
-kernels       losses of a difference of rewards
-reference     references with zeros where no pair looks
-ties          the loss of pairs that can end in a tie
-curvature     Hessians of these losses in the logits, by their structure
+catalogue        one function for each objective, and `OBJECTIVES`, which holds them by name
+objective        a sum of terms, with its loss on given pairs and over a population of pairs
+terms            losses of a pair, and losses of one of its two sequences
+baselines        numbers that losses of one sequence subtract from its reward
+expected_reward  terms of the reward that a policy expects
+prior            a term of the whole policy: its divergence from the reference
+proximal         a term anchored between the reference and the policy before the step
+worst_group      the worst of several groups
+transport        terms that sort rewards before they compare them
+tokens           terms that depend on the single tokens of a pair
+rewards          implicit rewards of a sequence
+divergences      implicit rewards that are no logarithms: of f-DPO, χPO and AlphaPO
+kernels          losses of a difference of rewards
+reference        references with zeros where no pair looks
+ties             the loss of pairs that can end in a tie
+curvature        Hessians of these losses in the logits, by their structure
 """
 
 from didsim.objectives.baselines import Baseline, ClippedPairMean, PairMean, PolicyMean
@@ -40,6 +43,7 @@ from didsim.objectives.catalogue import (
     fdpo_forward_kl,
     fdpo_js,
     h_dpo,
+    inpo,
     ipo,
     kl_to_reference,
     kto,
@@ -48,6 +52,8 @@ from didsim.objectives.catalogue import (
     nca,
     npo,
     orpo,
+    policy_gradient,
+    ppo,
     rdpo,
     reference_free,
     robust,
@@ -58,6 +64,7 @@ from didsim.objectives.catalogue import (
     wpo,
 )
 from didsim.objectives.divergences import Alpha, ChiSquared, ForwardKL, JensenShannon, PowerProb
+from didsim.objectives.expected_reward import ClippedReward, ExpectedReward
 from didsim.objectives.kernels import (
     Exponential,
     Hinge,
@@ -72,6 +79,7 @@ from didsim.objectives.kernels import (
 )
 from didsim.objectives.objective import KeepsChosen, Objective
 from didsim.objectives.prior import Divergence
+from didsim.objectives.proximal import ProximalPair
 from didsim.objectives.rewards import (
     Guarded,
     LengthRegularised,
@@ -87,6 +95,7 @@ from didsim.objectives.terms import LabelledSquare, Pair, PairOrTie, Single, Ter
 from didsim.objectives.ties import RaoKupper, TieKernel
 from didsim.objectives.tokens import PolicyWeighted, SharedLength, TokenTerm
 from didsim.objectives.transport import SortedMargins, SortedRewards
+from didsim.objectives.worst_group import WorstGroup, worst_group
 
 __all__ = [
     "OBJECTIVES",
@@ -94,7 +103,9 @@ __all__ = [
     "Baseline",
     "ChiSquared",
     "ClippedPairMean",
+    "ClippedReward",
     "Divergence",
+    "ExpectedReward",
     "Exponential",
     "ForwardKL",
     "Guarded",
@@ -118,6 +129,7 @@ __all__ = [
     "PolicyMean",
     "PolicyWeighted",
     "PowerProb",
+    "ProximalPair",
     "RaoKupper",
     "ReverseCrossEntropy",
     "Reward",
@@ -133,6 +145,7 @@ __all__ = [
     "TieKernel",
     "TokenTerm",
     "WeightedEntropy",
+    "WorstGroup",
     "alphapo",
     "aot",
     "aot_unpaired",
@@ -155,6 +168,7 @@ __all__ = [
     "fdpo_forward_kl",
     "fdpo_js",
     "h_dpo",
+    "inpo",
     "ipo",
     "kl_to_reference",
     "kto",
@@ -163,6 +177,8 @@ __all__ = [
     "nca",
     "npo",
     "orpo",
+    "policy_gradient",
+    "ppo",
     "rdpo",
     "reference_free",
     "robust",
@@ -170,5 +186,6 @@ __all__ = [
     "simpo",
     "slic",
     "sppo",
+    "worst_group",
     "wpo",
 ]

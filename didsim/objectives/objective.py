@@ -339,6 +339,14 @@ class Objective(eqx.Module):
         """Whether a term depends on the policy through numbers that are held fixed, as a baseline."""
         return any(term.has_baseline for term in self.terms)
 
+    def tabulated(self, problem: Problem, size: int) -> Problem:
+        """A problem as the table of its pairs, over which a step costs less.
+
+        It stays as it is for a term that reads more of a problem than its pairs, which a table does not hold.
+        Arguments are not checked.
+        """
+        return problem if any(term.reads_problem for term in self.terms) else problem.joint(size)
+
     @property
     def knows_own_curvature(self) -> bool:
         """Whether the loss has an `own_curvature`, as every term has one."""

@@ -139,6 +139,16 @@ class Term(eqx.Module):
         return False
 
     @property
+    def is_expected_reward(self) -> bool:
+        """Whether the term is minus a policy's expected reward, less its divergence from the reference."""
+        return False
+
+    @property
+    def reads_problem(self) -> bool:
+        """Whether the term reads more of a problem than its pairs: the reward of their labels, or groups."""
+        return self.is_expected_reward
+
+    @property
     def is_convex_in_logits(self) -> bool:
         """Whether the term is proven to be convex in the logits of a policy."""
         return False

@@ -10,6 +10,7 @@ outcomes      the outcomes of comparisons, read from a table with names
 rankings      rankings of several items, and choices of the best few
 mixture       each pair comes from one of several sources
 online        labelled pairs whose samplers depend on the policy
+prompts       several prompts in one space
 rejected      distributions to draw rejected sequences from
 """
 
@@ -31,6 +32,7 @@ from didsim.preferences.online import (
     Uniform,
 )
 from didsim.preferences.problem import Problem
+from didsim.preferences.prompts import in_own_prompt
 from didsim.preferences.rankings import Rankings
 from didsim.preferences.rejected import REJECTED, optimal_rejected
 from didsim.preferences.table import PreferenceTable
@@ -57,5 +59,6 @@ __all__ = [
     "RewardDifference",
     "Sampler",
     "Uniform",
+    "in_own_prompt",
     "optimal_rejected",
 ]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_sigmoid
@@ -10,7 +11,11 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from didsim import _checks, _log_space
 from didsim._checks import Shape
+from didsim._memory import check_fits, fitting_int
 from didsim.information import LogProbsLike
+
+_ENTRY = 8  # bytes of a pair in a table
+_ROW = 16  # bytes of a sequence by itself: its number, and its place in the cycle
 
 
 class PreferenceTable(eqx.Module):
@@ -97,6 +102,91 @@ class PreferenceTable(eqx.Module):
             (won, tied),
             is_leaf=lambda leaf: leaf is None,
         )
+
+    @classmethod
+    def bradley_terry(cls, reward: Float[ArrayLike, "*#batch sequences"]) -> "PreferenceTable":
+        """The table that a reward explains: `P(i ≻ j) = σ(r_i − r_j)`, without ties.
+
+        A batch of rewards is a batch of raters; `mixed` makes one table of them.
+
+        Args:
+            reward: `r`, finite, in nats, `[*batch, sequences]`.
+
+        Raises:
+            ValueError: `reward` is not finite.
+
+        Examples:
+            >>> table = PreferenceTable.bradley_terry(jnp.log(jnp.array([3.0, 1.0])))
+            >>> jnp.exp(table.log_wins).round(4).tolist()
+            [[0.5, 0.75], [0.25, 0.5]]
+        """
+        reward = _checks.finite("reward", reward)
+        won = log_sigmoid(reward[..., :, None] - reward[..., None, :])
+        return eqx.tree_at(lambda table: table.log_wins, cls(jnp.full((1, 1), 0.5)), won)
+
+    @classmethod
+    def cyclic(cls, size: int, win: Real[ArrayLike, "*batch"] = 0.9) -> "PreferenceTable":
+        """A cycle of sequences, each of which beats those that follow it, like rock, paper, scissors.
+
+        Sequence `i` wins with probability `win` against each of the `(size − 1) // 2` that follow it, and
+        loses as often against those before it. If `size` is even, the one opposite is its equal. So every
+        sequence wins as often as it loses, and no reward explains the table unless `win` is a half.
+
+        Args:
+            size: number of sequences.
+            win: a probability, `[*batch]`.
+
+        Raises:
+            ValueError: `size` is below 1, or `win` is not in [0, 1].
+
+        Examples:
+            >>> jnp.exp(PreferenceTable.cyclic(3, 0.8).log_wins).round(6).tolist()
+            [[0.5, 0.8, 0.2], [0.2, 0.5, 0.8], [0.8, 0.2, 0.5]]
+        """
+        size = fitting_int("size", size, _ROW)
+        check_fits(f"`size` = {size:,}: a table of all pairs", _ENTRY * size**2)
+        win = _checks.within("win", win, 0, 1)[..., None, None]
+        ahead = (np.arange(size) - np.arange(size)[:, None]) % size
+        follows = (ahead > 0) & (ahead <= (size - 1) // 2)
+        half = 0.5 * jnp.ones_like(win)
+        return cls(jnp.where(follows, win, jnp.where(follows.T, 1 - win, half)))
+
+    def mixed(self, weights: Float[ArrayLike, "*#batch raters"] | list[Any]) -> "PreferenceTable":
+        """The table of a group of raters, each of whom has a table of their own: one of them labels a pair.
+
+        `P(i ≻ j) = Σ_k weights_k P_k(i ≻ j)`, and the same for ties. The raters are the last batch axis of
+        this table. Each of them may have a reward; the mixture has none, in general.
+
+        Args:
+            weights: how often each rater is asked, `[*batch, raters]`: probabilities that sum to one.
+
+        Returns:
+            A table of the shape `[*batch, sequences, sequences]`.
+
+        Raises:
+            ValueError: the table has no batch axis, `weights` has another number of raters, or `weights` are
+                not probabilities.
+
+        Examples:
+            >>> raters = PreferenceTable.bradley_terry(jnp.log(jnp.array([[3.0, 1.0], [1.0, 1.0]])))
+            >>> jnp.exp(raters.mixed([0.5, 0.5]).log_wins).round(4).tolist()
+            [[0.5, 0.625], [0.375, 0.5]]
+        """
+        if not self.batch_shape:
+            raise ValueError(f"`self` must have a batch axis of raters; got shape {self.log_wins.shape}")
+        weights = _checks.finite("weights", weights)
+        if weights.shape[-1] != self.batch_shape[-1]:
+            raise ValueError(
+                f"`weights` must have one entry for each of {self.batch_shape[-1]} raters; got shape "
+                f"{weights.shape}"
+            )
+        if _checks.known(weights):
+            given = np.asarray(weights)
+            if (given < 0).any() or (np.abs(given.sum(axis=-1) - 1) > _tolerance(given)).any():
+                raise ValueError(f"`weights` must be probabilities that sum to one; got {given}")
+        _checks.broadcast(self=self.batch_shape[:-1], weights=weights.shape[:-1])
+        log_weights = _log_space.log(weights)[..., None, None]
+        return jax.tree.map(lambda table: _log_space.logsumexp(log_weights + table, axis=-3), self)
 
     @property
     def batch_shape(self) -> Shape:

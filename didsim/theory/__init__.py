@@ -12,10 +12,12 @@ from didsim.theory import (  # noqa: F401, registers the checks
     differential_information,
     dynamics,
     estimation,
+    general_preferences,
     log_margins,
     objective_limits,
     pair_sums,
     preference_data,
+    two_stages,
 )
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases
 from didsim.theory.checks import CHECKS, Check, claim, exact

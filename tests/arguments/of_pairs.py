@@ -76,6 +76,11 @@ def _tiled(kernel: Any, weights_first: Any, weights_second: Any, x: Any) -> Any:
     return pairwise.tiled_pair_sum(kernel, weights_first, weights_second, x)
 
 
+def _several_prompts() -> Argument:
+    one = distribution(P, None)
+    return Argument(np.stack([P, Q]), lambda other: one.allows(other) and other.ndim >= 2)
+
+
 _BETA = number(0.5, 0, above=True)
 _REJECTED = {
     "key": KEY,
@@ -177,6 +182,16 @@ CALLS = {
     "preferences.PreferenceTable.rao_kupper": call(
         preferences.PreferenceTable.rao_kupper, reward=values(X, None), theta=number(2.0, 1)
     ),
+    "preferences.PreferenceTable.bradley_terry": call(
+        preferences.PreferenceTable.bradley_terry, reward=values(X, None)
+    ),
+    "preferences.PreferenceTable.cyclic": call(
+        preferences.PreferenceTable.cyclic, size=integer(3, 1, 10**4), win=number(0.9, 0, 1)
+    ),
+    "preferences.PreferenceTable.mixed": call(
+        preferences.PreferenceTable.bradley_terry(np.stack([X, -X])).mixed, weights=only(np.array([0.5, 0.5]))
+    ),
+    "preferences.in_own_prompt": call(preferences.in_own_prompt, log_probs=_several_prompts()),
     "preferences.PreferenceTable.win_rates": call(TABLE.win_rates, log_probs=FIRST),
     "preferences.LabelledByTable": call(
         preferences.LabelledByTable, preferences=only(TABLE), first=FIRST, second=SECOND

@@ -305,3 +305,63 @@ def test_one_and_two_sequences() -> None:
     two = LabelledByTable(PreferenceTable([[0.5, 0.8], [0.2, 0.5]]), np.log([0.5, 0.5]), np.log([0.5, 0.5]))
     limit = didsim.fixed_point(didsim.dpo(1.0), np.log([0.5, 0.5]), two)
     np.testing.assert_allclose(np.exp(limit), [0.8, 0.2], rtol=1e-12)
+
+
+def test_a_mixture_of_raters_is_a_loop_over_them() -> None:
+    rewards = np.array([[0.0, 2.0, -1.0], [1.0, 0.0, 40.0]])
+    weights = np.array([[0.3, 0.7], [1.0, 0.0]])
+    mixed = PreferenceTable.bradley_terry(rewards).mixed(weights)
+    assert mixed.batch_shape == (2,)
+    for k, i, j in itertools.product(range(2), range(3), range(3)):
+        expected = sum(weights[k, a] * expit(rewards[a, i] - rewards[a, j]) for a in range(2))
+        assert float(jnp.exp(mixed.log_wins[k, i, j])) == pytest.approx(expected, rel=1e-13)
+    with_ties = PreferenceTable.rao_kupper(rewards, 2.0).mixed(weights[0])
+    assert with_ties.log_ties is not None
+    total = np.exp(with_ties.log_wins) + np.exp(with_ties.log_wins).T + np.exp(with_ties.log_ties)
+    np.testing.assert_allclose(total, np.ones((3, 3)), rtol=1e-13)
+
+
+def test_raters_who_are_sure_keep_their_unlikely_outcomes() -> None:
+    """A probability of e^−700 is not rounded to zero on the way."""
+    table = PreferenceTable.bradley_terry(np.array([[0.0, 700.0]])).mixed([1.0])
+    assert float(table.log_wins[0, 1]) == pytest.approx(-700)
+
+
+def test_in_a_mixture_of_rewards_the_majority_can_go_in_circles() -> None:
+    """Three raters, each with an order of their own: Condorcet's paradox."""
+    orders = np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0], [1.0, 0.0, 2.0]])
+    wins = np.exp(PreferenceTable.bradley_terry(20 * orders).mixed(np.full(3, 1 / 3)).log_wins)
+    assert min(wins[0, 1], wins[1, 2], wins[2, 0]) > 0.6
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("win", [0.0, 0.8, 1.0])
+def test_in_a_cycle_all_win_as_often_as_they_lose(size: int, win: float) -> None:
+    wins = np.exp(PreferenceTable.cyclic(size, win).log_wins)
+    np.testing.assert_allclose(wins + wins.T, np.ones((size, size)))
+    np.testing.assert_allclose(wins.sum(axis=1), np.full(size, size / 2))
+    beaten = [(i + k) % size for i in range(size) for k in range(1, (size - 1) // 2 + 1)]
+    assert [wins[i // max(1, (size - 1) // 2), j] for i, j in enumerate(beaten)] == [win] * len(beaten)
+
+
+def test_dpo_learns_nothing_of_a_cycle_and_the_projection_of_any_other_table() -> None:
+    reference = np.log([0.2, 0.3, 0.5])
+    cycle = LabelledByTable(PreferenceTable.cyclic(3, 0.95), UNIFORM, UNIFORM)
+    np.testing.assert_allclose(didsim.fixed_point(didsim.dpo(0.1), reference, cycle), reference, atol=1e-9)
+    learned = didsim.fixed_point(
+        didsim.dpo(0.5), reference, LabelledByTable(PreferenceTable(CYCLIC), UNIFORM, UNIFORM)
+    )
+    h = 0.5 * (np.asarray(learned) - reference)
+    # At the projection each sequence wins as often as the reward says.
+    np.testing.assert_allclose(expit(h[:, None] - h).sum(axis=1), CYCLIC.sum(axis=1), atol=1e-9)
+
+
+def test_wrong_mixtures_and_cycles_are_named() -> None:
+    raters = PreferenceTable.bradley_terry(np.zeros((2, 3)))
+    for weights in ([0.5, 0.6], [1.5, -0.5], [1.0]):
+        with pytest.raises(ValueError, match="`weights`"):
+            raters.mixed(weights)
+    with pytest.raises(ValueError, match="`self` must have a batch axis of raters"):
+        PreferenceTable(CYCLIC).mixed([1.0])
+    with pytest.raises(ValueError, match="`size`"):
+        PreferenceTable.cyclic(0)

@@ -81,6 +81,36 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         didsim.theory.dynamics, "kl", lambda p, q: didsim.kl(q, p)
     ),
     "projection_keeps_chosen": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo_pg", didsim.dpo),
+    "kl_optimum_is_best": lambda patch: patch.setattr(
+        didsim.theory.two_stages, "kl_optimum", lambda r, q, b: didsim.kl_optimum(r, q, 2 * b)
+    ),
+    "two_stages_meet": lambda patch: patch.setattr(didsim.theory.two_stages, "dpo", didsim.exponential),
+    "unseen_response": lambda patch: patch.setattr(
+        didsim.theory.two_stages, "kl_optimum", lambda r, q, b: jax.nn.log_softmax(r)
+    ),
+    "unbounded_divergence": lambda patch: patch.setattr(
+        didsim.theory.two_stages, "kl", lambda p, q: didsim.kl(q, p)
+    ),
+    "misspecified_reversal": lambda patch: patch.setattr(didsim.theory.two_stages, "dpo", didsim.exponential),
+    "ipo_of_win_rates": lambda patch: patch.setattr(
+        didsim.theory.two_stages, "ipo", lambda tau: didsim.ipo(2 * tau)
+    ),
+    "dpo_of_sure_labels": lambda patch: patch.setattr(didsim.theory.two_stages, "dpo", didsim.ipo),
+    "dpo_on_a_cycle": lambda patch: patch.setattr(
+        didsim.theory.general_preferences, "dpo", lambda beta: didsim.simpo(beta, gamma=0)
+    ),
+    "exploitability_is_a_divergence": lambda patch: patch.setattr(
+        didsim.theory.general_preferences, "exploitability", lambda p, *game: didsim.kl(p, game[1])
+    ),
+    "regularised_nash": lambda patch: patch.setattr(
+        didsim.theory.general_preferences, "nash", lambda table, r, b: didsim.nash(table, r, 2 * b)
+    ),
+    "self_play_rests_at_nash": lambda patch: patch.setattr(
+        didsim.theory.general_preferences, "sppo", lambda beta: didsim.sppo(2 * beta)
+    ),
+    "unregularised_nash": lambda patch: patch.setattr(
+        didsim.theory.general_preferences, "nash", lambda table: didsim.nash(table, beta=1.0)
+    ),
 }
 
 

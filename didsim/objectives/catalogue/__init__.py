@@ -16,6 +16,7 @@ Log-probabilities are sums over tokens unless they are divided by `|y|`.
     chosen_likelihood   variants of DPO that keep the likelihood of chosen sequences from falling
     lengths             variants of DPO that depend on the tokens of a sequence
     transport           losses of sorted rewards, over all pairs at once
+    expected_rewards    the reward that a policy expects, which are no losses of pairs
 
 Parameters are arrays, so new values compile nothing. `jax.vmap(didsim.dpo)(betas)` is a batch of objectives.
 """
@@ -24,6 +25,8 @@ from collections.abc import Callable
 
 from didsim._registry import Registry
 from didsim.objectives.catalogue.chosen_likelihood import bdpo, dpo_pg, dpo_shift, dpop
+from didsim.objectives.catalogue.expected_rewards import policy_gradient as policy_gradient
+from didsim.objectives.catalogue.expected_rewards import ppo as ppo
 from didsim.objectives.catalogue.lengths import ld_dpo, length_normalised_dpo, rdpo, wpo
 from didsim.objectives.catalogue.log_ratios import (
     cdpo,
@@ -36,6 +39,7 @@ from didsim.objectives.catalogue.log_ratios import (
     robust,
     slic,
 )
+from didsim.objectives.catalogue.log_ratios import inpo as inpo
 from didsim.objectives.catalogue.regularisers import (
     chi_po,
     fdpo_alpha,

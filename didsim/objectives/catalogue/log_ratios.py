@@ -12,6 +12,7 @@ from didsim.objectives.kernels import (
     Squared,
 )
 from didsim.objectives.objective import Objective
+from didsim.objectives.proximal import ProximalPair
 from didsim.objectives.rewards import LogRatio, ScalarLike
 from didsim.objectives.terms import Pair, PairOrTie
 from didsim.objectives.ties import RaoKupper
@@ -102,6 +103,32 @@ def ipo(tau: ScalarLike = 0.1, length_normalised: bool = False) -> Objective:
     centre = 1 / (2 * _checks.positive("tau", tau))
     _checks.instance("length_normalised", length_normalised, bool, "True or False")
     return Objective(Pair(LogRatio(jnp.asarray(1.0), per_token=length_normalised), Squared(centre)))
+
+
+def inpo(tau: ScalarLike = 0.1, eta: ScalarLike = 0.3) -> Objective:
+    """Iterative Nash policy optimisation: IPO, anchored between the reference and the policy before the step.
+
+        (g(y_w) − g(y_l) − 1/(2 eta))²,    g = log π − (tau/eta) log ref − (1 − tau/eta) log q
+
+    `q` is the policy before the step, and is held fixed (`didsim.inner_steps` holds it for several steps). It
+    is meant for pairs that the policy itself draws, `Online(preferences, OnPolicy())`. There it rests at the
+    regularised Nash policy, `didsim.nash(preferences, reference, tau)`. For at `π = q` it is
+    `g = (tau/eta) log(π/ref)`, so that the gradient is that of `ipo(tau)` times `tau/eta`. (Derived here.)
+    `OBJECTIVES` does not list it, since pairs alone do not tell `q`; `pair_loss` takes `q = π`. Source: Zhang
+    et al., "Iterative Nash policy optimization" (arXiv 2407.00617).
+
+    Args:
+        tau: strength of the regularisation towards the reference, positive.
+        eta: strength of the regularisation towards the policy before the step and the reference together, at
+            least `tau`. At `eta = tau` this is `ipo(tau)`.
+
+    Raises:
+        ValueError: `tau <= 0`, or `eta < tau`.
+    """
+    tau, eta = _checks.positive("tau", tau), _checks.positive("eta", eta)
+    if _checks.known((tau, eta)) and bool((tau > eta).any()):
+        raise ValueError(f"`eta` must be at least `tau`; got tau = {tau} and eta = {eta}")
+    return Objective(ProximalPair(LogRatio(jnp.asarray(1.0)), Squared(1 / (2 * eta)), share=tau / eta))
 
 
 def slic(beta: ScalarLike = 0.1, delta: ScalarLike = 1.0) -> Objective:
