@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import log_softmax, softmax
+from jax.nn import softmax
 from jaxtyping import Array, Float, PyTree
 
 from didsim import _checks
@@ -113,7 +113,7 @@ def _described(
     trained, fixed = partition(policy)
 
     def losses_of(trained: PyTree) -> Array:
-        log_probs = log_softmax(eqx.combine(trained, fixed).log_probs())
+        log_probs = eqx.combine(trained, fixed).log_probs()
         return group_losses(objective, log_probs, reference, problem)
 
     losses = losses_of(trained)

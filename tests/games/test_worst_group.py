@@ -120,12 +120,6 @@ def test_training_follows_the_weighted_gradient_and_ends_near_the_worst_groups_b
     np.testing.assert_allclose(slope(at), alpha @ losses, rtol=1e-9, atol=1e-12)
 
 
-def test_groups_that_agree_have_one_minimiser() -> None:
-    same = Mixture((RATERS.problems[0], RATERS.problems[0]), np.log([0.5, 0.5]))
-    found = solve_worst_group(didsim.dpo(0.5), REFERENCE, same)
-    np.testing.assert_allclose(found.log_probs, log_softmax(REFERENCE + REWARDS[0] / 0.5), atol=1e-7)
-
-
 def test_a_batch_of_mixtures_and_float32() -> None:
     weights = np.log([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
     batch = Mixture(RATERS.problems, weights)

@@ -16,6 +16,7 @@ AS_ARRAY = jnp.asarray(REFERENCE)
 REWARD = NUMBERS.normal(size=5)
 PROBLEM = Labelled(REWARD, REFERENCE, REFERENCE)
 BETA = 0.4
+LAST = didsim.Record(every=10_000, metrics={"loss": didsim.METRICS["loss"]})
 
 
 def value(policy: np.ndarray) -> float:
@@ -49,7 +50,7 @@ def test_the_clipped_surrogate_is_a_loop_over_sequences(clip: float) -> None:
     assert float(found) == pytest.approx(-mean - total, rel=1e-12)
 
 
-@pytest.mark.parametrize("beta", [1e-3, 0.5, 100.0])
+@pytest.mark.parametrize("beta", [1e-3, 100.0])
 @pytest.mark.parametrize("make", [didsim.policy_gradient, didsim.ppo])
 def test_the_limit_is_the_kl_optimum(make: object, beta: float) -> None:
     objective = make(beta)  # type: ignore[operator]
@@ -66,7 +67,7 @@ def test_the_limit_is_the_kl_optimum(make: object, beta: float) -> None:
 @pytest.mark.parametrize("objective", [didsim.policy_gradient(BETA), didsim.ppo(BETA, 0.1)])
 def test_training_ends_at_the_kl_optimum(objective: didsim.Objective, times: int) -> None:
     optimizer = didsim.inner_steps(optax.sgd(2.0 / times), times)
-    run = didsim.train(EnergyBased(REFERENCE), REFERENCE, PROBLEM, objective, optimizer, 3000)
+    run = didsim.train(EnergyBased(REFERENCE), REFERENCE, PROBLEM, objective, optimizer, 3000, record=LAST)
     np.testing.assert_allclose(run.policy.log_probs(), didsim.kl_optimum(REWARD, REFERENCE, BETA), atol=1e-10)
 
 
@@ -81,7 +82,7 @@ def test_inner_steps_hold_the_old_policy_and_keep_probabilities_near() -> None:
     for _ in range(times):
         z = z - rate * slope(z)
     optimizer = didsim.inner_steps(optax.sgd(rate), times)
-    run = didsim.train(EnergyBased(REFERENCE), REFERENCE, PROBLEM, objective, optimizer, 1)
+    run = didsim.train(EnergyBased(REFERENCE), REFERENCE, PROBLEM, objective, optimizer, 1, record=LAST)
     np.testing.assert_allclose(
         run.policy.logits,  # type: ignore[attr-defined]
         z,
@@ -89,7 +90,7 @@ def test_inner_steps_hold_the_old_policy_and_keep_probabilities_near() -> None:
         atol=1e-13,
     )
     free = didsim.train(
-        EnergyBased(REFERENCE), REFERENCE, PROBLEM, didsim.policy_gradient(BETA), optimizer, 1
+        EnergyBased(REFERENCE), REFERENCE, PROBLEM, didsim.policy_gradient(BETA), optimizer, 1, record=LAST
     )
     moved, moved_freely = (
         np.abs(np.exp(np.asarray(one.policy.log_probs()) - REFERENCE) - 1).max() for one in (run, free)
@@ -140,10 +141,9 @@ def test_self_play_ends_at_the_nash_policy(objective: didsim.Objective) -> None:
     nash = didsim.nash(table, reference, 0.3).log_probs
     problem = Online(table, OnPolicy())
     # Adam's momentum would circle around it for ever: self-play turns as much as it falls.
-    for optimizer in (optax.sgd(0.05), didsim.inner_steps(optax.sgd(0.02), 3)):
-        run = didsim.train(EnergyBased(reference), reference, problem, objective, optimizer, 1500)
-        np.testing.assert_allclose(run.policy.log_probs(), nash, atol=1e-6)
-    np.testing.assert_allclose(didsim.fixed_point(objective, reference, problem), nash, atol=1e-9)
+    optimizer = didsim.inner_steps(optax.sgd(0.02), 3)
+    run = didsim.train(EnergyBased(reference), reference, problem, objective, optimizer, 1500, record=LAST)
+    np.testing.assert_allclose(run.policy.log_probs(), nash, atol=1e-6)
 
 
 def test_what_has_no_reward_or_no_pairs_is_refused() -> None:
