@@ -345,7 +345,7 @@ def test_hostile_data_have_a_certified_answer_or_a_reason(data: Pairs, ridge: fl
         assert weights.max() / ridge > 1e8
         return
     # A gradient of sums of this size is known to their rounding, which the prior turns into rewards.
-    error = 1e-11 + found.certificate.distance + 16 * np.finfo(float).eps * weights.sum() / ridge
+    off = 1e-11 + found.certificate.distance + 16 * np.finfo(float).eps * weights.sum() / ridge
     # Rewards that are off by so much have a gradient of at most twice this beside its terms.
     gradient, terms = ridge * found.rewards, np.full(5, ridge)
     for i, j, weight in zip(data.winners, data.losers, weights, strict=True):
@@ -354,4 +354,4 @@ def test_hostile_data_have_a_certified_answer_or_a_reason(data: Pairs, ridge: fl
         gradient[j] += pull
         terms[i] += pull
         terms[j] += pull
-    assert np.all(np.abs(gradient) <= 2 * error * terms)
+    assert np.all(np.abs(gradient) <= 2 * off * terms)
