@@ -17,7 +17,7 @@ from didsim.estimation.fitted import RewardFit
 from didsim.estimation.model import Model, fit
 
 _AT_ONCE = 16
-_BYTES = 1 << 28  # of counts at a time
+_BYTES = 1 << 29  # of counts and curvatures at a time
 _DISTANCE = 1e-6
 _MOST_FAILED = 0.05
 # Poisson(1) counts have a probability of 2^−32, the resolution of the random bits, beyond 12.
@@ -126,7 +126,8 @@ def bootstrap(
     resamples = _checks.count("resamples", resamples, 2)
     check_fits(f"`resamples` = {resamples:,}", 8 * resamples * len(fit.items))
     model, clusters = _clustered(fit, by)
-    at_once = int(np.clip(_BYTES // (5 * clusters), 1, min(_AT_ONCE, resamples)))
+    each = 5 * clusters + 16 * model.likelihood.observations
+    at_once = int(np.clip(_BYTES // each, 1, min(_AT_ONCE, resamples)))
     with jax.enable_x64(True):
         keys = jax.random.split(key, -(-resamples // at_once))
         found, converged = _refits(model, jnp.asarray(fit.numbers), keys, clusters, at_once)

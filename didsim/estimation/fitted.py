@@ -29,7 +29,9 @@ class FitCertificate(NamedTuple):
         gradient: the largest derivative of the penalised log-likelihood, by magnitude, divided by the total
             weight of the data.
         distance: about how far the maximum is, in nats of reward, as Newton's last step says. It is below
-            1e-11, unless weights differ so much that rounding stops the search before.
+            1e-11, unless weights differ so much that rounding stops the search before. Not counted is the
+            rounding of the gradient: where a prior alone holds rewards together, it moves them by up to about
+            1e-16 times the total weight divided by `ridge`.
         steps: the number of Newton steps.
         identified: which rewards the data identify, by name. With a prior, all other differences of rewards
             are what the prior says.

@@ -6,7 +6,7 @@ what a block needs stays in the processor's cache, and memory is that of a block
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -56,7 +56,11 @@ class Likelihood(eqx.Module):
         """Its gradient, and the diagonal of its Hessian."""
 
     @abstractmethod
-    def product(self, at: Point, along: Point, counts: Array | None) -> Point:
+    def curvature(self, at: Point, counts: Array | None) -> Any:
+        """What `product` needs to know of a point, so that it is computed once for many products."""
+
+    @abstractmethod
+    def product(self, curvature: Any, along: Point) -> Point:
         """The product of its Hessian with a vector."""
 
     @abstractmethod

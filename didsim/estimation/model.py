@@ -1,5 +1,7 @@
 """What is minimised: a likelihood of rewards, with features and a Gaussian prior."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -52,15 +54,17 @@ class Model(eqx.Module):
             bend = own.rewards if self.features is None else (self.features**2).T @ own.rewards
             return self._pulled(slope, z[: self.coefficients]), self._stacked(bend + self.ridge, own.tie)
 
-        def product(z: Array, u: Array) -> Array:
-            image = self.likelihood.product(self.point(z), self.point(u), counts)
-            return self._pulled(image, u[: self.coefficients])
+        def curvature(z: Array) -> Any:
+            return self.likelihood.curvature(self.point(z), counts)
+
+        def product(known: Any, u: Array) -> Array:
+            return self._pulled(self.likelihood.product(known, self.point(u)), u[: self.coefficients])
 
         def length(u: Array) -> Array:
             along = self.point(u)
             return jnp.maximum(jnp.max(jnp.abs(along.rewards), axis=0), jnp.abs(along.tie))
 
-        return Convex(gradient, product, length)
+        return Convex(gradient, curvature, product, length)
 
     def _pulled(self, point: Point, weights: Array) -> Array:
         """A gradient in rewards as one in coefficients, with that of the prior."""

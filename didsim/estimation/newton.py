@@ -5,7 +5,7 @@ an array is a problem of its own, and all columns share each pass over the data.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,14 @@ class Convex(NamedTuple):
 
     Attributes:
         gradient: the gradients, and about the diagonals of the Hessians; a factor there costs time alone.
-        product: the products of the Hessians at the first argument with the second.
+        curvature: what `product` needs to know of a point.
+        product: the products of the Hessians at a point, of which this is known, with vectors.
         length: how far a step goes, as the largest change of a reward, for each column.
     """
 
     gradient: Callable[[Array], tuple[Array, Array]]
-    product: Callable[[Array, Array], Array]
+    curvature: Callable[[Array], Any]
+    product: Callable[[Any, Array], Array]
     length: Callable[[Array], Array]
 
 
@@ -93,7 +95,10 @@ def minimise(function: Convex, start: Float[Array, "numbers draws"], enough: flo
         z, gradient, diagonal, length, left, stuck, steps = state
         goes = (left > enough) & ~stuck
         share = jnp.clip(length, _LEAST, _MOST)
-        step = _conjugate(lambda u: function.product(z, u), -gradient, diagonal, jnp.where(goes, share, 1))
+        known = function.curvature(z)
+        step = _conjugate(
+            lambda u: function.product(known, u), -gradient, diagonal, jnp.where(goes, share, 1)
+        )
         step = step * jnp.minimum(1, _LONGEST / jnp.maximum(function.length(step), _LONGEST))
         slope = jnp.sum(gradient * step, axis=0)
 

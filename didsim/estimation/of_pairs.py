@@ -76,19 +76,30 @@ class PairLikelihood(Likelihood):
         found: tuple[Point, Point] = jax.lax.scan(add, (nothing, nothing), self._data)[0]
         return found
 
-    def product(self, at: Point, along: Point, counts: Array | None) -> Point:
-        def add(total: Point, block: Any) -> Any:
+    def curvature(self, at: Point, counts: Array | None) -> Any:
+        """The weighted second derivatives of each pair; those in the parameter for ties if there is one."""
+
+        def one(_: None, block: Any) -> Any:
             winners, losers, labels, tied, weights, cluster = block
             weight = block_weights(weights, cluster, counts)
             known = self._derivatives(at, winners, losers, labels, tied)
-            d = rows_of(along.rewards, winners) - rows_of(along.rewards, losers)
-            pull = weight * (known.dd * d + known.ds * along.tie)
-            tie = (weight * (known.ds * d + known.ss * along.tie)).sum(0)
-            rewards = add_rows(add_rows(total.rewards, winners, pull), losers, -pull)
-            return Point(rewards, total.tie + tie), None
+            beside = (weight * known.ds, (weight * known.ss).sum(0)) if self.parameter else None
+            return None, (weight * known.dd, beside)
 
-        first = Point(jnp.zeros_like(along.rewards), jnp.zeros_like(along.tie))
-        found: Point = jax.lax.scan(add, first, self._data)[0]
+        return jax.lax.scan(one, None, self._data)[1]
+
+    def product(self, curvature: Any, along: Point) -> Point:
+        def add(total: Point, block: Any) -> Any:
+            winners, losers, (dd, beside) = block
+            d = rows_of(along.rewards, winners) - rows_of(along.rewards, losers)
+            pull, tie = dd * d, total.tie
+            if beside is not None:
+                ds, ss = beside
+                pull, tie = pull + ds * along.tie, tie + (ds * d).sum(0) + ss * along.tie
+            return Point(add_rows(add_rows(total.rewards, winners, pull), losers, -pull), tie), None
+
+        nothing = Point(jnp.zeros_like(along.rewards), jnp.zeros_like(along.tie))
+        found: Point = jax.lax.scan(add, nothing, (self.winners, self.losers, curvature))[0]
         return found
 
     def information(self, at: Point) -> Float[np.ndarray, "numbers numbers"]:

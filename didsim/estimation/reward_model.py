@@ -202,7 +202,7 @@ def _check_features(likelihood: Likelihood, features: np.ndarray) -> None:
     """Raise `ValueError` if some combination of features is the same for all items that are compared."""
     at = Point(jnp.zeros((len(features), 1)), jnp.zeros(1))
     along = Point(jnp.asarray(features), jnp.zeros(features.shape[1]))
-    gram = features.T @ np.asarray(likelihood.product(at, along, None).rewards)
+    gram = features.T @ np.asarray(likelihood.product(likelihood.curvature(at, None), along).rewards)
     size = np.sqrt(np.maximum(np.diag(gram), 0))
     level = size <= np.sqrt(_SINGULAR * np.maximum(np.sum(features**2, axis=0), 1e-300))
     if level.any():

@@ -18,6 +18,11 @@ _WEIGHTS = Argument(np.array([1.0, 2.0]), lambda value: _are_weights(value, 2)).
 _LEVEL = Argument(0.9, lambda value: isinstance(value, float) and 0 < value < 1)
 _DRAWS = estimation.bootstrap(_FIT, key=jax.random.key(0), resamples=4)
 _ITEM = Argument(0, lambda value: type(value) in (int, bool, float) and value in (0, 1, 2))
+_WITH_FEATURES = estimation.bootstrap(
+    estimation.reward_model(_DATA, features=np.array([[0.0], [1.0], [3.0]]), ridge=1.0),
+    key=jax.random.key(0),
+    resamples=4,
+)
 _COLUMN = only("weight").or_none(None)
 
 
@@ -63,6 +68,7 @@ CALLS = {
         resamples=integer(2, 2),
     ),
     "estimation.BootstrapFit.interval": call(_DRAWS.interval, level=_LEVEL),
+    "estimation.BootstrapFit.coefficient_interval": call(_WITH_FEATURES.coefficient_interval, level=_LEVEL),
     "estimation.Estimates.interval": call(_FIT.estimates().interval, level=_LEVEL),
     "estimation.RewardFit.index": call(_FIT.index, name=_ITEM),
     "estimation.RewardFit.contrast": call(_FIT.contrast, name=_ITEM, other=_ITEM),

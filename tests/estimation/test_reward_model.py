@@ -344,7 +344,9 @@ def test_hostile_data_have_a_certified_answer_or_a_reason(data: Pairs, ridge: fl
         assert "double precision can tell apart" in reason
         assert weights.max() / ridge > 1e8
         return
-    # The penalised loss is convex, so a gradient that vanishes beside its terms shows the minimum.
+    # A gradient of sums of this size is known to their rounding, which the prior turns into rewards.
+    off = 1e-11 + found.certificate.distance + 16 * np.finfo(float).eps * weights.sum() / ridge
+    # Rewards that are off by so much have a gradient of at most twice this beside its terms.
     gradient, terms = ridge * found.rewards, np.full(5, ridge)
     for i, j, weight in zip(data.winners, data.losers, weights, strict=True):
         pull = weight / (1 + np.exp(found.rewards[i] - found.rewards[j]))
@@ -352,4 +354,4 @@ def test_hostile_data_have_a_certified_answer_or_a_reason(data: Pairs, ridge: fl
         gradient[j] += pull
         terms[i] += pull
         terms[j] += pull
-    assert np.all(np.abs(gradient) <= 1e-9 * terms)
+    assert np.all(np.abs(gradient) <= 2 * off * terms)
