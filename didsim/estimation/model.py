@@ -62,13 +62,18 @@ class Model(eqx.Module):
 
         def length(u: Array) -> Array:
             along = self.point(u)
-            return jnp.maximum(jnp.max(jnp.abs(along.rewards), axis=0), jnp.abs(along.tie))
+            centred = along.rewards - jnp.mean(along.rewards, axis=0)
+            return jnp.maximum(jnp.max(jnp.abs(centred), axis=0), jnp.abs(along.tie))
 
         return Convex(gradient, curvature, product, length)
 
     def _pulled(self, point: Point, weights: Array) -> Array:
         """A gradient in rewards as one in coefficients, with that of the prior."""
-        pulled = point.rewards if self.features is None else self.features.T @ point.rewards
+        if self.features is None:
+            # Outcomes pull winners up as far as losers down; the rounding of this would be taken for a pull.
+            pulled = point.rewards - jnp.mean(point.rewards, axis=0)
+        else:
+            pulled = self.features.T @ point.rewards
         return self._stacked(pulled + self.ridge * weights, point.tie)
 
     def _stacked(self, weights: Array, tie: Array) -> Array:

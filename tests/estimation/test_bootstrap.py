@@ -65,6 +65,16 @@ def test_copies_in_a_prompt_count_as_one() -> None:
     np.testing.assert_allclose(by_array, by_prompt, rtol=1e-12)
 
 
+def test_copies_of_one_cluster_all_have_its_fit() -> None:
+    """Every resample starts at its own fit, where nothing is left of the gradient but rounding."""
+    one = games(3, 3)
+    copies = Pairs(np.tile(np.asarray(one.winners), 10), np.tile(np.asarray(one.losers), 10))
+    found = reward_model(copies)
+    draws = bootstrap(found, key=KEY, by=np.repeat(np.arange(10), 6), resamples=48)
+    assert draws.converged.all()
+    np.testing.assert_allclose(draws.rewards, np.tile(found.rewards, (48, 1)), atol=1e-6)
+
+
 def test_resamples_without_a_fit_are_said() -> None:
     """One win against ten: in many resamples it is not drawn."""
     found = reward_model(Pairs([0] * 10 + [1], [1] * 10 + [0]))
