@@ -74,11 +74,12 @@ def held_out(
         [0.6547, 0.75, 0.5]
     """
     _checks.instance("objective", objective, Objective, "an Objective")
-    data = _without_batch(pairs).ordered()
-    given = np.asarray(log_probs)
+    data = _without_batch("pairs", pairs).ordered()
+    given = _checks.float_array("log_probs", log_probs)
     lost = np.isnan(given).any(axis=-1)
-    uniform = given.dtype.type(-np.log(given.shape[-1]))
-    policies = _checks.distribution("log_probs", np.where(lost[..., None], uniform, given))
+    # In place of a policy that is NaN, a valid one.
+    whole = jnp.where(lost[..., None], -jnp.log(max(given.shape[-1], 1)).astype(given.dtype), given)
+    policies = _checks.distribution("log_probs", whole)
     reference = _checks.distribution("reference", reference)
     _checks.same_sequences(log_probs=policies, reference=reference)
     data.check_size(policies.shape[-1])
@@ -163,7 +164,7 @@ def part_of(data: Any, kept: np.ndarray) -> Any:
 
 def _shuffled(data: Any, by: Any, key: Any) -> tuple[np.ndarray, np.ndarray]:
     """A place in a random order for each cluster, and the cluster of each pair."""
-    pairs = _without_batch(data)
+    pairs = _without_batch("data", data)
     count = len(pairs.winners)
     if isinstance(by, str):
         _checks.one_of("by", by, ("pair", "prompt"))
@@ -181,9 +182,9 @@ def _shuffled(data: Any, by: Any, key: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(jax.random.permutation(_checks.one_key("key", key), len(names))), cluster
 
 
-def _without_batch(data: Any) -> Pairs:
+def _without_batch(name: str, data: Any) -> Pairs:
     pairs = data.pairs if isinstance(data, NamedPairs) else data
-    _checks.instance("data", pairs, Pairs, "Pairs, or pairs with names")
+    _checks.instance(name, pairs, Pairs, "Pairs, or pairs with names")
     if pairs.batch_shape:
-        raise ValueError(f"`data` must be one dataset; got a batch of shape {pairs.batch_shape}")
+        raise ValueError(f"`{name}` must be one dataset; got a batch of shape {pairs.batch_shape}")
     return pairs

@@ -15,7 +15,7 @@ from didsim import _checks
 from didsim.fixed_points.task import in_dtype, on_device
 from didsim.information import LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
-from didsim.preferences.problem import Problem
+from didsim.preferences.problem import Problem, check_over
 
 
 def gradient_flow(
@@ -78,7 +78,7 @@ def gradient_flow(
         )
     if not bool(jnp.isfinite(first).all()):
         raise ValueError("`start` must give every sequence a positive probability; it has a zero")
-    problem.check_size(given.shape[-1])
+    check_over(problem, "reference", given)
     lengths = check_lengths(lengths, given.shape[-1])
     when = np.asarray(_checks.non_negative("times", times), float)
     if when.ndim != 1 or (np.diff(when) < 0).any():

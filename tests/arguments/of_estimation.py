@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import didsim
 from didsim import estimation, preferences
 from tests.arguments.calls import call
 from tests.arguments.kinds import Argument, distribution, flag, host_number, integer, only, path
@@ -23,6 +24,7 @@ _WITH_FEATURES = estimation.bootstrap(
     key=jax.random.key(0),
     resamples=4,
 )
+_DPO = didsim.dpo()
 _COLUMN = only("weight").or_none(None)
 
 
@@ -32,6 +34,11 @@ def _are_weights(value: Any, size: int) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return array.shape == (size,) and bool(np.isfinite(array).all() and (array >= 0).all() and array.any())
+
+
+def _is_lost(value: Any) -> bool:
+    """Whether it is the NaN of a problem without a minimiser."""
+    return isinstance(value, np.ndarray) and value.dtype == float and bool(np.isnan(value).all())
 
 
 CALLS = {
@@ -66,6 +73,33 @@ CALLS = {
         key=KEY,
         by=only("observations"),
         resamples=integer(2, 2),
+    ),
+    "estimation.split": call(
+        estimation.split,
+        data=only(_DATA),
+        key=KEY,
+        share=Argument(0.3, lambda value: isinstance(value, float) and 0 < value < 1),
+        by=only("pair"),
+    ),
+    "estimation.held_out": call(
+        estimation.held_out,
+        objective=only(_DPO),
+        log_probs=Argument(P, lambda value: distribution(P).allows(value) or _is_lost(value)),
+        reference=distribution(P),
+        pairs=only(_DATA),
+        lengths=only(None).or_none(),
+    ),
+    "estimation.cross_validate": call(
+        estimation.cross_validate,
+        objective=only(didsim.dpo),
+        # Items that are in no pair are not identified, which the verdicts say.
+        reference=Argument(P, lambda value: distribution(P, None).allows(value) and np.size(value) >= 3),
+        data=only(_DATA),
+        lengths=only(None).or_none(),
+        over=only({"beta": [1.0]}),
+        key=KEY,
+        folds=integer(2, 2),
+        by=only("pair"),
     ),
     "estimation.BootstrapFit.interval": call(_DRAWS.interval, level=_LEVEL),
     "estimation.BootstrapFit.coefficient_interval": call(_WITH_FEATURES.coefficient_interval, level=_LEVEL),

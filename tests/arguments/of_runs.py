@@ -15,6 +15,7 @@ from tests.arguments.kinds import (
     distribution,
     flag,
     function,
+    host_number,
     instance,
     integer,
     is_empty,
@@ -74,6 +75,15 @@ def _peak(snapshot: Any) -> Any:
     return snapshot.log_probs.max()
 
 
+def _are_times(value: Any) -> bool:
+    if not isinstance(value, np.ndarray | jax.Array) or not jax.numpy.issubdtype(value.dtype, np.number):
+        return False
+    times = np.asarray(value)
+    if times.ndim != 1 or np.iscomplexobj(times):
+        return False
+    return bool(np.isfinite(times).all() and (times >= 0).all() and (np.diff(times) >= 0).all())
+
+
 CALLS = {
     "fixed_points.solve": call(fixed_points.solve, **_SOLVE, start=_START),
     "fixed_points.fixed_point": call(fixed_points.fixed_point, **_SOLVE, start=_START),
@@ -82,6 +92,16 @@ CALLS = {
     ),
     "fixed_points.SolutionPath.to_dataset": call(_PATH.to_dataset, batch_dims=Argument((), is_empty)),
     "fixed_points.sensitivity": call(fixed_points.sensitivity, solution=only(_SOLUTION)),
+    "training.gradient_flow": call(
+        training.gradient_flow,
+        objective=only(OBJECTIVE),
+        reference=distribution(P),
+        problem=only(PROBLEM),
+        times=Argument([0.0, 1.0], _are_times),
+        lengths=_LENGTHS,
+        start=distribution(P).or_none(None),
+        tolerance=host_number(1e-6, 0, above=True),
+    ),
     "training.train": call(
         training.train,
         policy=only(_POLICY),

@@ -72,6 +72,8 @@ RESULTS = {
     "diagnostics.PairsDiagnosis",
     "diagnostics.SamplesDiagnosis",
     "estimation.BootstrapFit",
+    "estimation.CrossValidation",
+    "estimation.HeldOut",
     "estimation.Estimates",
     "estimation.FitCertificate",
     "estimation.Identification",
