@@ -76,7 +76,7 @@ def held_out(
     _checks.instance("objective", objective, Objective, "an Objective")
     data = _without_batch("pairs", pairs).ordered()
     given = _checks.float_array("log_probs", log_probs)
-    lost = np.isnan(given).any(axis=-1)
+    lost = jnp.isnan(given).any(axis=-1)
     # In place of a policy that is NaN, a valid one.
     whole = jnp.where(lost[..., None], -jnp.log(max(given.shape[-1], 1)).astype(given.dtype), given)
     policies = _checks.distribution("log_probs", whole)
