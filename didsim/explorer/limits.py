@@ -13,7 +13,7 @@ from didsim.information import bayes_update, did, entropy, expectation, kl
 from didsim.preferences import Contrastive
 
 _MAPPED = 41
-_LEAST_REACH = 2.0
+_LEAST_REACH, _ROOM = 0.5, 1.25
 
 
 def limit(state: State) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def learned_map(state: State) -> dict[str, Any]:
     reference, chosen, rejected = (log_probs(p) for p in (state.reference, state.chosen, state.rejected))
     objective = objective_of(state)
     data = np.asarray(chosen - rejected)
-    reach = max(_LEAST_REACH, float(np.abs(data).max()))
+    reach = max(_LEAST_REACH, _ROOM * float(np.abs(data).max()))
     grid = jnp.linspace(-reach, reach, _MAPPED)
     uniform = jnp.full(_MAPPED, -jnp.log(_MAPPED))
     even = Contrastive(bayes_update(uniform, grid / 2), bayes_update(uniform, -grid / 2))

@@ -155,13 +155,13 @@ def _half_way() -> Preset:
         notice=Notice(
             number="displacement",
             below="Chosen responses lie {kl_chosen_reference} nats from the reference and "
-            "{kl_chosen_learned} from the learned policy. The reference is nearer, so that they fall, by {loss} nats. Drag the "
-            "chosen {name.0} up to turn the sign.",
+            "{kl_chosen_learned} from the learned policy. The reference is nearer, so that they "
+            "fall, by {loss} nats. Drag the chosen {name.0} up to turn the sign.",
             at="Chosen responses are as far from the reference as from the learned policy, "
             "{kl_chosen_learned} nats: they neither rise nor fall.",
             above="Chosen responses lie {kl_chosen_reference} nats from the reference and "
-            "{kl_chosen_learned} from the learned policy. The learned policy is nearer, so that they rise, by {displacement} "
-            "nats. Drag the chosen {name.0} down to turn the sign.",
+            "{kl_chosen_learned} from the learned policy. The learned policy is nearer, so "
+            "that they rise, by {displacement} nats. Drag the chosen {name.0} down to turn the sign.",
         ),
     )
 

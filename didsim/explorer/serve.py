@@ -6,6 +6,7 @@ import threading
 import webbrowser
 
 from didsim import _checks
+from didsim._command_line import say
 
 _NEEDED = "the explorer needs Starlette and uvicorn: pip install 'didsim[explorer]'"
 
@@ -26,14 +27,15 @@ def serve(host: str, port: int, browser: bool) -> None:
         try:
             import uvicorn
 
-            from didsim.explorer.server import application
+            from didsim.explorer.server import application, warm_up
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
                 raise
             raise ValueError(_NEEDED) from None
         server = uvicorn.Server(uvicorn.Config(application(), log_level="warning"))
         url = address(listening)
-        print(f"The explorer is at {url} (Ctrl-C ends it)", flush=True)
+        say(f"The explorer is at {url} (Ctrl-C ends it)")
+        threading.Thread(target=warm_up, daemon=True).start()
         if browser:
             # The port takes connections already, and answers them when the server runs.
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from didsim.explorer.answers import answer, settings
+from didsim.explorer.answers import QUESTIONS, answer, settings
 from didsim.explorer.dropped import LARGEST, curve_of
+from didsim.explorer.presets import PRESETS
 from didsim.explorer.state import read_state
 
 STATIC = Path(__file__).parent / "static"
@@ -28,6 +29,13 @@ def application() -> Starlette:
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
     return Starlette(routes=routes)
+
+
+def warm_up() -> None:
+    """Ask the questions of the first page once, so that their programs are compiled when a reader comes."""
+    state = next(iter(PRESETS.values()))().state
+    for question in QUESTIONS:
+        answer(question, state)
 
 
 def _settings(request: Request) -> Response:
