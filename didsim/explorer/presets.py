@@ -130,8 +130,8 @@ def _preferred() -> Preset:
             number="factor.1",
             threshold=1.0,
             below="{name.1} makes up {chosen.1} of chosen and {rejected.1} of rejected responses, and goes "
-            "from {reference.1} to {learned.1}. Being preferred is not enough to rise: others are preferred "
-            "more, and all shares sum to one.",
+            "from {reference.1} to {learned.1}. It is not enough to be preferred: others are preferred more, "
+            "and all shares sum to one.",
             at="{name.1} makes up {chosen.1} of chosen and {rejected.1} of rejected responses, and stays at "
             "{learned.1}: this is the break-even point.",
             above="{name.1} makes up {chosen.1} of chosen and {rejected.1} of rejected responses. That is "

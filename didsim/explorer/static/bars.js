@@ -224,7 +224,7 @@ export class Bars {
     const width = this.element.clientWidth;
     if (!width) return;
     const head = 1.5 * em;
-    const height = 4.6 * em;
+    const height = 5.2 * em;
     const pitch = height + 3.1 * em;
     const rows = [...ROWS, "learned"];
     const base = Object.fromEntries(rows.map((row, k) => [row, head + k * pitch + 2.5 * em + height]));
@@ -312,7 +312,8 @@ export class Bars {
     place(cell.value, { x: (i + 0.5) * column, y: above - 0.35 * em });
     const sign = { gain: "▲", loss: "▼", same: "" }[change];
     place(cell.factor, { x: (i + 0.5) * column, y: base.learned + 1.15 * em });
-    cell.factor.textContent = now ? `${sign}${times(factor)}` : "";
+    const isNarrow = column < 4.2 * em;
+    cell.factor.textContent = now ? `${sign}${isNarrow ? times(factor).slice(1) : times(factor)}` : "";
     const words = now ? `${percent(share)}, ${times(factor).slice(1)} times the reference` : "not shown";
     cell.group.setAttribute("aria-label", `learned, ${shown.names[i]}: ${words}`);
   }

@@ -45,7 +45,7 @@ export class Chart {
   constructor(element, height = 10) {
     this.element = element;
     this.height = height;
-    this.svg = made("svg", { class: "chart", role: "img" });
+    this.svg = made("svg", { class: "chart", role: "img", height: 0, "aria-label": "nothing yet" });
     this.legend = document.createElement("p");
     this.legend.className = "legend";
     element.append(this.legend, this.svg);
@@ -63,9 +63,18 @@ export class Chart {
     if (!width) return;
     const em = parseFloat(getComputedStyle(this.element).fontSize);
     const height = this.height * em;
-    const edge = { left: 3.4 * em, right: (spec.right ? 3.4 : 0.8) * em, top: 0.7 * em, bottom: 2.9 * em };
     const left = spec.series.filter((one) => one.axis !== "right");
     const other = spec.series.filter((one) => one.axis === "right");
+    const written = (series, includes = []) => {
+      const found = ticks(...domain(series.flatMap((one) => one.y), includes), 4);
+      return Math.max(...found.map(({ text }) => text.length), 1) * 0.45 * em;
+    };
+    const edge = {
+      left: 1.9 * em + written(left, spec.includes),
+      right: other.length ? 1.9 * em + written(other) : 0.8 * em,
+      top: 0.7 * em,
+      bottom: 2.9 * em,
+    };
     const scaled = (values, low, high, includes, fixed) => {
       const [from, to] = fixed ?? domain(values, includes);
       const scale = (value) => low + ((value - from) / (to - from)) * (high - low);

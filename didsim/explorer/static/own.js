@@ -9,6 +9,7 @@ export class OwnLog {
     this.page = page;
     this.log = null;
     this.chart = new Chart(get("own"), 14);
+    this.chart.element.hidden = true;
     get("log-file").addEventListener("change", (event) => this.take(event.target.files[0]));
     get("log-text").addEventListener("paste", () => setTimeout(() => this.takeText()));
     get("log-text").addEventListener("change", () => this.takeText());

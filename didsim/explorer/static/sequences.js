@@ -140,7 +140,8 @@ export class Sequences {
     const { steps, curves, limits } = this.answer;
     const range = [0, steps.at(-1)];
     const grown = (name, words, color) => ({ name: words, color, kind: "line", x: steps, y: curves[name] });
-    const level = (name, color) => ({ name: "limit", color, kind: "dashed", x: range, y: [limits[name], limits[name]] });
+    const level = (name, color) => ({ name: "", color, kind: "dashed", x: range, y: [limits[name], limits[name]] });
+    const key = { name: "limits", color: "ink", kind: "dashed", x: [], y: [] };
     this.charts.displacement.show({
       label: "Displacement and divergence along training",
       x: "step",
@@ -151,6 +152,7 @@ export class Sequences {
         level("chosen_displacement", "chosen"),
         grown("js_to_target", "JS to the target", "gain"),
         level("js_to_target", "gain"),
+        key,
       ],
     });
     this.charts.entropy.show({
@@ -163,6 +165,7 @@ export class Sequences {
         level("policy_entropy", "gain"),
         grown("did_entropy", "of the DID", "loss"),
         level("did_entropy", "loss"),
+        key,
       ],
     });
   }

@@ -107,7 +107,8 @@ export class Training {
       const ghosts = whole
         .filter((name) => run?.[name])
         .map((name, i) => ({ name: "", kind: "ghost", color: series[i].color, x: run.steps, y: run[name] }));
-      if (!hidden) this.charts[chart].show({ label, x: "step", y, range, series: [...ghosts, ...series] });
+      const includes = chart === "accuracy" ? [0.5] : []; // what guessing gives
+      if (!hidden) this.charts[chart].show({ label, x: "step", y, range, includes, series: [...ghosts, ...series] });
     };
     const displaced = this.finite
       ? [
