@@ -99,6 +99,12 @@ export class Bars {
     this.dragged = null;
     this.svg = made("svg", { class: "bars", role: "group", "aria-label": "Bars of every response" });
     element.append(this.svg);
+    // A finger on a handle moves the bar and not the page.
+    this.svg.addEventListener(
+      "touchstart",
+      (event) => event.target.classList.contains("handle") && event.preventDefault(),
+      { passive: false },
+    );
     this.watcher = new ResizeObserver(() => this.shown && this.draw());
     this.watcher.observe(element);
   }
@@ -170,18 +176,16 @@ export class Bars {
     event.preventDefault();
     this.cells[row][i].group.focus({ preventScroll: true });
     this.cells[row][i].group.setPointerCapture(event.pointerId);
-    this.dragged = { row, i, offset: 0 };
-    if (event.target === this.cells[row][i].handle) {
-      const share = this.shown[row][i];
-      this.dragged.offset = this.shareAt(event, row) - share;
-    }
-    this.move(event);
+    // A bar that was not taken by its end jumps to the mouse first. Then it moves as far as the pointer does,
+    // by the scale of this moment: the drawing may take another as shares grow.
+    if (event.target !== this.cells[row][i].handle) this.set(row, i, this.shareAt(event, row));
+    this.dragged = { row, i, y: event.clientY, share: this.shown[row][i], top: this.layout.top };
   }
 
   move(event) {
     if (!this.dragged) return;
-    const { row, i, offset } = this.dragged;
-    this.set(row, i, this.shareAt(event, row) - offset);
+    const { row, i, y, share, top } = this.dragged;
+    this.set(row, i, share + ((y - event.clientY) / this.layout.height) * top);
   }
 
   release() {
