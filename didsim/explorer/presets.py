@@ -141,16 +141,16 @@ def _preferred() -> Preset:
 
 
 def _half_way() -> Preset:
-    chosen = shares(jnp.exp(mixture(jnp.log(jnp.array(_TARGET)), jnp.log(jnp.array(_REFERENCE)), 0.3)))
+    chosen = shares(jnp.exp(mixture(jnp.log(jnp.array(_TARGET)), jnp.log(jnp.array(_REFERENCE)), 0.5)))
     return Preset(
         title="Chosen half-way to the target",
         state=State(
             names=_NAMES,
             reference=_REFERENCE,
             chosen=chosen,
-            rejected=_towards(chosen, _BETA),
+            rejected=_towards(chosen, 1.0),
             target=_TARGET,
-            beta=_BETA,
+            beta=1.0,
         ),
         notice=Notice(
             number="displacement",

@@ -85,7 +85,7 @@ def opened(browser: Any, served: Served) -> Iterator[Open]:
                 wrong.append(f"asked {request.url}")
 
         page.on("console", told)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("pageerror", lambda error: wrong.append(error.stack or str(error)))
         page.on("request", asked)
         page.goto(f"{url or served.url}?{query}" if query else url or served.url)
         page.wait_for_selector("html[data-ready]", timeout=10_000)

@@ -2,7 +2,7 @@
 
 const LOOKS = ["tab", "predict", "projector"];
 
-/** The question was dropped, since a newer one of its kind was asked. */
+/** The question was dropped, since the state has changed. */
 export class Dropped extends Error {}
 
 /** Nobody can answer here: the page is an export, and its state is none of the presets. */
@@ -22,16 +22,20 @@ export class Library {
     return this.settings.answers === null;
   }
 
-  /** The answer to a question about a state. A newer question of the same kind drops this one. */
+  /** The answer to a question about a state. */
   async ask(question, state) {
     if (!this.isLive) return this.stored(question, state);
-    this.asked[question]?.abort();
     const control = (this.asked[question] = new AbortController());
     try {
       return await posted(`ask/${question}`, JSON.stringify(state), control.signal);
     } catch (error) {
       throw control.signal.aborted ? new Dropped() : error;
     }
+  }
+
+  /** Drop all questions that are not answered yet, since the state has changed. */
+  drop() {
+    for (const control of Object.values(this.asked)) control.abort();
   }
 
   /** A training log, read by the library. */
@@ -58,7 +62,7 @@ async function posted(url, body, signal) {
     if (signal?.aborted) throw error;
     throw new Error("The server does not answer. Is didsim explore still running?");
   }
-  const answer = await response.json().catch(() => ({ error: `the server failed (${response.status})` }));
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
+  if (response.ok) return response.json();
+  const refused = await response.json().catch(() => ({}));
+  throw new Error(refused.error ?? `The server failed (${response.status}).`);
 }

@@ -12,7 +12,7 @@ import { Sequences } from "./sequences.js";
 import { Training } from "./training.js";
 
 const INFINITE = 0;
-const WAIT = 60; // milliseconds without a change before the library is asked
+const WAIT = 40; // milliseconds without a change before the library is asked
 const SLOW = 700;
 const COMPILES = "Computing … The first time of a kind takes seconds, while the library compiles its program.";
 const SHOWN = ["names", "reference", "chosen", "rejected", "target"];
@@ -63,6 +63,8 @@ class Page {
     }
     this.state = next;
     this.answer = null;
+    this.library.drop();
+    if (this.policy) this.training.go(0);
     this.draw();
     clearTimeout(this.soon);
     this.soon = setTimeout(() => this.ask(), WAIT);
@@ -102,6 +104,8 @@ class Page {
 
   async ask() {
     history.replaceState(null, "", `?${queryOf(this.state, this.settings)}`);
+    // Cards whose questions were dropped wait no longer, unless their tab is still open.
+    for (const card of document.querySelectorAll(".waiting")) card.classList.remove("waiting");
     if (this.state.tab === "sequences") return this.sequences.ask();
     await Promise.all([
       this.panel("limit", "pairs-card", (answer) => this.answered(answer)),
@@ -122,19 +126,22 @@ class Page {
       needs.hidden = !text;
     };
     const slow = setTimeout(() => say(COMPILES), SLOW);
+    let isDropped = false;
     try {
       show(await this.library.ask(question, this.state));
       say("");
     } catch (error) {
-      if (error instanceof Dropped) return;
+      isDropped = error instanceof Dropped;
+      if (isDropped) return;
       if (question === "training") this.trained(null);
       if (question === "map") this.map.show({ label: "", x: "", y: "", series: [] });
       if (question === "limit") this.refused(error);
       say(error.message);
     } finally {
       clearTimeout(slow);
+      // A card whose question was dropped goes on waiting for the next answer.
+      element.classList.toggle("waiting", isDropped);
     }
-    element.classList.remove("waiting");
   }
 
   answered(answer) {
