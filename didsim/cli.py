@@ -325,7 +325,11 @@ def explore(
         return
     from didsim.explorer.serve import serve
 
-    serve(host, port, browser=not no_browser)
+    try:
+        serve(host, port, browser=not no_browser)
+    except KeyboardInterrupt:
+        # A thread may still compile. Only the end of the process stops it.
+        os._exit(INTERRUPTED)
 
 
 def _named(option: str, text: str) -> tuple[str, str]:

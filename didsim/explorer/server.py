@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from didsim.explorer.answers import QUESTIONS, answer, settings
+from didsim.explorer.answers import answer, settings
 from didsim.explorer.dropped import LARGEST, curve_of
 from didsim.explorer.presets import PRESETS
 from didsim.explorer.state import read_state
@@ -38,10 +38,18 @@ def application() -> Starlette:
 
 
 def warm_up() -> None:
-    """Ask the questions of the first page once, so that their programs are compiled when a reader comes."""
-    state = next(iter(PRESETS.values()))().state
-    for question in QUESTIONS:
-        answer(question, state)
+    """Ask once what a reader is likely to ask first, so that its programs are compiled by then."""
+    first = next(iter(PRESETS.values()))().state
+    few, many = (msgspec.structs.replace(first, pairs=pairs) for pairs in (60, 1000))
+    for state, questions in (
+        (first, ("limit", "training", "map")),
+        (few, ("limit", "training")),
+        # Pairs that identify a limit take another solver than pairs that do not.
+        (many, ("limit",)),
+        (first, ("sequences",)),
+    ):
+        for question in questions:
+            answer(question, state)
 
 
 def _settings(request: Request) -> Response:
