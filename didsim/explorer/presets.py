@@ -269,7 +269,7 @@ def _sixty() -> Preset:
             at="With {pairs} pairs every response has won and lost often enough for a limit: the chosen "
             "log-likelihood ends at {displacement} nats.",
             below="",
-            above="In these {pairs} pairs {unidentified} is not tied to the others by wins and losses "
+            above="In these {pairs} pairs {unidentified} {are} not tied to the others by wins and losses "
             "both. The chosen log-likelihood first gets as high as {peak} nats, and then falls without end: "
             "{last} after {steps} steps.",
         ),

@@ -23,7 +23,7 @@ STATIC = Path(__file__).parent / "static"
 def application() -> Starlette:
     """The application, for any ASGI server. Numbers are computed in float64."""
     jax.config.update("jax_enable_x64", True)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         # Compiled programs are kept for the next start, as other programs keep their caches.
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "didsim"))

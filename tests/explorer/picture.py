@@ -29,6 +29,7 @@ def main() -> None:
         page.wait_for_selector("html[data-ready]")
         settled(page)
         page.locator("#scrub").fill(STEP)
+        page.evaluate("document.activeElement.blur()")
         page.screenshot(path=OUT)
         browser.close()
     # With 256 colours its file is about a third as large.

@@ -1,5 +1,7 @@
 """The widget of notebooks, by its attributes; its drawing is that of the page."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +25,6 @@ def test_its_limit_is_that_of_what_was_dragged() -> None:
         ({"reference": [0.2] * 5}, "reference"),
     ],
 )
-def test_a_wrong_argument_is_named(given: dict[str, object], told: str) -> None:
+def test_a_wrong_argument_is_named(given: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Bars(**given)  # type: ignore[arg-type]
+        Bars(**given)

@@ -48,9 +48,8 @@ export const percent = (share) => {
 
 export const times = (factor) => {
   if (!Number.isFinite(factor)) return "–";
-  if (factor < 0.005) return "×0.00";
   if (factor > 999) return "×999+";
-  return `×${factor.toPrecision(factor < 1 ? 2 : 3)}`;
+  return `×${factor < 1 ? factor.toFixed(2) : factor.toPrecision(3)}`;
 };
 
 export const counterText = ({ displacement, kl_chosen_reference: near, kl_chosen_learned: far }) =>
@@ -305,15 +304,18 @@ export class Bars {
     const change = factor > 1.005 ? "gain" : factor < 0.995 ? "loss" : "same";
     cell.group.setAttribute("class", `cell learned ${now ? change : "unknown"}`);
     place(cell.before, this.box(i, before, "learned"));
+    const above = Math.min(box.y, this.box(i, before, "learned").y);
+    let label = above - 0.35 * em;
     const tick = (path, value, reach) => {
       const { y, x, width } = this.box(i, value ?? 0, "learned");
       place(path, { d: value === null ? "" : `M${x - reach} ${y}h${width + 2 * reach}` });
+      // A label that a line would cross stands above it.
+      if (value !== null && y < label + 0.2 * em && y > label - em) label = y - 0.35 * em;
     };
     tick(cell.target, !shown.hidden && shown.target?.length ? shown.target[i] : null, 0.45 * em);
     tick(cell.limit, !shown.hidden && shown.policy && shown.learned ? shown.learned[i] : null, 0.2 * em);
     cell.value.textContent = now ? percent(share) : "";
-    const above = Math.min(box.y, this.box(i, before, "learned").y);
-    place(cell.value, { x: (i + 0.5) * column, y: above - 0.35 * em });
+    place(cell.value, { x: (i + 0.5) * column, y: label });
     const sign = { gain: "▲", loss: "▼", same: "" }[change];
     place(cell.factor, { x: (i + 0.5) * column, y: base.learned + 1.15 * em });
     const isNarrow = column < 4.2 * em;

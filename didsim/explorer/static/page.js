@@ -226,7 +226,7 @@ class Page {
     if (isKnown) {
       const { displacement: change, kl_chosen_reference: near, kl_chosen_learned: far } = limit;
       const fall = change ?? -Infinity; // no finite number: a chosen response has no probability left
-      counter.textContent = `chosen log-likelihood ${nats(fall)} nats`;
+      counter.textContent = `chosen log-likelihood ${nats(fall)} nats${this.policy ? " at the limit" : ""}`;
       counter.classList.add(fall > 0.005 ? "gain" : fall < -0.005 ? "loss" : "same");
       formula.textContent =
         `= KL(chosen‖reference) − KL(chosen‖learned) = ${nats(near)} − ${nats(far ?? Infinity)}`;
@@ -278,6 +278,7 @@ class Page {
       without_reference: state.objective === "simpo" ? 1 : 0,
       unidentified_count: answer && run ? answer.unidentified.length : NaN,
       unidentified: answer?.unidentified.join(" and "),
+      are: answer?.unidentified.length > 1 ? "are" : "is",
       pairs: state.pairs === INFINITE ? "infinitely many" : state.pairs,
       peak: Math.max(...known),
       last: known.at(-1),

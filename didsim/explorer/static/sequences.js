@@ -2,7 +2,6 @@
 
 import { Chart } from "./chart.js";
 import { nats, percent } from "./bars.js";
-import { Dropped } from "./ask.js";
 
 const LARGEST = 256;
 const get = (id) => document.getElementById(id);
@@ -47,20 +46,11 @@ export class Sequences {
     get("space-beta-value").textContent = state.beta;
   }
 
-  async ask() {
-    const card = get("space-card");
-    const needs = card.querySelector(".needs");
-    card.classList.add("waiting");
-    try {
-      this.answer = await this.page.library.ask("sequences", this.page.state);
-      needs.hidden = true;
+  ask() {
+    return this.page.panel("sequences", "space-card", (answer) => {
+      this.answer = answer;
       this.shown();
-    } catch (error) {
-      if (error instanceof Dropped) return;
-      needs.hidden = false;
-      needs.textContent = error.message;
-    }
-    card.classList.remove("waiting");
+    });
   }
 
   shown() {
