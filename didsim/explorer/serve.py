@@ -32,6 +32,7 @@ def serve(host: str, port: int, browser: bool) -> None:
             if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
                 raise
             raise ValueError(_NEEDED) from None
+        # Made before the address is told, so that the first page does not wait for it.
         server = uvicorn.Server(uvicorn.Config(application(), log_level="warning"))
         url = address(listening)
         say(f"The explorer is at {url} (Ctrl-C ends it)")

@@ -28,8 +28,9 @@ def application() -> Starlette:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "didsim"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    made = msgspec.json.encode({**settings(), "answers": None})
     routes = [
-        Route("/settings.json", _settings),
+        Route("/settings.json", lambda request: _json(made)),
         Route("/ask/{question}", _ask, methods=["POST"]),
         Route("/log", _log, methods=["POST"]),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
@@ -50,10 +51,6 @@ def warm_up() -> None:
     ):
         for question in questions:
             answer(question, state)
-
-
-def _settings(request: Request) -> Response:
-    return _json(msgspec.json.encode({**settings(), "answers": None}))
 
 
 async def _ask(request: Request) -> Response:

@@ -32,7 +32,8 @@ def served() -> Iterator[Served]:
         [sys.executable, "-m", "didsim", "explore", "--port", "0", "--no-browser"],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # Every program is kept, as another worker of the suite may start the same server.
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
     )
     assert process.stdout is not None
     told = process.stdout.readline()
@@ -58,7 +59,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def opened(browser: Any, served: Served) -> Iterator[Open]:
+def opened(browser: Any, request: pytest.FixtureRequest) -> Iterator[Open]:
     """Opens the page; errors on its console and requests to other machines fail the test."""
     wrong: list[str] = []
     contexts = []
@@ -80,14 +81,16 @@ def opened(browser: Any, served: Served) -> Iterator[Open]:
             if message.type in ("error", "warning") and not (refusals and "400" in message.text):
                 wrong.append(message.text)
 
-        def asked(request: Any) -> None:
-            if not re.match(r"http://127\.0\.0\.1:\d+/|data:|blob:", request.url):
-                wrong.append(f"asked {request.url}")
+        def asked(one: Any) -> None:
+            if not re.match(r"http://127\.0\.0\.1:\d+/|data:|blob:", one.url):
+                wrong.append(f"asked {one.url}")
 
         page.on("console", told)
         page.on("pageerror", lambda error: wrong.append(error.stack or str(error)))
         page.on("request", asked)
-        page.goto(f"{url or served.url}?{query}" if query else url or served.url)
+        # A server is started only for the tests that need one.
+        address = url or request.getfixturevalue("served").url
+        page.goto(f"{address}?{query}" if query else address)
         page.wait_for_selector("html[data-ready]", timeout=10_000)
         return page
 
