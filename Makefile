@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := bash
 PYTEST := $(BIN)/pytest --numprocesses=2
 
-.PHONY: figures test lint suite core wheel docs notebooks bench clean
+.PHONY: figures test lint suite core wheel docs explore notebooks bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,13 @@ PYTEST := $(BIN)/pytest --numprocesses=2
 .venv/lm: .venv/installed
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/uv pip install --quiet --python $(BIN)/python trl --editable '.[lm]'
+	touch $@
+
+# A browser for the tests of the explorer; those that need it are skipped without. The system's own will do.
+.venv/browser: .venv/installed
+	@command -v chromium > /dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium; \
+	else $(BIN)/playwright install chromium; fi
 	touch $@
 
 figures: .venv/installed
@@ -53,6 +60,9 @@ wheel: .venv/installed
 # site/index.html, which opens without a server. Warnings and broken links are errors.
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+explore: .venv/installed
+	$(BIN)/didsim explore
 
 notebooks: .venv/installed
 	$(BIN)/jupyter lab notebooks

@@ -306,6 +306,32 @@ def diagnose(
         say(f"Written to {out / 'report.html'}")
 
 
+@app.command()
+def explore(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8642,
+    host: Annotated[str, typer.Option(help="Address; this machine alone by default.")] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export", help="Write the page as static files into this new folder, and end."),
+    ] = None,
+) -> None:
+    """Open a page in the browser on which the theory moves: bars to drag, and the exact limit beside them."""
+    if export_to is not None:
+        from didsim.explorer.export import export as export_page
+
+        export_page(local_path("export", export_to))
+        say(f"Written to {export_to / 'index.html'}; any web host serves it")
+        return
+    from didsim.explorer.serve import serve
+
+    try:
+        serve(host, port, browser=not no_browser)
+    except KeyboardInterrupt:
+        # A thread may still compile. Only the end of the process stops it.
+        os._exit(INTERRUPTED)
+
+
 def _named(option: str, text: str) -> tuple[str, str]:
     ours, separator, theirs = text.partition("=")
     if not (ours and separator and theirs):

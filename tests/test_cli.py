@@ -54,7 +54,7 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run"], ["check"], ["show"], ["plot"], ["export"], ["verify"], ["diagnose"]],
+    [[], ["run"], ["check"], ["show"], ["plot"], ["export"], ["verify"], ["diagnose"], ["explore"]],
     ids=lambda one: " ".join(one) or "app",
 )
 def test_help_needs_no_heavy_library(arguments: list[str]) -> None:
