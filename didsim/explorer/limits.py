@@ -1,19 +1,39 @@
 """Where the objective of a state ends, and what it learns of the data."""
 
+from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
 from didsim.explorer.held_out import held_out_accuracy
 from didsim.explorer.problems import counts_of, log_probs, numbers, objective_of, population, problem_of
-from didsim.explorer.state import State
+from didsim.explorer.state import State, read_state
 from didsim.fixed_points import Solution, Verdict, solve
-from didsim.information import bayes_update, did, entropy, expectation, kl
+from didsim.information import bayes_update, entropy, expectation, kl
 from didsim.preferences import Contrastive
 
+_LOCK = Lock()
 _MAPPED = 41
 _LEAST_REACH, _ROOM = 0.5, 1.25
+
+
+def solved(state: State) -> Solution:
+    """Where the objective of a state ends on its pairs.
+
+    The page asks for the limit and for a run towards it at once. The first of these questions solves, and the
+    other waits for it.
+    """
+    with _LOCK:
+        return _solved(msgspec.json.encode(state))
+
+
+@lru_cache(maxsize=2)
+def _solved(written: bytes) -> Solution:
+    state = read_state(written)
+    return solve(objective_of(state), log_probs(state.reference), problem_of(state))
 
 
 def limit(state: State) -> dict[str, Any]:
@@ -22,22 +42,18 @@ def limit(state: State) -> dict[str, Any]:
     Expectations over chosen responses are those of the population, also if pairs are finite.
     """
     reference, chosen = log_probs(state.reference), log_probs(state.chosen)
-    objective, counts = objective_of(state), counts_of(state)
-    solution = solve(objective, reference, problem_of(state))
+    solution, counts = solved(state), counts_of(state)
     known = solution.certificate
     is_there = solution.verdict not in (Verdict.NOT_IDENTIFIED, Verdict.NO_LOSS, Verdict.RUNS_OFF)
     learned = solution.log_probs if is_there else jnp.asarray(known.limit)
     answer: dict[str, Any] = {
         "verdict": solution.verdict.name,
         "objection": solution.objection() or "",
-        "method": str(known.method),
-        "note": known.note,
         "unidentified": [
             name for name, sure in zip(state.names, known.identified, strict=True) if not bool(sure)
         ],
         "learned": None,
         "counts": None if counts is None else counts.astype(int).tolist(),
-        "entropy_reference": float(entropy(reference)),
     }
     if not np.isnan(np.asarray(learned)).any():
         answer |= {
@@ -48,7 +64,6 @@ def limit(state: State) -> dict[str, Any]:
             "entropy_learned": float(entropy(learned)),
         }
         if np.isfinite(np.asarray(learned)).all():
-            answer["did"] = numbers(jnp.exp(did(learned, reference)))
             answer["accuracy"] = float(held_out_accuracy(state, learned))
     return answer
 

@@ -10,9 +10,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from didsim.explorer.held_out import held_out_accuracy
+from didsim.explorer.limits import solved
 from didsim.explorer.problems import log_probs, numbers, objective_of, problem_of
 from didsim.explorer.state import State
-from didsim.fixed_points import solve
 from didsim.information import entropy, expectation, js
 from didsim.policies import EnergyBased
 from didsim.training import METRICS, Metric, Record, train
@@ -50,7 +50,7 @@ def training(state: State) -> dict[str, Any]:
         on_divergence="record",
     )
     policies = jnp.asarray(run.metrics["policy"])
-    limit = jnp.asarray(solve(objective, reference, problem).certificate.limit)
+    limit = jnp.asarray(solved(state).certificate.limit)
     return {
         "steps": np.asarray(run.steps).tolist(),
         "policies": numbers(jnp.exp(policies)),

@@ -190,7 +190,7 @@ def test_changes_are_drawn_in_time(opened: Open, capsys: pytest.CaptureFixture[s
         for name, values in {
             "beta": [-0.5, -0.4, -0.3, -0.2, -0.1],
             "rate": [-1.4, -1.3, -1.2, -1.1, -1.0],
-            "pairs": [3, 4, 5, 6, 7],
+            "pairs": [3, 4, 5, 6, 7, 8],
         }.items()
     }
     with capsys.disabled():

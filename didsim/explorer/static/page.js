@@ -202,7 +202,7 @@ class Page {
     const limit = this.limit();
     const title = state.objective === "dpo" ? "Learned: DPO’s exact limit" : `Learned: the exact limit of ${state.objective}`;
     const { verdict } = this.answer ?? {};
-    const noLimit = verdict && verdict !== "MINIMISER" ? "Learned: where descent tends to" : title;
+    const noLimit = verdict === "NOT_IDENTIFIED" ? "Learned: where descent tends to" : title;
     this.bars.show({
       ...Object.fromEntries(SHOWN.map((name) => [name, state[name]])),
       learned: limit.learned,
