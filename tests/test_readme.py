@@ -30,13 +30,13 @@ def test_the_examples_run_and_print_what_stands_below_them() -> None:
     assert out.getvalue() == "".join(printed)
 
 
-def test_every_figure_shown_is_there_and_comes_from_an_experiment() -> None:
+def test_every_figure_shown_is_there_and_stands_beside_its_command() -> None:
     shown = re.findall(r"\(figures/(\w+)\.png\)", README)
     assert shown
     for name in shown:
         assert (ROOT / "figures" / f"{name}.png").exists()
-        assert name in EXPERIMENTS
-        assert f"`python -m experiments {name}`" in README
+        module = f"experiments {name}" if name in EXPERIMENTS else f"tests.{name}.picture"
+        assert f"`python -m {module}`" in README
 
 
 def test_numbers_are_those_of_the_library() -> None:
