@@ -2,10 +2,10 @@
 
 import { Bars, counted, limitOf, logs, nats, percent } from "./bars.js";
 import { Chart } from "./chart.js";
-import { Dropped, Library, NeedsPython } from "./ask.js";
+import { Dropped, Library } from "./ask.js";
 import { checkTogether, queryOf, stateOf } from "./link.js";
 import { factsOf } from "./facts.js";
-import { drawGraph } from "./graph.js";
+import { drawGraph, graphWords } from "./graph.js";
 import { noticed } from "./notice.js";
 import { OwnLog } from "./own.js";
 import { Sequences } from "./sequences.js";
@@ -273,21 +273,9 @@ class Page {
     const { state, answer } = this;
     const counts = answer?.counts ?? null;
     const open = answer?.unidentified ?? [];
-    get("pairs-words").textContent = this.graphWords(counts, open);
+    get("pairs-words").textContent = graphWords(state, answer, this.run);
     if (state.pairs === INFINITE || counts) drawGraph(get("graph"), state.names, counts, open);
     else get("graph").replaceChildren();
-  }
-
-  graphWords(counts, open) {
-    const { state, answer } = this;
-    if (state.pairs === INFINITE)
-      return "Infinitely many pairs compare every two responses both ways. Choose a finite number to see what is lost.";
-    if (!counts) return new NeedsPython().message;
-    const accuracy = answer.accuracy ?? this.run?.accuracy.at(-1);
-    const held = accuracy === undefined || accuracy === null ? "" : ` Of new pairs, ${percent(accuracy)} are ordered rightly.`;
-    if (!open.length)
-      return `In ${state.pairs} pairs every response is tied to the others by wins and losses both, so that a limit exists.${held}`;
-    return `In ${state.pairs} pairs, ${open.join(" and ")} ${open.length > 1 ? "are" : "is"} not tied to the others by wins and losses both. No minimiser exists: training never ends.${held}`;
   }
 
   drawMap(answer) {
