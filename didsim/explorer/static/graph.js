@@ -1,6 +1,10 @@
 // The graph of wins: an arrow from every response to those that it was chosen over.
 
+import { percent } from "./bars.js";
+import { NeedsPython } from "./ask.js";
 import { made } from "./chart.js";
+
+const INFINITE = 0;
 
 /** Draw the graph of wins. `counts[i][j]` says how often response i was chosen over j; null for a population. */
 export function drawGraph(element, names, counts, unidentified) {
@@ -66,4 +70,18 @@ function described(names, counts, unidentified) {
   });
   const open = unidentified.length ? `Not tied to the others by wins and losses both: ${unidentified.join(", ")}.` : "";
   return `${wins.join("; ")}. ${open}`;
+}
+
+/** What the pairs of a state leave open, and what was learned of new pairs. */
+export function graphWords(state, answer, run) {
+  const counts = answer?.counts ?? null;
+  const open = answer?.unidentified ?? [];
+  if (state.pairs === INFINITE)
+    return "Infinitely many pairs compare every two responses both ways. Choose a finite number to see what is lost.";
+  if (!counts) return new NeedsPython().message;
+  const accuracy = answer.accuracy ?? run?.accuracy.at(-1);
+  const held = accuracy === undefined || accuracy === null ? "" : ` Of new pairs, ${percent(accuracy)} are ordered rightly.`;
+  if (!open.length)
+    return `In ${state.pairs} pairs every response is tied to the others by wins and losses both, so that a limit exists.${held}`;
+  return `In ${state.pairs} pairs, ${open.join(" and ")} ${open.length > 1 ? "are" : "is"} not tied to the others by wins and losses both. No minimiser exists: training never ends.${held}`;
 }

@@ -2,13 +2,14 @@
 
 import { Bars, counted, limitOf, logs, nats, percent } from "./bars.js";
 import { Chart } from "./chart.js";
-import { Dropped, Library, NeedsPython } from "./ask.js";
+import { Dropped, Library } from "./ask.js";
 import { checkTogether, queryOf, stateOf } from "./link.js";
-import { copy, saveCsv, savePng } from "./download.js";
-import { drawGraph } from "./graph.js";
+import { factsOf } from "./facts.js";
+import { drawGraph, graphWords } from "./graph.js";
 import { noticed } from "./notice.js";
 import { OwnLog } from "./own.js";
 import { Sequences } from "./sequences.js";
+import { Tools } from "./tools.js";
 import { Training } from "./training.js";
 
 const INFINITE = 0;
@@ -35,7 +36,7 @@ class Page {
     this.own = new OwnLog(this);
     this.sequences = new Sequences(this);
     this.controls();
-    this.tools();
+    this.tools = new Tools(this);
     this.change({});
     document.documentElement.dataset.ready = "true";
   }
@@ -256,36 +257,6 @@ class Page {
     get("guessed").textContent = `You said that it ${words[this.guessed]}. ${verdict}: it ${words[truth]}.`;
   }
 
-  /** All that a sentence can speak of. */
-  facts() {
-    const { state, answer, run } = this;
-    const limit = this.limit();
-    const [reference, target] = [logs(state.reference).map(Math.exp), state.target];
-    const learned = limit.learned ?? [];
-    const changes = learned.map((share, i) => Math.abs(share - reference[i]));
-    const change = Math.max(0, ...changes);
-    const apart = target.length ? learned.reduce((sum, share, i) => sum + Math.abs(share - target[i]), 0) / 2 : NaN;
-    const known = (run?.displacement ?? []).filter((one) => one !== null);
-    return {
-      ...state,
-      ...limit,
-      name: state.names,
-      loss: limit.displacement === undefined ? null : -limit.displacement,
-      factor: learned.map((share, i) => share / reference[i]),
-      change: learned.length ? change : NaN,
-      change_share: change,
-      distance: learned.length ? apart : NaN,
-      without_reference: state.objective === "simpo" ? 1 : 0,
-      unidentified_count: answer && run ? answer.unidentified.length : NaN,
-      unidentified: answer?.unidentified.join(" and "),
-      are: answer?.unidentified.length > 1 ? "are" : "is",
-      pairs: state.pairs === INFINITE ? "infinitely many" : state.pairs,
-      peak: Math.max(...known),
-      last: known.at(-1),
-      steps: run?.steps.at(-1),
-    };
-  }
-
   drawNotice() {
     const preset = this.settings.presets[this.state.preset];
     get("notice").hidden = !preset || this.isHidden;
@@ -295,28 +266,16 @@ class Page {
     // A sentence of the library's numbers waits for them.
     const waits = (!this.followsFinger && !this.answer && !this.missing) || (number === "unidentified_count" && !this.run);
     if (waits && this.library.isLive && words.textContent) return;
-    words.textContent = noticed(preset.notice, this.facts());
+    words.textContent = noticed(preset.notice, factsOf(this.state, this.limit(), this.answer, this.run));
   }
 
   drawGraph() {
     const { state, answer } = this;
     const counts = answer?.counts ?? null;
     const open = answer?.unidentified ?? [];
-    get("pairs-words").textContent = this.graphWords(counts, open);
+    get("pairs-words").textContent = graphWords(state, answer, this.run);
     if (state.pairs === INFINITE || counts) drawGraph(get("graph"), state.names, counts, open);
     else get("graph").replaceChildren();
-  }
-
-  graphWords(counts, open) {
-    const { state, answer } = this;
-    if (state.pairs === INFINITE)
-      return "Infinitely many pairs compare every two responses both ways. Choose a finite number to see what is lost.";
-    if (!counts) return new NeedsPython().message;
-    const accuracy = answer.accuracy ?? this.run?.accuracy.at(-1);
-    const held = accuracy === undefined || accuracy === null ? "" : ` Of new pairs, ${percent(accuracy)} are ordered rightly.`;
-    if (!open.length)
-      return `In ${state.pairs} pairs every response is tied to the others by wins and losses both, so that a limit exists.${held}`;
-    return `In ${state.pairs} pairs, ${open.join(" and ")} ${open.length > 1 ? "are" : "is"} not tied to the others by wins and losses both. No minimiser exists: training never ends.${held}`;
   }
 
   drawMap(answer) {
@@ -432,62 +391,6 @@ class Page {
     const rows = Object.fromEntries(["reference", "chosen", "rejected"].map((row) => [row, fitted(this.state[row])]));
     const target = names.length === this.state.names.length ? this.state.target : [];
     this.change({ names, ...rows, target });
-  }
-
-  // --- The tools of the page ---
-
-  tools() {
-    get("message").querySelector("button").addEventListener("click", () => this.say(""));
-    get("projector").addEventListener("click", () => this.change({ projector: !this.state.projector }));
-    get("copy-link").addEventListener("click", () => this.copyLink());
-    get("copy-python").addEventListener("click", () => this.copyPython());
-    get("save-png").addEventListener("click", () => savePng(get(this.state.tab), `didsim-${this.state.tab}.png`));
-    get("save-csv").addEventListener("click", () => saveCsv(this.table(), `didsim-${this.state.tab}.csv`));
-    const theme = (dark) => {
-      document.documentElement.dataset.theme = dark ? "dark" : "light";
-      get("theme").setAttribute("aria-pressed", dark);
-    };
-    const wished = matchMedia("(prefers-color-scheme: dark)");
-    theme(wished.matches);
-    wished.addEventListener("change", () => theme(wished.matches));
-    get("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme !== "dark"));
-  }
-
-  async copyLink() {
-    const link = new URL(`?${queryOf(this.state, this.settings)}`, location.href).href;
-    this.flash("copy-link", (await copy(link)) ? "Copied" : "In the address bar");
-    history.replaceState(null, "", link);
-  }
-
-  async copyPython() {
-    try {
-      const text = await this.library.ask("program", this.state);
-      if (await copy(text)) this.flash("copy-python", "Copied");
-      else this.say(`This browser keeps its clipboard closed. The program:\n${text}`);
-    } catch (error) {
-      if (!(error instanceof Dropped)) this.say(error.message);
-    }
-  }
-
-  /** A word on a button that tells that it worked. */
-  flash(id, word) {
-    const button = get(id);
-    button.dataset.word ??= button.textContent;
-    button.textContent = word;
-    get("told").textContent = word;
-    setTimeout(() => (button.textContent = button.dataset.word), 1500);
-  }
-
-  table() {
-    if (this.state.tab === "sequences") return this.sequences.table();
-    const { state } = this;
-    const { learned } = this.limit();
-    const rows = ["reference", "chosen", "rejected"];
-    const shares = rows.map((row) => logs(state[row]).map(Math.exp));
-    return [
-      ["response", ...rows, "learned"],
-      ...state.names.map((name, i) => [name, ...shares.map((row) => row[i]), learned?.[i] ?? ""]),
-    ];
   }
 }
 
