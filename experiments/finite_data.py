@@ -1,6 +1,6 @@
 """How many pairs DPO needs: the 1/n law, datasets without a minimiser, and early stopping against ridge."""
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -252,51 +252,61 @@ def _ridge(
 
 def finding(dataset: xr.Dataset) -> str:
     """When there is a minimiser, the measured law against the exact one, and what regularisation gains."""
-    samplers = [_sampler(exponent) for exponent in dataset["exponent"].values]
-    laws = [_law(dataset.sel(exponent=exponent)) for exponent in dataset["exponent"].values]
-    text = (
-        f"With pairs drawn from {listed(samplers)}, every dataset has a minimiser from "
-        f"{listed(law.needed for law in laws)} pairs on. "
+    laws = {exponent: _law(dataset.sel(exponent=exponent)) for exponent in dataset["exponent"].values}
+    known = [law for law in laws.values() if law is not None]
+    most = int(dataset["pairs"].max())
+    needed = listed(
+        f"{f'over {most:,}' if law is None else f'{law.needed:,}'} for {_sampler(exponent)}"
+        for exponent, law in laws.items()
     )
-    slopes = [f"{law.slope:.2f}".replace("-", "−") for law in laws if not np.isnan(law.slope)]
-    ratios = [f"{law.ratio:.2f}" for law in laws if not np.isnan(law.slope)]
-    if slopes:
+    text = (
+        "How many pairs it takes until every dataset has a minimiser depends on what pairs are drawn from: "
+        f"{needed}. "
+    )
+    if known:
+        slopes = listed(f"{law.slope:.2f}".replace("-", "−") for law in known)
+        ratios = listed(f"{law.ratio:.2f}" for law in known)
         text += (
-            "From there on its divergence from the target is a power of the number of pairs, with "
-            f"exponent {listed(slopes)}. With the most pairs its mean is "
-            f"{listed(ratios)} times the exact asymptote. "
+            "From there on its divergence from the target is a power of the number of pairs, with exponent "
+            f"{slopes}. At {most:,} pairs it is {ratios} times the "
+            "exact asymptote, in the mean. "
         )
-    few = dataset.isel(fitted=int(dataset["fitted"].argmin()))
-    stopped, ridge = (number(float(few["js_chosen"].sel(rule=rule).median("seed"))) for rule in RULES)
+    sizes = listed(f"{size:,}" for size in dataset["fitted"].values)
+    stopped, ridge = (
+        listed(number(float(one)) for one in dataset["js_chosen"].sel(rule=rule).median("seed"))
+        for rule in RULES
+    )
     return (
-        f"{text}On {int(few['fitted']):,} pairs early stopping, chosen by held-out pairs, ends {stopped} nats "
-        f"from the target, and ridge {ridge}; the reference is at "
-        f"{number(float(dataset['js_reference'].median()))}. At equal times the two paths differ by "
-        f"{share(float(_difference(dataset['js_path'])))} in the median."
+        f"{text}On {sizes} pairs early stopping, chosen by held-out pairs, ends {stopped} nats from the "
+        f"target, and ridge {ridge}; the reference is {number(float(dataset['js_reference'].median()))} nats "
+        f"away. At equal times both differ by {share(float(_difference(dataset['js_path'])))}, in the median."
     )
 
 
 class _Law(NamedTuple):
-    """How the divergence falls: the pairs that every dataset needs, the power, and the share of the asymptote.
+    """How the divergence falls where every dataset has a minimiser.
 
-    NaN where fewer than two sizes have a minimiser in every dataset.
+    Attributes:
+        needed: the least number of pairs from which every dataset has one.
+        slope: the exponent of the power of the number of pairs that the median divergence follows.
+        ratio: the divergence with the most pairs, as a multiple of the asymptote, in the mean.
     """
 
-    needed: str
+    needed: int
     slope: float
     ratio: float
 
 
-def _law(one: xr.Dataset) -> _Law:
-    complete = one.isel(pairs=np.flatnonzero(one["found"].all("seed")))
-    sizes = complete["pairs"].values
-    if not len(sizes):
-        return _Law(f"more than {one['pairs'].values.max():,}", np.nan, np.nan)
-    if len(sizes) == 1:
-        return _Law(f"{sizes[0]:,}", np.nan, np.nan)
-    slope = np.polyfit(np.log(sizes), np.log(complete["js"].median("seed")), 1)[0]
-    last = complete["js"].isel(pairs=-1).mean("seed") * sizes[-1]
-    return _Law(f"{sizes[0]:,}", float(slope), float(last / one["asymptote"].mean("seed")))
+def _law(one: xr.Dataset) -> _Law | None:
+    """The law of one sampler; None if fewer than two sizes have a minimiser in every dataset."""
+    one = one.sortby("pairs")
+    first = len(one["pairs"]) - int(one["found"].all("seed")[::-1].cumprod("pairs").sum())
+    sizes, complete = one["pairs"].values[first:], one["js"][first:]
+    if len(sizes) < 2:
+        return None
+    slope, _ = np.polyfit(np.log(sizes), np.log(complete.median("seed")), 1)
+    ratio = (complete[-1] * sizes[-1] / one["asymptote"]).mean("seed")
+    return _Law(int(sizes[0]), float(slope), float(ratio))
 
 
 def _difference(js: xr.DataArray) -> xr.DataArray:
@@ -306,7 +316,8 @@ def _difference(js: xr.DataArray) -> xr.DataArray:
 
 def _sampler(exponent: float) -> str:
     """What pairs are drawn from, in words."""
-    return {0.0: "the uniform distribution", 1.0: "the reference"}.get(exponent, f"reference^{exponent:g}")
+    known = {0.0: "the uniform distribution", 1.0: "the reference", 2.0: "the reference squared"}
+    return known.get(exponent, f"the reference to the power {exponent:g}")
 
 
 def plot(dataset: xr.Dataset) -> Figure:
@@ -322,59 +333,57 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 
 def _plot_law(law: Axes, none: Axes, dataset: xr.Dataset) -> None:
+    dots: dict[str, Any] = {"marker": "o", "markersize": 2.5}
     for exponent, look in plotting.looks_of(dataset["exponent"].values).items():
         one = dataset.sel(exponent=exponent)
-        share_found = one["found"].mean("seed")
-        kept = one["js"].sel(pairs=share_found >= FULL_SHARE)
-        if kept.sizes["pairs"]:
-            plotting.plot_band(law, kept, "pairs", color=look.color, marker="o", markersize=2.5)
-            expected = float(one["asymptote"].mean("seed")) / kept["pairs"]
-            law.plot(kept["pairs"], expected, color="black", zorder=3, **plotting.EXACT)
-        label = _sampler(exponent).removeprefix("the ").replace(" distribution", "")
-        none.plot(one["pairs"], 1 - share_found, label=label, marker="o", markersize=2.5, color=look.color)
+        found = one["found"].mean("seed")
+        label = _sampler(exponent).removeprefix("the ").removesuffix(" distribution")
+        none.plot(one["pairs"], 1 - found, color=look.color, **dots)
+        law.plot([], [], color=look.color, label=label, **dots)
+        drawn = one["js"].isel(pairs=np.flatnonzero(found >= FULL_SHARE))
+        if drawn.sizes["pairs"]:
+            plotting.plot_band(law, drawn, "pairs", color=look.color, **dots)
+            expected = float(one["asymptote"].median("seed")) / drawn["pairs"]
+            law.plot(drawn["pairs"], expected, color="black", zorder=3, **plotting.EXACT)
     law.plot([], [], color="black", label="exact asymptote", **plotting.EXACT)
-    law.set_xscale("log")
+    for ax, title, label in (
+        (law, "the minimiser", "JS to the target (nats)"),
+        (none, "datasets without one", "Share"),
+    ):
+        ax.set_xscale("log")
+        ax.set_xlim(dataset["pairs"].min() / 1.4, dataset["pairs"].max() * 1.4)
+        ax.set_title(title)
+        plotting.label_axes(ax, x="Pairs", y=label)
     law.set_yscale("log")
-    law.set_xlim(dataset["pairs"].values[0] / 1.3, dataset["pairs"].values[-1] * 1.3)
-    law.set_title("the minimiser")
-    law.legend(loc="lower left")
-    plotting.label_axes(law, x="Pairs", y="JS to the target (nats)")
-    none.set_xscale("log")
+    law.legend(loc="lower left", title="pairs from", title_fontsize=7, alignment="left")
     none.set_ylim(-0.04, 1.04)
     none.yaxis.set_major_formatter(lambda part, _: f"{100 * part:.0f}%")
-    none.set_title("datasets without one")
-    none.legend(loc="upper right", title="pairs drawn from", title_fontsize=7)
-    plotting.label_axes(none, x="Pairs", y="Share")
 
 
 def _plot_paths(path: Axes, chosen: Axes, dataset: xr.Dataset) -> None:
-    lines = dict(zip(RULES, ("-", ":"), strict=True))
+    marks = {RULES[0]: ("o", 0.87), RULES[1]: ("s", 1.15)}
     for size, look in plotting.looks_of(dataset["fitted"].values).items():
         one = dataset["js_path"].sel(fitted=size)
-        color = look.color
-        plotting.plot_band(path, one.sel(rule=RULES[0]), "time", color=color, label=f"{size:,} pairs")
-        path.plot(one["time"], one.sel(rule=RULES[1]).median("seed"), color=color, linestyle=":")
-    for name, line in lines.items():
-        path.plot([], [], color="black", linestyle=line, label=name)
-    path.set_xscale("log")
-    path.set_yscale("log")
-    path.set_title("along regularisation")
-    path.legend(loc="best")
-    plotting.label_axes(path, x=dataset["time"], y="JS to the target (nats)")
-    for name, shift, marker in zip(RULES, (0.9, 1.1), "os", strict=True):
-        values = dataset["js_chosen"].sel(rule=name)
-        low, middle, high = (values.quantile(q, "seed") for q in (0.025, 0.5, 0.975))
-        chosen.errorbar(
-            shift * dataset["fitted"].values,
-            middle,
-            [middle - low, high - middle],
-            fmt=marker,
-            markersize=3,
-            label=name,
-        )
-    chosen.set_xscale("log")
-    chosen.set_yscale("log")
-    chosen.set_title("chosen by held-out pairs")
+        options: dict[str, Any] = {"color": look.color}
+        plotting.plot_band(path, one.sel(rule=RULES[0]), "time", label=f"{size:,} pairs", **options)
+        path.plot(one["time"], one.sel(rule=RULES[1]).median("seed"), linestyle=":", **options)
+        for rule, (mark, shift) in marks.items():
+            low, middle, high = (
+                dataset["js_chosen"].sel(fitted=size, rule=rule).quantile([0.025, 0.5, 0.975], "seed")
+            )
+            ends = [[middle - low], [high - middle]]
+            face = "white" if mark == "s" else look.color
+            chosen.errorbar(shift * size, middle, ends, fmt=mark, markersize=4, mfc=face, **options)
+    for (rule, (mark, _)), line in zip(marks.items(), ("-", ":"), strict=True):
+        path.plot([], [], color="black", linestyle=line, label=rule)
+        face = "white" if mark == "s" else "black"
+        chosen.plot([], [], mark, color="black", mfc=face, markersize=4, label=rule)
     chosen.axhline(float(dataset["js_reference"].median()), color="black", linestyle=":", label="reference")
-    chosen.legend(loc="best")
-    plotting.label_axes(chosen, x="Pairs", y="JS to the target (nats)")
+    for ax, title in ((path, "along regularisation"), (chosen, "chosen by held-out pairs")):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_title(title)
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(bottom / (top / bottom) ** 0.25, top)
+        ax.legend(loc="lower left")
+        plotting.label_axes(ax, x=dataset["time"] if ax is path else "Pairs", y="JS to the target (nats)")

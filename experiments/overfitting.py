@@ -37,7 +37,8 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Reference and target have random logits. Chosen responses come from the reference, and rejected ones from
     the distribution for which DPO's population optimum is the target. `pairs` are the sizes of the datasets.
     Adam with a constant `learning_rate` trains for `steps` steps on all pairs at once. Policies are judged on
-    `held_out` further pairs. `weights` is the number of weights of `didsim.kl_to_reference`.
+    `held_out` further pairs. `weights` is the number of weights of
+    `didsim.kl_to_reference`, at which the first `solved` seeds are solved.
     """
 
     seeds: Count = 32
@@ -46,7 +47,8 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     learning_rate: Positive = 0.03
     pairs: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=4)] = (60, 2000)
     held_out: Count = 2000
-    weights: Annotated[int, msgspec.Meta(ge=2, le=100)] = 9
+    weights: Annotated[int, msgspec.Meta(ge=2, le=100)] = 5
+    solved: Count = 8
 
     def numbers(self) -> dict[str, int]:
         """Policies of all looks, pairs, and Hessians of the solver."""
@@ -71,7 +73,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     for place, pairs in enumerate(track(config.pairs, "overfitting", disable=not progress)):
         own = jax.vmap(lambda key, place=place: jax.random.fold_in(key, place))(keys[3])
         parts.append(_of_size(config, reference, target, _samples(reference, rejected, own, pairs), kept))
-    truth = didsim.dpo(config.beta).population_loss(target, reference, population)
+    truth = didsim.dpo(config.beta).population_loss(target, reference, population, None)
     nats = {"units": "nats"}
     return (
         xr.concat(parts, "pairs")
@@ -129,9 +131,13 @@ def _of_size(
     looks = np.unique(np.r_[0, np.geomspace(1, len(run.steps) - 1, _LOOKS).round().astype(int)])
     trained = scalars.to_dataset(("seed",)).isel(step=looks)
     policies = np.asarray(run.metrics["log_probs"])[:, looks]
-    weights = np.logspace(1, -5, config.weights)
+    weights = np.logspace(0, -4, config.weights)
+    few = slice(config.solved)
     path = didsim.solve_path(
-        lambda weight: objective + didsim.kl_to_reference(weight), reference, data, over={"weight": weights}
+        lambda weight: objective + didsim.kl_to_reference(weight),
+        reference[few],
+        didsim.Pairs(data.winners[few], data.losers[few]),
+        over={"weight": weights},
     )
     solved = np.moveaxis(np.asarray(path.log_probs), 0, 1)
     found = {"long_name": "Whether DPO has a minimiser", "units": "1"}
@@ -139,11 +145,11 @@ def _of_size(
     return (
         trained[list(RECORDED)]
         .assign(
-            **_judged(objective, policies, reference, data, kept, "step"),
-            **_judged(objective, solved, reference, data, kept, "weight"),
+            **_judged(objective, policies, reference, data, kept, ("seed", "step")),
+            **_judged(objective, solved, reference, data, kept, ("solved", "weight")),
             js_solved=(
                 ("seed", "weight"),
-                np.asarray(didsim.js(solved, target[:, None])),
+                np.asarray(didsim.js(solved, target[few, None])),
                 {"long_name": "JS(regularised, target)", **nats},
             ),
             found=(("seed",), has_minimiser(data, reference.shape[-1]), found),
@@ -160,7 +166,7 @@ def _judged(
     reference: Array,
     data: didsim.Pairs,
     kept: didsim.Pairs,
-    along: str,
+    dims: tuple[str, str],
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]:
     """The log loss, accuracy and calibration slope of policies on the pairs fitted, and on those held out."""
     rows = [
@@ -176,16 +182,16 @@ def _judged(
         for seed in range(len(policies))
     ]
     values = np.array(rows)  # [seeds, parts, measures, policies]
-    suffix = "" if along == "step" else "_solved"
+    (runs, along), suffix = dims, "" if "step" in dims else "_solved"
     return {
-        f"{name}{suffix}": (("seed", "part", along), values[:, :, place], {"long_name": text, "units": units})
+        f"{name}{suffix}": ((runs, "part", along), values[:, :, place], {"long_name": text, "units": units})
         for place, (name, (text, units)) in enumerate(MEASURES.items())
     }
 
 
 def finding(dataset: xr.Dataset) -> str:
     """How far chosen likelihoods go, what held-out pairs say, and what a penalty does."""
-    medians = dataset.median("seed")
+    medians = dataset.median(("seed", "solved"))
     few, many = medians.isel(pairs=0), medians.isel(pairs=-1)
     chosen, js = few["chosen_displacement"], many["js_to_target"]
     top, kept = chosen.idxmax("step"), few.sel(part="held out")
@@ -194,9 +200,9 @@ def finding(dataset: xr.Dataset) -> str:
     told = {name: number(float(one)) for name, one in numbers.items()}
     return (
         f"On {int(few['pairs']):,} pairs the chosen log-likelihood rises by {told['top']} nats at step "
-        f"{int(top):,} and is {told['fall']} nats below its start at step {int(chosen['step'][-1]):,}. No end "
-        f"is near, as {share(float(dataset['found'].isel(pairs=0).mean()))} of these datasets have a "
-        f"minimiser. The policy then ranks {share(float(last['accuracy']))} of held-out pairs rightly (the "
+        f"{int(top):,} and is {told['fall']} nats below its start at step {int(chosen['step'][-1]):,}. No "
+        f"end is near: {share(float(dataset['found'].isel(pairs=0).mean()))} of these datasets have a minimiser. "
+        f"The policy then ranks {share(float(last['accuracy']))} of held-out pairs rightly (the "
         f"target: {share(float(few['accuracy_limit']))}). It is far too sure: its calibration slope is "
         f"{told['slope']}, where 1 is calibrated, and its held-out log loss {told['loss']} nats. With a "
         f"penalty of {number(float(best['weight']))} · KL(reference ‖ policy) there is a minimiser, and the "
@@ -222,7 +228,7 @@ def plot(dataset: xr.Dataset) -> Figure:
                 ax.plot(one["step"], fitted, color=color, linestyle=":")
                 plotting.plot_band(ax, kept[name], "step", color=color)
             plotting.plot_band(slope, kept["slope"].isel(step=slice(1, None)), "step", color=color)
-            plotting.plot_band(solved, kept["slope_solved"], "weight", color=color)
+            plotting.plot_band(solved, kept["slope_solved"], "weight", "solved", color=color)
         _finish(dataset, axes)
         for ax, letter in zip(axes.flat, "abcdef", strict=True):
             ax.set_title(f"({letter}) {ax.get_title('left')}")
