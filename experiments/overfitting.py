@@ -197,11 +197,12 @@ def finding(dataset: xr.Dataset) -> str:
     top, kept = chosen.idxmax("step"), few.sel(part="held out")
     last, best = kept.isel(step=-1), kept.isel(weight=kept["log_loss_solved"].argmin("weight"))
     numbers = {"top": chosen.max(), "fall": -chosen[-1], "slope": last["slope"], "loss": last["log_loss"]}
+    found = share(float(dataset["found"].isel(pairs=0).mean()))
     told = {name: number(float(one)) for name, one in numbers.items()}
     return (
         f"On {int(few['pairs']):,} pairs the chosen log-likelihood rises by {told['top']} nats at step "
         f"{int(top):,} and is {told['fall']} nats below its start at step {int(chosen['step'][-1]):,}. No "
-        f"end is near: {share(float(dataset['found'].isel(pairs=0).mean()))} of these datasets have a minimiser. "
+        f"end is near: {found} of these datasets have a minimiser. "
         f"The policy then ranks {share(float(last['accuracy']))} of held-out pairs rightly (the "
         f"target: {share(float(few['accuracy_limit']))}). It is far too sure: its calibration slope is "
         f"{told['slope']}, where 1 is calibrated, and its held-out log loss {told['loss']} nats. With a "
