@@ -148,7 +148,7 @@ def _of_size(
             **_judged(objective, policies, reference, data, kept, ("seed", "step")),
             **_judged(objective, solved, reference, data, kept, ("solved", "weight")),
             js_solved=(
-                ("seed", "weight"),
+                ("solved", "weight"),
                 np.asarray(didsim.js(solved, target[few, None])),
                 {"long_name": "JS(regularised, target)", **nats},
             ),
