@@ -20,7 +20,16 @@ MORE = {
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
     "objective_zoo": FEW,
     "objective_maps": FEW,
-    "overfitting": ["--set", "pairs=[6,60]", "--set", "held_out=30", "--set", "weights=2"],
+    "overfitting": [
+        "--set",
+        "pairs=[6,60]",
+        "--set",
+        "held_out=30",
+        "--set",
+        "weights=2",
+        "--set",
+        "solved=2",
+    ],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
 """Settings that an experiment has no choice of: there are as many answers as probabilities."""
