@@ -240,12 +240,12 @@ def _finish(dataset: xr.Dataset, axes: Any) -> None:
     """Scales, labels, legends and the exact values of the target."""
     (moved, js), (loss, accuracy), (slope, solved) = axes
     for ax, title, label in (
-        (moved, "chosen displacement", "Log-likelihood change (nats)"),
+        (moved, "chosen displacement", "Change (nats)"),
         (js, "distance from the target", "JS to the target (nats)"),
         (loss, "log loss", "Log loss (nats)"),
         (accuracy, "accuracy", "Pairs ranked rightly"),
-        (slope, "calibration, along training", "Slope $c$, held out"),
-        (solved, "calibration, along regularisation", "Slope $c$, held out"),
+        (slope, "calibration, in training", "Slope $c$, held out"),
+        (solved, "calibration, with a penalty", "Slope $c$, held out"),
     ):
         ax.set_title(title)
         plotting.label_axes(ax, x=dataset["weight"] if ax is solved else dataset["step"], y=label)
