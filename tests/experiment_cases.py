@@ -14,9 +14,22 @@ FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
 MORE = {
     "did_entropy": ["--set", "instances=32"],
     "estimator_study": ["--set", "repeats=3", "--set", "samples=[8,64]"],
+    "finite_data": [
+        word for one in ("pairs=[10,100,1000]", "fitted=[20,200]", "times=3") for word in ("--set", one)
+    ],
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
     "objective_zoo": FEW,
     "objective_maps": FEW,
+    "overfitting": [
+        "--set",
+        "pairs=[6,60]",
+        "--set",
+        "held_out=30",
+        "--set",
+        "weights=2",
+        "--set",
+        "solved=2",
+    ],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
 """Settings that an experiment has no choice of: there are as many answers as probabilities."""
