@@ -86,9 +86,9 @@ class _Population(NamedTuple):
     def data(self, counts: Int[np.ndarray, "*batch two pairs"]) -> didsim.Pairs:
         """The same data as weighted pairs, whose labels are the shares of wins."""
         won, total = counts[..., 0, :], counts.sum(axis=-2)
-        ends = (np.broadcast_to(one, total.shape) for one in (self.first, self.second))
+        first, second = (np.broadcast_to(one, total.shape) for one in (self.first, self.second))
         labels = np.where(total > 0, won / np.maximum(total, 1), 0.5)
-        return didsim.Pairs(*ends, total.astype(float), win_probs=labels)
+        return didsim.Pairs(first, second, total.astype(float), win_probs=labels)
 
 
 def run(config: Config, progress: bool = False) -> xr.Dataset:
@@ -253,7 +253,7 @@ def _ridge(
 def finding(dataset: xr.Dataset) -> str:
     """When there is a minimiser, the measured law against the exact one, and what regularisation gains."""
     laws = {exponent: _law(dataset.sel(exponent=exponent)) for exponent in dataset["exponent"].values}
-    known = [law for law in laws.values() if law is not None]
+    known = {exponent: law for exponent, law in laws.items() if law is not None}
     most = int(dataset["pairs"].max())
     needed = listed(
         f"{f'over {most:,}' if law is None else f'{law.needed:,}'} for {_sampler(exponent)}"
@@ -264,12 +264,17 @@ def finding(dataset: xr.Dataset) -> str:
         f"{needed}. "
     )
     if known:
-        slopes = listed(f"{law.slope:.2f}".replace("-", "−") for law in known)
-        ratios = listed(f"{law.ratio:.2f}" for law in known)
+        slopes, ratios = (
+            listed(f"{value:.2f} for {_sampler(exponent)}".replace("-", "−") for exponent, value in values)
+            for values in (
+                [(exponent, law.slope) for exponent, law in known.items()],
+                [(exponent, law.ratio) for exponent, law in known.items()],
+            )
+        )
         text += (
             "From there on its divergence from the target is a power of the number of pairs, with exponent "
-            f"{slopes}. At {most:,} pairs it is {ratios} times the "
-            "exact asymptote, in the mean. "
+            f"{slopes}. At {most:,} pairs it is, in the mean, this multiple of the exact asymptote: "
+            f"{ratios}. "
         )
     sizes = listed(f"{size:,}" for size in dataset["fitted"].values)
     stopped, ridge = (
@@ -351,7 +356,7 @@ def _plot_law(law: Axes, none: Axes, dataset: xr.Dataset) -> None:
         (none, "datasets without one", "Share"),
     ):
         ax.set_xscale("log")
-        ax.set_xlim(dataset["pairs"].min() / 1.4, dataset["pairs"].max() * 1.4)
+        ax.set_xlim(float(dataset["pairs"].min()) / 1.4, float(dataset["pairs"].max()) * 1.4)
         ax.set_title(title)
         plotting.label_axes(ax, x="Pairs", y=label)
     law.set_yscale("log")

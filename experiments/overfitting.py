@@ -104,8 +104,7 @@ def _samples(reference: Array, rejected: Array, keys: Array, pairs: int) -> dids
 
 def _accuracy(chosen: Array, rejected: Array, score: Array) -> Float[np.ndarray, " seeds"]:
     """The expected share of pairs that a score ranks rightly, and a half of those with equal scores."""
-    score = np.asarray(score)
-    right = (1 + np.sign(score[:, :, None] - score[:, None, :])) / 2
+    right = (1 + jnp.sign(score[:, :, None] - score[:, None, :])) / 2
     return np.asarray(np.einsum("si,sj,sij->s", np.exp(chosen), np.exp(rejected), right))
 
 
@@ -167,7 +166,7 @@ def _judged(
     data: didsim.Pairs,
     kept: didsim.Pairs,
     dims: tuple[str, str],
-) -> dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]:
+) -> dict[str, Any]:
     """The log loss, accuracy and calibration slope of policies on the pairs fitted, and on those held out."""
     rows = [
         [
