@@ -186,7 +186,9 @@ def finding(dataset: xr.Dataset) -> str:
     if where.size:
         name, at = str(where["policy"].values[0]), float(where["share"][0])
         called = "free logits" if name == FREE else f"{name} features"
-        peak = f" The largest error on unseen sequences, {number(float(worst))} nats, has {called} at {share(at)}."
+        peak = (
+            f" The largest error on unseen sequences is {number(float(worst))} nats ({called}, {share(at)})."
+        )
     return (
         f"Pairs show from {share(float(dataset['share'][0]))} to {share(float(dataset['share'][-1]))} of the "
         f"space. {' '.join(parts)}{peak} Free logits keep the reference's ratios among unseen sequences to "

@@ -310,12 +310,9 @@ def plot(dataset: xr.Dataset) -> Figure:
         ridge.axhline(dataset["reference_mass"], color="black", label="reference", **plotting.EXACT)
         ridge.set_xscale("log")
         plotting.label_axes(ridge, x=dataset["ridge"], y="Probability of\nunseen responses")
-        for ax, title in zip(
-            axes.flat,
-            ("(a) DPO and two stages apart", "(b) below the target", "(c) shifted pairs", "(d) unseen responses"),
-            strict=True,
-        ):
-            ax.set_title(title)
+        titles = ("DPO and two stages apart", "below the target", "shifted pairs", "unseen responses")
+        for ax, letter, title in zip(axes.flat, "abcd", titles, strict=True):
+            ax.set_title(f"({letter}) {title}")
         for name, color in colors.items():
             lost.plot([], [], marks[name], linestyle="-", color=color, markersize=3.5, label=METHODS[name])
         lost.legend(loc="center left", bbox_to_anchor=(0.0, 0.45))

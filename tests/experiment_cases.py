@@ -14,9 +14,11 @@ FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
 MORE = {
     "did_entropy": ["--set", "instances=32"],
     "estimator_study": ["--set", "repeats=3", "--set", "samples=[8,64]"],
+    "generalisation": ["--set", "features=[2,4]", "--set", "shares=[0.4,0.8]"],
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
     "objective_zoo": FEW,
     "objective_maps": FEW,
+    "two_stage": ["--set", "shifts=[0,1]", "--set", "ridges=[0.01,10]"],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
 """Settings that an experiment has no choice of: there are as many answers as probabilities."""
