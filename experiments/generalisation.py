@@ -184,10 +184,10 @@ def finding(dataset: xr.Dataset) -> str:
     where = unseen.where(unseen == worst, drop=True)
     peak = ""
     if where.size:
-        name, at = str(where["policy"].values[0]), float(where["share"][0])
+        name = str(where["policy"].values[0])
         called = "free logits" if name == FREE else f"{name} features"
         peak = (
-            f" The largest error on unseen sequences is {number(float(worst))} nats ({called}, {share(at)})."
+            f" The largest error on unseen sequences is {number(float(worst))} nats, with {called}."
         )
     return (
         f"Pairs show from {share(float(dataset['share'][0]))} to {share(float(dataset['share'][-1]))} of the "

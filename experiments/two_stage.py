@@ -195,8 +195,8 @@ def _dataset(
 ) -> xr.Dataset:
     found = {}
     for prefix, dims, cases in (
-        ("", ("setting", "method", "seed"), policies),
-        ("shifted_", ("misfit", "method", "shift", "seed"), shifted),
+        ("", ("setting", "way", "seed"), policies),
+        ("shifted_", ("misfit", "way", "shift", "seed"), shifted),
     ):
         measured = [[_measures(one[method], world) for method in METHODS] for one in cases.values()]
         for name, text in _ABOUT.items():
@@ -211,7 +211,7 @@ def _dataset(
         "js": (dims, np.array(apart), {"long_name": "JS divergence between both policies", **nats}),
         "apart": (dims, np.array(largest), {"long_name": "Largest difference of log-probabilities", **nats}),
         "mass": (
-            ("ridge", "method", "seed"),
+            ("ridge", "way", "seed"),
             np.array(mass),
             {"long_name": "Probability of unseen responses", "units": "1"},
         ),
@@ -222,7 +222,7 @@ def _dataset(
         found,
         {
             "setting": list(SETTINGS),
-            "method": list(METHODS),
+            "way": list(METHODS),
             "misfit": list(SHIFTED),
             "shift": ("shift", list(config.shifts), {"long_name": "Shift of the pairs", **nats}),
             "ridge": ("ridge", sorted(config.ridges), {"long_name": "Ridge of the reward model"}),
@@ -235,12 +235,12 @@ def finding(dataset: xr.Dataset) -> str:
     middle = dataset.median("seed")
 
     def lost(setting: str, method: str) -> str:
-        return number(float(middle["lost"].sel(setting=setting, method=method)))
+        return number(float(middle["lost"].sel(setting=setting, way=method)))
 
     same = dataset["apart"].sel(setting=["full", "features"]).max()
     mass = middle["mass"].isel(ridge=0)
-    last = middle["mass"].isel(ridge=-1).sel(method="two")
-    ends = middle["shifted_lost"].sel(misfit="policy", method="dpo").isel(shift=[0, -1])
+    last = middle["mass"].isel(ridge=-1).sel(way="two")
+    ends = middle["shifted_lost"].sel(misfit="policy", way="dpo").isel(shift=[0, -1])
     rewards = middle["reward"].sel(setting="policy")
     kls = middle["kl"].sel(setting="policy")
     return (
@@ -248,12 +248,12 @@ def finding(dataset: xr.Dataset) -> str:
         f"log-probability differs by more than {number(float(same))} nats. If only the reward model has few "
         f"features, two stages lose {lost('reward', 'two')} nats of value and DPO "
         f"{lost('reward', 'dpo')}. If only the policy has, DPO loses {lost('policy', 'dpo')} and two stages "
-        f"{lost('policy', 'two')}: the true reward is {number(float(rewards.sel(method='dpo')))} and "
-        f"{number(float(rewards.sel(method='two')))}, at {number(float(kls.sel(method='dpo')))} and "
-        f"{number(float(kls.sel(method='two')))} nats from the reference. A shift of "
+        f"{lost('policy', 'two')}: the true reward is {number(float(rewards.sel(way='dpo')))} and "
+        f"{number(float(rewards.sel(way='two')))}, at {number(float(kls.sel(way='dpo')))} and "
+        f"{number(float(kls.sel(way='two')))} nats from the reference. A shift of "
         f"{dataset['shift'][-1]:g} nats takes DPO's loss of value from {number(float(ends[0]))} to "
-        f"{number(float(ends[1]))} nats. Unseen responses get {share(float(mass.sel(method='dpo')))} by DPO "
-        f"and {share(float(mass.sel(method='two')))} by two stages with little ridge, where the target has "
+        f"{number(float(ends[1]))} nats. Unseen responses get {share(float(mass.sel(way='dpo')))} by DPO "
+        f"and {share(float(mass.sel(way='two')))} by two stages with little ridge, where the target has "
         f"{share(float(middle['target_mass']))} and the reference {share(float(dataset['reference_mass']))}; "
         f"a ridge of {dataset['ridge'][-1]:g} leaves {share(float(last))}."
     )
@@ -271,7 +271,7 @@ def plot(dataset: xr.Dataset) -> Figure:
             values = np.maximum(dataset["apart"][place], _TINY)
             apart.plot(place + np.asarray(spread), values, ".", color="0.35", markersize=3)
             for step, (name, color) in enumerate(colors.items()):
-                one = np.maximum(dataset["lost"].isel(setting=place).sel(method=name), _TINY)
+                one = np.maximum(dataset["lost"].isel(setting=place).sel(way=name), _TINY)
                 low, half, high = np.quantile(one, [0.025, 0.5, 0.975])
                 at = place + 0.24 * (step - 0.5)
                 lost.plot([at, at], [low, high], color=color)
@@ -283,7 +283,7 @@ def plot(dataset: xr.Dataset) -> Figure:
             ax.set_xticks(range(len(SETTINGS)), SETTINGS.values(), fontsize=5.5)
         for misfit, line in zip(("reward", "policy"), ("-", (0, (1, 1.2))), strict=True):
             for name, color in colors.items():
-                one = dataset["shifted_lost"].sel(misfit=misfit, method=name)
+                one = dataset["shifted_lost"].sel(misfit=misfit, way=name)
                 if misfit == "policy" or name == "two":
                     plotting.plot_band(
                         shift,
@@ -300,7 +300,7 @@ def plot(dataset: xr.Dataset) -> Figure:
         for name, color in colors.items():
             plotting.plot_band(
                 ridge,
-                dataset["mass"].sel(method=name),
+                dataset["mass"].sel(way=name),
                 "ridge",
                 color=color,
                 marker=marks[name],

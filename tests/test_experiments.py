@@ -390,8 +390,8 @@ def test_two_stage_equals_dpo_in_the_same_class_and_only_there() -> None:
     assert float(dataset["apart"].sel(setting=["reward", "policy"]).min()) > 1e-3
     assert float(dataset["apart"].sel(setting="unseen").max()) < 1e-5
     lost = dataset["lost"]
-    assert (lost.sel(setting="policy", method="two") < lost.sel(setting="policy", method="dpo")).all()
-    assert (lost.sel(setting="reward", method="dpo") < lost.sel(setting="reward", method="two")).all()
+    assert (lost.sel(setting="policy", way="two") < lost.sel(setting="policy", way="dpo")).all()
+    assert (lost.sel(setting="reward", way="dpo") < lost.sel(setting="reward", way="two")).all()
 
 
 def test_unseen_sequences_under_few_features_and_under_free_logits() -> None:
