@@ -17,19 +17,14 @@ MORE = {
     "finite_data": [
         word for one in ("pairs=[10,100,1000]", "fitted=[20,200]", "times=3") for word in ("--set", one)
     ],
+    "generalisation": ["--set", "features=[2,4]", "--set", "shares=[0.4,0.8]"],
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
     "objective_zoo": FEW,
     "objective_maps": FEW,
     "overfitting": [
-        "--set",
-        "pairs=[6,60]",
-        "--set",
-        "held_out=30",
-        "--set",
-        "weights=2",
-        "--set",
-        "solved=2",
+        word for one in ("pairs=[6,60]", "held_out=30", "weights=2", "solved=2") for word in ("--set", one)
     ],
+    "two_stage": ["--set", "shifts=[0,1]", "--set", "ridges=[0.01,10]"],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
 """Settings that an experiment has no choice of: there are as many answers as probabilities."""

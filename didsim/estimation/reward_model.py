@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from didsim import _checks
 from didsim.estimation.fitted import FitCertificate, RewardFit
@@ -129,13 +130,23 @@ def _fitted(
         rewards - rewards.mean(),
         None if model.features is None else numbers[:count],
         float(numbers[-1]) if model.likelihood.parameter else None,
-        -float(model.likelihood.value(point)[0]),
+        -float(_loss(model.likelihood, point)[0]),
         float(model.ridge),
         certificate,
         model,
         numbers,
         prompt,
     )
+
+
+@eqx.filter_jit
+def _loss(likelihood: Likelihood, at: Point) -> Float[Array, " draws"]:
+    return likelihood.value(at)
+
+
+@eqx.filter_jit
+def _product(likelihood: Likelihood, at: Point, along: Point) -> Point:
+    return likelihood.product(likelihood.curvature(at, None), along)
 
 
 def _named(data: Any, rows: int | None) -> tuple[Pairs | Rankings, tuple[Name, ...], Any]:
@@ -202,7 +213,7 @@ def _check_features(likelihood: Likelihood, features: np.ndarray) -> None:
     """Raise `ValueError` if some combination of features is the same for all items that are compared."""
     at = Point(jnp.zeros((len(features), 1)), jnp.zeros(1))
     along = Point(jnp.asarray(features), jnp.zeros(features.shape[1]))
-    gram = features.T @ np.asarray(likelihood.product(likelihood.curvature(at, None), along).rewards)
+    gram = features.T @ np.asarray(_product(likelihood, at, along).rewards)
     size = np.sqrt(np.maximum(np.diag(gram), 0))
     level = size <= np.sqrt(_SINGULAR * np.maximum(np.sum(features**2, axis=0), 1e-300))
     if level.any():

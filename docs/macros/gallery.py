@@ -23,6 +23,8 @@ _ORDER = (
     "displacement",
     "did_entropy",
     "estimator_study",
+    "two_stage",
+    "generalisation",
 )
 
 
