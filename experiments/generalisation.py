@@ -4,7 +4,7 @@ Policies of `d` features are `π ∝ exp(features · weights)`. The first featur
 the reference is one of them. All policies are exact limits of gradient descent from the reference.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -219,7 +219,11 @@ def plot(dataset: xr.Dataset) -> Figure:
                 values = dataset[name].sel(policy=policy).dropna("share", how="any")
                 if values.size:
                     called = "free logits" if policy == FREE else f"{policy} features"
-                    look = {"color": plotting.COLORS[place], "marker": marks[place], "markersize": 3}
+                    look: dict[str, Any] = {
+                        "color": plotting.COLORS[place],
+                        "marker": marks[place],
+                        "markersize": 3,
+                    }
                     plotting.plot_band(ax, values, "share", label=called, **look)
             plotting.label_axes(ax, y=text)
             ax.set_title(title)

@@ -5,7 +5,7 @@ that the reference is one of them.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,7 +194,7 @@ def _dataset(
     by_ridge: list[dict[str, Array]],
     unseen: np.ndarray,
 ) -> xr.Dataset:
-    found = {}
+    found: dict[str, Any] = {}
     for prefix, dims, cases in (
         ("", ("setting", "way", "seed"), policies),
         ("shifted_", ("misfit", "way", "shift", "seed"), shifted),
@@ -207,10 +207,14 @@ def _dataset(
     largest = [jnp.abs(one["dpo"] - one["two"]).max(-1) for one in policies.values()]
     mass = [[jnp.exp(one[method])[:, unseen].sum(-1) for method in METHODS] for one in by_ridge]
     wanted, kept = (jnp.exp(one)[..., unseen].sum(-1) for one in (world.target, world.reference))
-    nats, dims = {"units": "nats"}, ("setting", "seed")
+    nats, of_setting = {"units": "nats"}, ("setting", "seed")
     found |= {
-        "js": (dims, np.array(apart), {"long_name": "JS divergence between both policies", **nats}),
-        "apart": (dims, np.array(largest), {"long_name": "Largest difference of log-probabilities", **nats}),
+        "js": (of_setting, np.array(apart), {"long_name": "JS divergence between both policies", **nats}),
+        "apart": (
+            of_setting,
+            np.array(largest),
+            {"long_name": "Largest difference of log-probabilities", **nats},
+        ),
         "mass": (
             ("ridge", "way", "seed"),
             np.array(mass),
@@ -282,7 +286,7 @@ def plot(dataset: xr.Dataset) -> Figure:
         lost.set_ylabel("Value lost (nats)")
         apart.set_yscale("log")
         for ax in (apart, lost):
-            ax.set_xticks(range(len(SETTINGS)), SETTINGS.values(), fontsize=6)
+            ax.set_xticks(range(len(SETTINGS)), SETTINGS.values(), fontsize=5.5)
         for misfit, line in zip(("reward", "policy"), ("-", (0, (1, 1.2))), strict=True):
             for name, color in colors.items():
                 one = dataset["shifted_lost"].sel(misfit=misfit, way=name)
@@ -318,7 +322,8 @@ def plot(dataset: xr.Dataset) -> Figure:
             ax.set_title(f"({letter}) {title}")
         for name, color in colors.items():
             lost.plot([], [], marks[name], linestyle="-", color=color, markersize=3.5, label=METHODS[name])
-        lost.legend(loc="center left", bbox_to_anchor=(0.0, 0.45))
+        lost.set_ylim(top=1.3 * lost.get_ylim()[1])
+        lost.legend(loc="upper left", ncols=2)
         shift.legend(loc="upper left")
         ridge.legend(loc="best")
     return figure

@@ -25,6 +25,8 @@ _ORDER = (
     "estimator_study",
     "two_stage",
     "generalisation",
+    "finite_data",
+    "overfitting",
 )
 
 
