@@ -91,7 +91,7 @@ def opened(browser: Any, request: pytest.FixtureRequest) -> Iterator[Open]:
         # A server is started only for the tests that need one.
         address = url or request.getfixturevalue("served").url
         page.goto(f"{address}?{query}" if query else address)
-        page.wait_for_selector("html[data-ready]", timeout=10_000)
+        page.wait_for_selector("html[data-ready]", timeout=60_000)
         return page
 
     yield open_page

@@ -1,7 +1,12 @@
 """What a test reads off the page."""
 
+import os
 import re
 from typing import Any
+
+SLOWED = 1 if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") == "1" else 4
+"""What the targets for times are multiplied by while other workers of the suite take the processor. Run these
+tests in one process to hold the targets themselves."""
 
 
 def settled(page: Any) -> None:
