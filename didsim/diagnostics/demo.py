@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from didsim._calibration import fit_slopes
 from didsim._files import local_path, written_whole
-from didsim.estimation.calibration import fit_slopes
 
 BETA = 0.3
 STEPS, EVERY, LEARNING_RATE = 600, 20, 0.03

@@ -4,7 +4,6 @@ reward_model    the call: maximum likelihood, or with a Gaussian prior
 kl_optimum      the policy of the highest reward less its divergence from a reference
 held_out        splits of data, and how a policy does on what was held out
 cross_validate  minimisers along a parameter, judged on folds
-calibration     the slope at which labels are most probable
 bootstrap       refits to resamples of the data
 fitted          what was fitted, with standard errors
 estimates       numbers with standard errors

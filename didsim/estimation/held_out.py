@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Key
 
 from didsim import _checks
-from didsim.estimation.calibration import fit_slopes
+from didsim._calibration import fit_slopes
 from didsim.information import LogProbsLike
 from didsim.objectives.objective import Objective, check_lengths
 from didsim.preferences.explicit import NamedPairs, Pairs

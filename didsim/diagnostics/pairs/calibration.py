@@ -1,6 +1,6 @@
 """Calibration of a real run's pairs: slopes of resamples, and the reliability curve.
 
-The slope is that of `didsim.estimation.calibration`.
+The slope is that of `didsim._calibration`.
 """
 
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from scipy.special import expit
 
+from didsim._calibration import fit_slopes
 from didsim.diagnostics.resampling import Bootstrap, ratio
-from didsim.estimation.calibration import fit_slopes
 
 _CELLS = 128
 """Pairs of nearly the same margin share a cell when the slope is resampled."""

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from didsim._calibration import fit_slopes
 from didsim._intervals import interval
 from didsim.diagnostics.pairs.calibration import reliability, resampled_slopes
 from didsim.diagnostics.resampling import make_bootstrap
-from didsim.estimation.calibration import fit_slopes
 from tests.estimation.margins import draw_margins, slope_by_search
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from didsim.estimation.calibration import fit_slopes
+from didsim._calibration import fit_slopes
 from tests.estimation.margins import draw_margins, slope_by_search
 
 
