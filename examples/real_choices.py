@@ -129,7 +129,7 @@ def main() -> None:
     contrast = found.choices.contrast(car, air)
     ends = [float(one[0]) for one in contrast.interval()]
     print(f"{car} against {air}: {contrast.value[0]:.2f} nats of reward ({ends[0]:.2f} to {ends[1]:.2f})")
-    plot(found).savefig(path, bbox_inches="tight")
+    plot(found).savefig(path, dpi=300, bbox_inches="tight")
     print(f"picture: {path}")
 
 
