@@ -30,7 +30,7 @@ signatures.enforce()
 settings.register_profile(
     "didsim",
     deadline=None,
-    max_examples=25,
+    max_examples=15,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
