@@ -36,10 +36,11 @@ def fit_slopes(
         The slopes. `inf` or `−inf` if the weighted pairs are separable, NaN if no pair has both a weight and
         a margin other than zero.
     """
-    scale = np.abs(margin).max(initial=0.0)
-    if scale == 0:
+    # In units of the largest margin of each fit.
+    scale = np.abs(margin).max(axis=0, initial=0.0)
+    if not scale.any():
         return np.full(weights.shape[1], np.nan)
-    h = margin / scale
+    h = margin / np.where(scale > 0, scale, 1)
     right_count, wrong_count = (np.sum(weights, 0, where=one) for one in (h > 0, h < 0))
     right_sum, wrong_sum = _sum(np.maximum(h, 0), weights), _sum(np.maximum(-h, 0), weights)
     slopes = np.where(right_count > 0, np.inf, np.where(wrong_count > 0, -np.inf, np.nan))
@@ -54,7 +55,7 @@ def fit_slopes(
     # A hair wider, so that rounding leaves the signs at both ends.
     found = _root(h, weights[:, finite], 1.01 * low, np.minimum(1.01 * high, _STEEPEST))
     slopes[finite] = np.where(np.abs(found) < 0.99 * _STEEPEST, found, np.copysign(np.inf, found))
-    return slopes / scale
+    return slopes / np.where(scale > 0, scale, 1)
 
 
 def _sum(values: Float[np.ndarray, "cells #fits"], weights: Float[np.ndarray, "cells fits"]) -> np.ndarray:

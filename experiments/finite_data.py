@@ -246,7 +246,7 @@ def _ridge(
         if not bool(found.converged.all()):
             raise FloatingPointError(f"no fit was found at the ridge {float(strength):.3g}")
         start = found.z
-        policies.append(didsim.bayes_update(reference, found.z.T / config.beta))
+        policies.append(didsim.kl_optimum(found.z.T, reference, config.beta))
     return jnp.stack(policies)
 
 

@@ -72,14 +72,12 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     policies = {}
     for d in track(dimensions, "generalisation", disable=not progress):
         start = didsim.LogLinear(features[:, :d], jnp.zeros(d, dtype).at[0].set(1))
-        found = [
-            [
-                _weights(didsim.solve(objective, reference, _pairs(*one), policy=start))
-                for one in zip(reward, shown, strict=True)
-            ]
-            for shown in seen
-        ]
-        weights = _of_descent(np.array(found), start, seen)
+        solution = didsim.solve(objective, reference, _pairs(reward, seen), policy=start)
+        if not np.all(solution.certificate.converged):
+            raise ValueError("`features` and `shares` must be such that every solver converges")
+        found = solution.policy
+        assert isinstance(found, didsim.LogLinear)
+        weights = _of_descent(np.asarray(found.weights), start, seen)
         policies[f"{d}"] = didsim.LogLinear(start.features, weights).log_probs()
     # Descent on free logits keeps those of unseen sequences, and the sum of the others.
     moved = (reward - _mean(np.asarray(reward), seen)[..., None]) / config.beta
@@ -87,21 +85,13 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     return _dataset(config, policies, reference, target, seen)
 
 
-def _weights(solution: didsim.Solution) -> Float[Array, " d"]:
-    """The weights of a minimiser that the solver converged to."""
-    if not solution.certificate.converged:
-        raise ValueError("`features` and `shares` must be such that every solver converges")
-    policy = solution.policy
-    assert isinstance(policy, didsim.LogLinear)
-    return policy.weights
-
-
-def _pairs(reward: Float[Array, " size"], seen: Bool[np.ndarray, " size"]) -> didsim.Pairs:
+def _pairs(reward: Float[Array, "*seeds size"], seen: Bool[np.ndarray, "*shares size"]) -> didsim.Pairs:
     """All pairs of seen sequences, with the probability that the first one wins."""
-    i, j = np.triu_indices(len(seen), 1)
-    return didsim.Pairs(
-        i, j, (seen[i] & seen[j]).astype(float), win_probs=jax.nn.sigmoid(reward[i] - reward[j])
-    )
+    i, j = np.triu_indices(seen.shape[-1], 1)
+    weights = (seen[..., i] & seen[..., j]).astype(float)
+    first, second = (np.broadcast_to(one, weights.shape) for one in (i, j))
+    wins = jnp.broadcast_to(jax.nn.sigmoid(reward[..., i] - reward[..., j]), weights.shape)
+    return didsim.Pairs(first, second, weights, win_probs=wins)
 
 
 def _of_descent(

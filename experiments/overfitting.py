@@ -95,11 +95,11 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
 
 def _samples(reference: Array, rejected: Array, keys: Array, pairs: int) -> didsim.Pairs:
     """A dataset for each seed."""
-    data = [
-        didsim.Contrastive(*one).sample(key, pairs)
-        for *one, key in zip(reference, rejected, keys, strict=True)
-    ]
-    return didsim.Pairs(jnp.stack([one.winners for one in data]), jnp.stack([one.losers for one in data]))
+
+    def sample(chosen: Array, rejected: Array, key: Array) -> didsim.Pairs:
+        return didsim.Contrastive(chosen, rejected).sample(key, pairs)
+
+    return jax.vmap(sample)(reference, rejected, keys)
 
 
 def _accuracy(chosen: Array, rejected: Array, score: Array) -> Float[np.ndarray, " seeds"]:

@@ -17,13 +17,11 @@ import experiments
 from experiments import (
     did_entropy,
     estimator_study,
-    generalisation,
     log_margin_order,
     log_ratio_reward,
     objective_maps,
     objective_zoo,
     optimal_rejected,
-    two_stage,
 )
 from experiments.__main__ import EXPERIMENTS, find
 from experiments.shared import limits, results, summary
@@ -379,58 +377,3 @@ def test_the_table_of_the_zoo_is_of_medians_and_shares(zoo: xr.Dataset) -> None:
     assert lines["dpo"].startswith("| `dpo` | 0 | 0–0 |")
     assert "| −∞ | ∞ | Newton on logits | 100% | 0% |" in lines["kto"]
     assert lines["dpo_pg"].endswith("| gradient descent | 100% | 100% | – | – |")
-
-
-def test_two_stage_equals_dpo_in_the_same_class_and_only_there() -> None:
-    config = two_stage.Config(
-        vocab_size=2, max_length=3, seeds=2, features=2, shifts=(0.0, 1.0), ridges=(1e-6, 10.0)
-    )
-    dataset = two_stage.run(config)
-    assert float(dataset["apart"].sel(setting=["full", "features"]).max()) < 1e-9
-    assert float(dataset["apart"].sel(setting=["reward", "policy"]).min()) > 1e-3
-    assert float(dataset["apart"].sel(setting="unseen").max()) < 1e-5
-    lost = dataset["lost"]
-    assert (lost.sel(setting="policy", way="two") < lost.sel(setting="policy", way="dpo")).all()
-    assert (lost.sel(setting="reward", way="dpo") < lost.sel(setting="reward", way="two")).all()
-
-
-def test_unseen_sequences_under_few_features_and_under_free_logits() -> None:
-    """Features that hold the reward, more features than pairs show, and free logits."""
-    config = generalisation.Config(
-        vocab_size=2, max_length=4, seeds=2, linear=2, rest=0.0, features=(3, 8), shares=(0.35,)
-    )
-    dataset = generalisation.run(config)
-    assert float(dataset["unseen_error"].sel(policy="3").max()) < 1e-8
-    assert float(dataset["seen_error"].max()) < 1e-8
-    assert float(dataset["unseen_error"].sel(policy=["8", "free"]).min()) > 1e-2
-    assert float(dataset["unevenness"].sel(policy="free").max()) < 1e-12
-
-
-def test_free_logits_end_where_the_solver_says_that_descent_ends() -> None:
-    config = generalisation.Config(vocab_size=2, max_length=3, seeds=2, features=(2,), shares=(0.5,))
-    with patch.object(didsim, "js", wraps=didsim.js) as judged:
-        generalisation.run(config)
-    free, target = judged.call_args.args
-    keys = jax.random.split(jax.random.key(config.seed), 5)
-    reference = didsim.markov(keys[0], config.make_space())
-    seen = np.argsort(jax.random.uniform(keys[4], (2, 8)), axis=-1) < 4
-    for policy, one, shown in zip(free[0], target, seen, strict=True):
-        data = generalisation._pairs(config.beta * (one - reference), shown)
-        found = didsim.solve(didsim.dpo(config.beta), reference, data).certificate
-        np.testing.assert_allclose(policy, found.limit, atol=1e-8)
-
-
-def test_descent_changes_weights_along_seen_features_alone() -> None:
-    """Of all weights that fit three sequences, the ones that plain gradient descent reaches."""
-    random = np.random.default_rng(0)
-    features, reward = random.normal(size=(6, 4)), random.normal(size=6)
-    seen = np.arange(6) < 3
-    start = didsim.LogLinear(features, np.zeros(4))
-    weights = np.zeros(4)
-    differences = (features[:3, None] - features[None, :3]).reshape(9, 4)
-    wins = 1 / (1 + np.exp(-(reward[:3, None] - reward[None, :3]).ravel()))
-    for _ in range(20_000):
-        weights += 0.1 * differences.T @ (wins - 1 / (1 + np.exp(-differences @ weights)))
-    other = weights + np.linalg.svd(features[:3] - features[:3].mean(0))[2][-1]
-    found = generalisation._of_descent(other[None, None], start, seen[None, None])
-    np.testing.assert_allclose(found[0, 0], weights, atol=1e-8)

@@ -91,8 +91,8 @@ def held_out(
         h = np.asarray(at_indices(reward, data.winners) - at_indices(reward, data.losers))
     weights = np.asarray(data.weighted().weights, float)
     weights = weights / weights.sum()
-    flat = np.nan_to_num(h.reshape(-1, h.shape[-1]), nan=0.0)
-    slopes = [fit_slopes(row[:, None], weights[:, None])[0] for row in flat]
+    flat = h.reshape(-1, h.shape[-1]).T
+    slopes = fit_slopes(flat, np.broadcast_to(weights[:, None], flat.shape))
     found = HeldOut(
         np.logaddexp(0, -h) @ weights,
         ((h > 0) + 0.5 * (h == 0)) @ weights,

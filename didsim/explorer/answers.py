@@ -41,9 +41,7 @@ def settings() -> dict[str, Any]:
         "schema": schema(choices),
         "counts": COUNTS,
         "presets": {name: make() for name, make in PRESETS.items()},
-        "objectives": {
-            name: (OBJECTIVES[name].__doc__ or "").partition("\n")[0] for name in objective_names()
-        },
+        "objectives": {name: _first_line(OBJECTIVES[name]) for name in objective_names()},
     }
 
 

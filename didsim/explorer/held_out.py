@@ -5,13 +5,11 @@ from jaxtyping import Array, Float
 
 from didsim.explorer.problems import log_probs, objective_of, population
 from didsim.explorer.state import State
-from didsim.pairwise import PiecewiseLinear
-
-_WIN = PiecewiseLinear(knots=(0.0,), above=(1.0,))
+from didsim.training.metrics import WIN
 
 
 def held_out_accuracy(state: State, learned: Float[Array, "*batch sequences"]) -> Float[Array, "*batch"]:
     """The share of new pairs whose chosen response has the larger implicit reward; ties count half."""
     lengths = jnp.ones(learned.shape[-1], int)
     reward = objective_of(state).reward.of_space(learned, log_probs(state.reference), lengths)
-    return population(state).expect(_WIN, reward)
+    return population(state).expect(WIN, reward)

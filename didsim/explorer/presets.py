@@ -7,6 +7,7 @@ static export.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -70,16 +71,22 @@ def _towards(chosen: list[float], beta: float) -> list[float]:
     return shares(jnp.exp(moved) / jnp.sum(jnp.exp(moved)))
 
 
+def _state(**changed: Any) -> State:
+    """A state that goes from the reference to the target, with some fields changed."""
+    fields: dict[str, Any] = {
+        "reference": _REFERENCE,
+        "chosen": _REFERENCE,
+        "target": _TARGET,
+        "beta": _BETA,
+    } | changed
+    fields.setdefault("rejected", _towards(fields["chosen"], fields["beta"]))
+    return State(names=_NAMES, **fields)
+
+
 def _same() -> Preset:
     return Preset(
         title="Chosen = reference",
-        state=State(
-            names=_NAMES,
-            reference=_REFERENCE,
-            chosen=_REFERENCE,
-            rejected=[0.2, 0.3, 0.3, 0.2],
-            beta=1.0,
-        ),
+        state=_state(rejected=[0.2, 0.3, 0.3, 0.2], target=[], beta=1.0),
         notice=Notice(
             number="displacement",
             below="The reference itself wrote the chosen responses. Then their log-likelihood falls, by "
@@ -95,14 +102,7 @@ def _same() -> Preset:
 def _twelvefold() -> Preset:
     return Preset(
         title="Best answer up, mean down",
-        state=State(
-            names=_NAMES,
-            reference=_REFERENCE,
-            chosen=_REFERENCE,
-            rejected=_towards(_REFERENCE, _BETA),
-            target=_TARGET,
-            beta=_BETA,
-        ),
+        state=_state(),
         notice=Notice(
             number="displacement",
             below="{name.0} goes from {reference.0} to {learned.0}, {factor.0} times as likely. Yet the mean "
@@ -119,11 +119,11 @@ def _twelvefold() -> Preset:
 def _preferred() -> Preset:
     return Preset(
         title="Preferred, yet falling",
-        state=State(
-            names=_NAMES,
+        state=_state(
             reference=[0.25, 0.25, 0.25, 0.25],
             chosen=[0.5, 0.28, 0.12, 0.1],
             rejected=[0.2, 0.25, 0.25, 0.3],
+            target=[],
             beta=0.5,
         ),
         notice=Notice(
@@ -144,14 +144,7 @@ def _half_way() -> Preset:
     chosen = shares(jnp.exp(mixture(jnp.log(jnp.array(_TARGET)), jnp.log(jnp.array(_REFERENCE)), 0.5)))
     return Preset(
         title="Chosen half-way to the target",
-        state=State(
-            names=_NAMES,
-            reference=_REFERENCE,
-            chosen=chosen,
-            rejected=_towards(chosen, 1.0),
-            target=_TARGET,
-            beta=1.0,
-        ),
+        state=_state(chosen=chosen, beta=1.0),
         notice=Notice(
             number="displacement",
             below="Chosen responses lie {kl_chosen_reference} nats from the reference and "
@@ -169,14 +162,7 @@ def _half_way() -> Preset:
 def _overshoot() -> Preset:
     return Preset(
         title="Beta overshoots",
-        state=State(
-            names=_NAMES,
-            reference=_REFERENCE,
-            chosen=_REFERENCE,
-            rejected=_towards(_REFERENCE, 0.5),
-            target=_TARGET,
-            beta=0.2,
-        ),
+        state=_state(rejected=_towards(_REFERENCE, 0.5), beta=0.2),
         notice=Notice(
             number="beta",
             threshold=0.5,
@@ -192,9 +178,7 @@ def _overshoot() -> Preset:
 def _identical() -> Preset:
     return Preset(
         title="Identical pairs",
-        state=State(
-            names=_NAMES, reference=_REFERENCE, chosen=_TARGET, rejected=_TARGET, target=_TARGET, beta=_BETA
-        ),
+        state=_state(chosen=_TARGET, rejected=_TARGET),
         notice=Notice(
             number="change",
             at="Chosen and rejected responses come from the same distribution, however good it is. Wins and "
@@ -209,15 +193,7 @@ def _identical() -> Preset:
 def _simpo() -> Preset:
     return Preset(
         title="SimPO learns the DID",
-        state=State(
-            names=_NAMES,
-            reference=_REFERENCE,
-            chosen=_REFERENCE,
-            rejected=_towards(_REFERENCE, _BETA),
-            target=_TARGET,
-            objective="simpo",
-            beta=_BETA,
-        ),
+        state=_state(objective="simpo"),
         notice=Notice(
             number="without_reference",
             threshold=0.5,
@@ -234,14 +210,7 @@ def _simpo() -> Preset:
 def _broken() -> Preset:
     return Preset(
         title="Power law broken",
-        state=State(
-            names=_NAMES,
-            reference=_REFERENCE,
-            chosen=_REFERENCE,
-            rejected=[0.25, 0.25, 0.25, 0.25],
-            target=_TARGET,
-            beta=_BETA,
-        ),
+        state=_state(rejected=[0.25, 0.25, 0.25, 0.25]),
         notice=Notice(
             number="distance",
             at="The learned policy is the target: rejected responses obey the power law.",
@@ -256,13 +225,11 @@ def _broken() -> Preset:
 def _sixty() -> Preset:
     return Preset(
         title="60 pairs",
-        state=State(
-            names=_NAMES,
-            reference=_REFERENCE,
+        state=_state(
             chosen=shares((np.array(_REFERENCE) + np.array(_TARGET)) / 2),
             rejected=_REFERENCE,
+            target=[],
             pairs=60,
-            beta=_BETA,
         ),
         notice=Notice(
             number="unidentified_count",

@@ -1,5 +1,9 @@
 """A state as a Python program that computes the same numbers with the library."""
 
+from typing import Any
+
+import msgspec
+
 from didsim.explorer.problems import settings_of
 from didsim.explorer.sequences import arguments
 from didsim.explorer.state import COUNTS, INFINITE, State
@@ -65,33 +69,20 @@ print(f"after {steps} steps: {{run.metrics['chosen_displacement'][-1]:+.4f}} nat
 
 def program(state: State) -> str:
     """The program of the tab that is open."""
-    trained = _TRAINED.format(optimizer=state.optimizer, rate=state.rate, steps=STEPS)
-    return _HEAD + (_sequences(state) if state.tab == "sequences" else _responses(state)) + trained
+    body = _sequences(state) if state.tab == "sequences" else _responses(state)
+    return _HEAD + body + _filled(_TRAINED, state, steps=STEPS)
+
+
+def _filled(text: str, state: State, **words: Any) -> str:
+    """A part of the program, with the fields of a state and some more words in place of their names."""
+    return text.format(**msgspec.structs.asdict(state), **words)
 
 
 def _responses(state: State) -> str:
-    problem = _POPULATION
-    if state.pairs != INFINITE:
-        problem = _PAIRS.format(seed=state.seed, most=max(COUNTS), pairs=state.pairs)
-    return _RESPONSES.format(
-        names=state.names,
-        reference=state.reference,
-        chosen=state.chosen,
-        rejected=state.rejected,
-        objective=state.objective,
-        settings=", ".join(f"{name}={value!r}" for name, value in settings_of(state).items()),
-        problem=problem,
-    )
+    problem = _POPULATION if state.pairs == INFINITE else _filled(_PAIRS, state, most=max(COUNTS))
+    settings = ", ".join(f"{name}={value!r}" for name, value in settings_of(state).items())
+    return _filled(_RESPONSES, state, settings=settings, problem=problem)
 
 
 def _sequences(state: State) -> str:
-    return _SEQUENCES.format(
-        vocabulary=state.vocabulary,
-        length=state.length,
-        seed=state.seed,
-        family=state.family,
-        update=state.update,
-        sampler=state.sampler,
-        beta=state.beta,
-        **{f"of_{role}": words for role, words in arguments(state).items()},
-    )
+    return _filled(_SEQUENCES, state, **{f"of_{role}": words for role, words in arguments(state).items()})

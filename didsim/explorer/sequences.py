@@ -6,21 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from didsim.explorer.problems import numbers
 from didsim.explorer.state import State
-from didsim.explorer.trained import EVERY, OPTIMIZERS, STEPS
+from didsim.explorer.trained import EVERY, run_of
 from didsim.fixed_points import solve
 from didsim.information import did_entropy, entropy, expectation, js, kl
 from didsim.margins import check_order, fit_power_law, pair_exponent
 from didsim.objectives import dpo
-from didsim.policies import EnergyBased
 from didsim.preferences import REJECTED, Contrastive
 from didsim.spaces import SequenceSpace
 from didsim.sweeps.makers import REFERENCES, TARGETS
 from didsim.sweeps.settings import make
-from didsim.training import METRICS, Record, train
+from didsim.training import METRICS, Record
 
 Settings = dict[str, float]
 
@@ -83,17 +81,7 @@ def sequences(state: State) -> dict[str, Any]:
     exponents = np.asarray(pair_exponent(target, reference, rejected, first, second))
     exponents = exponents[np.isfinite(exponents)]
     spread = np.quantile(exponents, (0.05, 0.5, 0.95)) if len(exponents) else np.full(3, np.nan)
-    run = train(
-        EnergyBased(reference),
-        reference,
-        problem,
-        objective,
-        Partial(OPTIMIZERS[state.optimizer], state.rate),
-        STEPS,
-        record=_RECORD,
-        target=target,
-        on_divergence="record",
-    )
+    run = run_of(state, objective, reference, problem, _RECORD, target)
     return {
         "size": space.size,
         "sequences": ["".join(map(chr, 97 + row)) for row in np.asarray(space.sequences)],

@@ -14,8 +14,10 @@ from didsim.explorer.limits import solved
 from didsim.explorer.problems import log_probs, numbers, objective_of, problem_of
 from didsim.explorer.state import State
 from didsim.information import entropy, expectation, js
+from didsim.objectives import Objective
 from didsim.policies import EnergyBased
-from didsim.training import METRICS, Metric, Record, train
+from didsim.preferences import Problem
+from didsim.training import METRICS, Metric, Record, Run, train
 
 STEPS, EVERY = 400, 4
 
@@ -31,6 +33,28 @@ _POLICY = Metric(lambda snapshot: snapshot.log_probs, "Log-probabilities of the 
 _RECORD = Record(EVERY, {"policy": _POLICY, "displacement": METRICS["chosen_displacement"]})
 
 
+def run_of(
+    state: State,
+    objective: Objective,
+    reference: Float[Array, " sequences"],
+    problem: Problem,
+    record: Record,
+    target: Float[Array, " sequences"] | None = None,
+) -> Run:
+    """A run from the reference, with the optimiser of a state."""
+    return train(
+        EnergyBased(reference),
+        reference,
+        problem,
+        objective,
+        Partial(OPTIMIZERS[state.optimizer], state.rate),
+        STEPS,
+        record=record,
+        target=target,
+        on_divergence="record",
+    )
+
+
 def training(state: State) -> dict[str, Any]:
     """A run of the state's objective on its pairs, from the reference.
 
@@ -39,16 +63,7 @@ def training(state: State) -> dict[str, Any]:
     """
     reference, chosen = log_probs(state.reference), log_probs(state.chosen)
     objective, problem = objective_of(state), problem_of(state)
-    run = train(
-        EnergyBased(reference),
-        reference,
-        problem,
-        objective,
-        Partial(OPTIMIZERS[state.optimizer], state.rate),
-        STEPS,
-        record=_RECORD,
-        on_divergence="record",
-    )
+    run = run_of(state, objective, reference, problem, _RECORD)
     policies = jnp.asarray(run.metrics["policy"])
     limit = jnp.asarray(solved(state).certificate.limit)
     return {

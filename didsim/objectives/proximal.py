@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array
 
 from didsim import _checks
+from didsim._differences import difference
 from didsim.objectives.rewards import Scalar
 from didsim.objectives.terms import Population, Sequences, Term, check_parts
 
@@ -34,7 +35,7 @@ class ProximalPair(Term):
 
     def of_pairs(self, chosen: Any, rejected: Any, baseline: Array | None) -> Array:
         of_chosen, of_rejected = (self._reward(one, one.logps) for one in (chosen, rejected))
-        return self.kernel(of_chosen - of_rejected)
+        return self.kernel(difference(of_chosen, of_rejected))
 
     def expected(self, space: Sequences, over: Population) -> Array:
         return self.kernel.expect(over.problem, self._reward(space, over.held.logps))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
+from didsim import _checks
 from didsim.preferences.explicit import NamedPairs, Pairs
 
 
@@ -194,10 +195,7 @@ def _check_names(name: str, lists: list[list[Any]]) -> None:
 def _weights(given: Any, rows: int) -> np.ndarray:
     if given is None:
         return np.ones(rows)
-    try:
-        weights = np.asarray(given, float)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"`weights` must be numbers; got {given!r}") from None
+    weights = np.asarray(_checks.numbers_given("weights", given), float)
     if weights.shape != (rows,):
         raise ValueError(f"`weights` must be one for each of {rows} rankings; got shape {weights.shape}")
     bad = ~(np.isfinite(weights) & (weights >= 0))

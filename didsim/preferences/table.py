@@ -95,13 +95,7 @@ class PreferenceTable(eqx.Module):
         alpha = jnp.log(theta).astype(reward.dtype)[..., None, None]
         won = log_sigmoid(reward[..., :, None] - reward[..., None, :] - alpha)
         tied = log_tie_factor(alpha) + won + jnp.swapaxes(won, -1, -2)
-        # From logarithms, since the exponential of an unlikely outcome would round to zero.
-        return eqx.tree_at(
-            lambda table: (table.log_wins, table.log_ties),
-            cls(jnp.full((1, 1), 0.5)),
-            (won, tied),
-            is_leaf=lambda leaf: leaf is None,
-        )
+        return cls._of_logarithms(won, tied)
 
     @classmethod
     def bradley_terry(cls, reward: Float[ArrayLike, "*#batch sequences"]) -> "PreferenceTable":
@@ -122,7 +116,17 @@ class PreferenceTable(eqx.Module):
         """
         reward = _checks.finite("reward", reward)
         won = log_sigmoid(reward[..., :, None] - reward[..., None, :])
-        return eqx.tree_at(lambda table: table.log_wins, cls(jnp.full((1, 1), 0.5)), won)
+        return cls._of_logarithms(won, None)
+
+    @classmethod
+    def _of_logarithms(cls, log_wins: Array, log_ties: Array | None) -> "PreferenceTable":
+        """A table whose logarithms are known: the exponential of an unlikely outcome would round to zero."""
+        return eqx.tree_at(
+            lambda table: (table.log_wins, table.log_ties),
+            cls(jnp.full((1, 1), 0.5)),
+            (log_wins, log_ties),
+            is_leaf=lambda leaf: leaf is None,
+        )
 
     @classmethod
     def cyclic(cls, size: int, win: Real[ArrayLike, "*batch"] = 0.9) -> "PreferenceTable":

@@ -226,10 +226,11 @@ def reward_margin(s: Snapshot) -> Array:
 @_standard("Reward accuracy", "1", by_default=False)
 def reward_accuracy(s: Snapshot) -> Array:
     """Share of sampled pairs whose chosen sequence has the larger implicit reward; ties count half."""
-    return s.problem.expect(_WIN, s.implicit_reward())
+    return s.problem.expect(WIN, s.implicit_reward())
 
 
-_WIN = PiecewiseLinear(knots=(0.0,), above=(1.0,))
+WIN = PiecewiseLinear(knots=(0.0,), above=(1.0,))
+"""1 for a positive difference of rewards, and a half for a difference of zero."""
 
 
 def _target(s: Snapshot) -> Array:

@@ -33,7 +33,11 @@ def _are_weights(value: Any, size: int) -> bool:
         array = np.asarray(value, float)
     except (TypeError, ValueError, OverflowError):
         return False
-    return array.shape == (size,) and bool(np.isfinite(array).all() and (array >= 0).all() and array.any())
+    return (
+        not np.iscomplexobj(value)
+        and array.shape == (size,)
+        and bool(np.isfinite(array).all() and (array >= 0).all() and array.any())
+    )
 
 
 def _is_lost(value: Any) -> bool:

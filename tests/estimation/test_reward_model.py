@@ -17,6 +17,7 @@ from statsmodels.discrete.conditional_models import ConditionalLogit
 
 import didsim
 from didsim import NamedPairs, Pairs, Rankings, reward_model
+from tests.compilations import counted_compilations
 from tests.estimation.data import games, log_likelihood
 
 
@@ -355,3 +356,15 @@ def test_hostile_data_have_a_certified_answer_or_a_reason(data: Pairs, ridge: fl
         terms[i] += pull
         terms[j] += pull
     assert np.all(np.abs(gradient) <= 2 * off * terms)
+
+
+def test_new_values_compile_nothing() -> None:
+    def fit(seed: int, ridge: float) -> None:
+        data = games(6, 40, seed=seed)
+        reward_model(data, ridge=ridge)
+        reward_model(data, features=np.random.default_rng(seed).normal(size=(6, 2)))
+
+    fit(0, 0.1)
+    with counted_compilations() as compiled:
+        fit(1, 0.2)
+    assert compiled == []

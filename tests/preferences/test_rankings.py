@@ -52,7 +52,7 @@ def test_pairs_keep_the_weights() -> None:
         ([["a", "b"]], [float("nan")], "`weights` must be zero or more"),
         ([["a", "b"]], [0.0], "`weights` must not all be zero"),
         ([["a", "b"]], [1.0, 1.0], "`weights` must be one for each of 1"),
-        ([["a", "b"]], "x", "`weights` must be numbers"),
+        ([["a", "b"]], "x", "`weights` must be an array of real numbers"),
     ],
 )
 def test_wrong_rankings(rankings: Any, weights: Any, message: str) -> None:
