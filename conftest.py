@@ -8,7 +8,11 @@ from pathlib import Path
 
 # Most of the time goes into compiling thousands of small programs that run for a millisecond. Without XLA's
 # optimiser a program computes the same formulas, and compiles in a quarter of the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",
+)
 # What one module, worker or subprocess compiled, no other has to. JAX reads this when it is imported.
 _CACHE = Path(__file__).parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))

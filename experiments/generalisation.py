@@ -153,7 +153,7 @@ def _dataset(
         {**found, "target_displacement": (dims[1:], wanted, limit)},
         {
             "policy": list(policies),
-            "share": ("share", list(config.shares), {"long_name": "Share of the space that pairs show"}),
+            "share": ("share", list(config.shares), {"long_name": "Share of the space in pairs"}),
         },
     )
 

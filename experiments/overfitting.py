@@ -154,7 +154,7 @@ def _of_size(
             found=(("seed",), has_minimiser(data, reference.shape[-1]), found),
         )
         .assign_coords(
-            weight=("weight", weights, {"long_name": "Weight of KL(reference ‖ policy)", "units": "1"})
+            weight=("weight", weights, {"long_name": "Weight of the KL divergence", "units": "1"})
         )
     )
 

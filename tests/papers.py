@@ -16,43 +16,47 @@ EXO, FLIPS, MODULATION, ALPHA, LENGTH, GUARD = 0.03, 0.2, 0.3, 0.4, 0.02, 3.0
 SHIFT, ENTROPY, MIXED, TIES = 0.6, 0.8, 0.3, 2.0
 
 
+MAKERS: dict[str, Callable[[float], Objective]] = {
+    "dpo": didsim.dpo,
+    "cdpo": lambda strength: didsim.cdpo(strength, FLIPS),
+    "robust": lambda strength: didsim.robust(strength, FLIPS),
+    "ipo": didsim.ipo,
+    "slic": lambda strength: didsim.slic(strength, 1.5),
+    "simpo": lambda strength: didsim.simpo(strength, 0.7),
+    "orpo": didsim.orpo,
+    "cpo": lambda strength: didsim.cpo(strength, 0.3),
+    "exo": lambda strength: didsim.exo(strength, EXO),
+    "nca": didsim.nca,
+    "bco": didsim.bco,
+    "sppo": didsim.sppo,
+    "apo_zero": didsim.apo_zero,
+    "apo_down": didsim.apo_down,
+    "discopop": lambda strength: didsim.discopop(strength, MODULATION),
+    "kto": lambda strength: didsim.kto(strength, 1.25, 0.75),
+    "dpop": lambda strength: didsim.dpop(strength, GUARD),
+    "rdpo": lambda strength: didsim.rdpo(strength, LENGTH),
+    "length_normalised_dpo": didsim.length_normalised_dpo,
+    "fdpo_forward_kl": didsim.fdpo_forward_kl,
+    "fdpo_js": didsim.fdpo_js,
+    "fdpo_alpha": lambda strength: didsim.fdpo_alpha(strength, ALPHA),
+    "sft": lambda _: didsim.sft(),
+    "exponential": didsim.exponential,
+    "reference_free": didsim.reference_free,
+    "dpo_pg": didsim.dpo_pg,
+    "alphapo": lambda strength: didsim.alphapo(strength, 0.7, ALPHA),
+    "bdpo": lambda strength: didsim.bdpo(strength, MIXED),
+    "chi_po": didsim.chi_po,
+    "dpo_rao_kupper": lambda strength: didsim.dpo_rao_kupper(strength, TIES),
+    "dpo_shift": lambda strength: didsim.dpo_shift(strength, SHIFT),
+    "h_dpo": lambda strength: didsim.h_dpo(strength, ENTROPY),
+    "npo": didsim.npo,
+}
+"""Every objective by its first argument, with others unlike their defaults."""
+
+
 def make(strength: float) -> dict[str, Objective]:
-    """Every objective, with its first argument and others unlike their defaults."""
-    return {
-        "dpo": didsim.dpo(strength),
-        "cdpo": didsim.cdpo(strength, FLIPS),
-        "robust": didsim.robust(strength, FLIPS),
-        "ipo": didsim.ipo(strength),
-        "slic": didsim.slic(strength, 1.5),
-        "simpo": didsim.simpo(strength, 0.7),
-        "orpo": didsim.orpo(strength),
-        "cpo": didsim.cpo(strength, 0.3),
-        "exo": didsim.exo(strength, EXO),
-        "nca": didsim.nca(strength),
-        "bco": didsim.bco(strength),
-        "sppo": didsim.sppo(strength),
-        "apo_zero": didsim.apo_zero(strength),
-        "apo_down": didsim.apo_down(strength),
-        "discopop": didsim.discopop(strength, MODULATION),
-        "kto": didsim.kto(strength, 1.25, 0.75),
-        "dpop": didsim.dpop(strength, GUARD),
-        "rdpo": didsim.rdpo(strength, LENGTH),
-        "length_normalised_dpo": didsim.length_normalised_dpo(strength),
-        "fdpo_forward_kl": didsim.fdpo_forward_kl(strength),
-        "fdpo_js": didsim.fdpo_js(strength),
-        "fdpo_alpha": didsim.fdpo_alpha(strength, ALPHA),
-        "sft": didsim.sft(),
-        "exponential": didsim.exponential(strength),
-        "reference_free": didsim.reference_free(strength),
-        "dpo_pg": didsim.dpo_pg(strength),
-        "alphapo": didsim.alphapo(strength, 0.7, ALPHA),
-        "bdpo": didsim.bdpo(strength, MIXED),
-        "chi_po": didsim.chi_po(strength),
-        "dpo_rao_kupper": didsim.dpo_rao_kupper(strength, TIES),
-        "dpo_shift": didsim.dpo_shift(strength, SHIFT),
-        "h_dpo": didsim.h_dpo(strength, ENTROPY),
-        "npo": didsim.npo(strength),
-    }
+    """Every objective of `MAKERS`, with its first argument."""
+    return {name: of_strength(strength) for name, of_strength in MAKERS.items()}
 
 
 class Pair(NamedTuple):

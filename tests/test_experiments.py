@@ -33,8 +33,8 @@ from tests.experiment_cases import ROOT, invoke, settings
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
-    small = settings(name, vocab_size=2, max_length=3, steps=60, seeds=4)
+def test_an_experiment_of_the_smallest_space_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
+    small = settings(name, vocab_size=2, max_length=1, eos=True, seeds=1, steps=1)
     with patch.object(results, "save", wraps=results.save) as saved:
         result = invoke(name, *small, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output
@@ -51,7 +51,7 @@ def test_an_experiment_writes_data_and_pictures(name: str, tmp_path: Path) -> No
         assert clipped(figure) == []
     with xr.open_dataset(tmp_path / f"{name}.nc") as dataset:
         assert shlex.split(dataset.attrs["command"]) == ["python", "-m", "experiments", name, *small]
-        assert json.loads(dataset.attrs["config"])["max_length"] == (1 if name == "four_answers" else 3)
+        assert json.loads(dataset.attrs["config"])["max_length"] == 1
         assert dataset.attrs["seed"] == 0
         assert "jax" in json.loads(dataset.attrs["versions"])
         for variable in dataset.data_vars.values():
@@ -91,7 +91,10 @@ def test_objectives_get_the_beta_of_the_data() -> None:
 
 def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None:
     def data(seed: int) -> xr.Dataset:
-        config = optimal_rejected.Config(vocab_size=2, max_length=3, steps=20, seeds=3, seed=seed)
+        few = ("optimal", "uniform")
+        config = optimal_rejected.Config(
+            vocab_size=2, max_length=3, steps=20, seeds=3, seed=seed, rejected=few
+        )
         return optimal_rejected.run(config)
 
     xr.testing.assert_identical(data(0), data(0))
@@ -100,7 +103,7 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None
 
 @pytest.mark.slow
 def test_optimal_rejected_ends_at_the_target_and_all_others_at_their_limits() -> None:
-    config = optimal_rejected.Config(seeds=2)
+    config = optimal_rejected.Config(seeds=2, max_length=3)
     dataset = optimal_rejected.run(config)
     ends = dataset["js_to_target"].isel(step=-1)
     assert float(ends.sel(rejected="optimal").max()) < 1e-6

@@ -57,11 +57,39 @@ def _flat(like: Array) -> float:
     return 5e3 * float(jnp.finfo(like.dtype).eps)
 
 
+class _Point(NamedTuple):
+    """The loss at some numbers, and its derivatives."""
+
+    z: Array
+    value: Array
+    gradient: Array
+    hessian: Array
+
+
 class _State(NamedTuple):
+    """A pass of Newton's method.
+
+    Attributes:
+        z: where the next pass looks at the loss.
+        iteration: the number of steps that were taken.
+        step: the largest entry of the step from the point of this pass.
+        stuck: whether no share of it made the loss fall.
+        is_last: whether this pass only looked at where the method had ended.
+        first: the point of the first pass.
+        here: the point of this pass.
+        flat: as in `_Decomposed`, at this point.
+        lowest: as in `_Decomposed`, at this point.
+    """
+
     z: Array
     iteration: Array
     step: Array
     stuck: Array
+    is_last: Array
+    first: _Point
+    here: _Point
+    flat: Array
+    lowest: Array
 
 
 def minimise(
@@ -96,69 +124,93 @@ def minimise(
     """
     gradient = jax.grad(loss)
 
-    def hessian_at(z: Array) -> Array:
-        return jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z)
+    def look(z: Array) -> _Point:
+        value, slope = jax.value_and_grad(loss)(z, z)
+        return _Point(z, value, slope, jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z))
 
     def advance(state: _State) -> _State:
-        z = state.z
-        g = gradient(z, z)
-        step = _decomposed(hessian_at(z), idle, size).step(g)
+        is_last = (state.iteration >= _STEPS) | ~(state.step > 1e-13) | state.stuck
+        z, root_step = state.z, None
+        if moves:
+            z, root_step = _root(lambda z: gradient(z, z), z, idle, is_last)
+        here = look(z)
+        decomposed = _decomposed(here.hessian, idle, size)
+        step = decomposed.step(here.gradient)
         longest = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1, LONGEST_STEP / longest)
-        share = share_of_step(lambda moved: loss(moved, z), loss(z, z), z, step, jnp.vdot(g, step))
-        new = jnp.where(share > 0, z + share * step, z)
-        return _State(new, state.iteration + 1, longest, share == 0)
+        slope = jnp.vdot(here.gradient, step)
+        share = share_of_step(lambda moved: loss(moved, z), here.value, z, step, slope, ~is_last)
+        if root_step is not None:
+            longest = jnp.where(is_last, jnp.max(jnp.abs(root_step)), longest)
+        return _State(
+            jnp.where(share > 0, z + share * step, z),
+            state.iteration + jnp.where(is_last, 0, 1),
+            longest,
+            share == 0,
+            is_last,
+            jax.tree.map(lambda a, b: jnp.where(state.iteration == 0, a, b), here, state.first),
+            here,
+            decomposed.flat,
+            decomposed.lowest,
+        )
 
-    def going(state: _State) -> Array:
-        return (state.iteration < _STEPS) & (state.step > 1e-13) & ~state.stuck
-
-    first = _State(start, jnp.zeros((), int), jnp.full((), jnp.inf, start.dtype), jnp.zeros((), bool))
-    last = jax.lax.while_loop(going, advance, first)
-    z = last.z
-
-    def whole(z: Array) -> Array:
-        return gradient(z, z)
-
-    if moves:
-        z = _root(whole, z, idle)
-    at_start = hessian_at(start)
-    nowhere = jnp.zeros((), bool)
-    if mass is not None:
-        # A loss that does not curve at the start, and does not change from there, is left where it is.
-        nowhere = jnp.all(jnp.abs(jnp.diag(at_start)) <= 4 * jnp.finfo(z.dtype).eps * mass)
-        nowhere = nowhere & _same(loss(z, z), loss(start, start))
-        z = jnp.where(nowhere, start, z)
-    g, at_end = gradient(z, z), hessian_at(z)
-    decomposed = _decomposed(at_end, idle, size)
-    step = root_step(jax.jacfwd(whole)(z), g, idle) if moves else decomposed.step(g)
-    flat = decomposed.flat
-    if mass is not None and len(z) > len(idle):
+    # The start, the steps and the end are passes of one loop, so that the loss and its derivatives are
+    # compiled once.
+    zero, none, no = jnp.zeros((), start.dtype), jnp.zeros((), int), jnp.zeros((), bool)
+    nowhere_yet = _Point(start, zero, jnp.zeros_like(start), jnp.zeros((len(start),) * 2, start.dtype))
+    begun = _State(start, none, zero + jnp.inf, no, no, nowhere_yet, nowhere_yet, none, zero)
+    ended = jax.lax.while_loop(lambda state: ~state.is_last, advance, begun)
+    first, here, flat = ended.first, ended.here, ended.flat
+    if mass is not None and len(start) > len(idle):
         # Far out nothing is left of the loss but rounding, which looks like curvature at a unit diagonal.
-        diagonal = jnp.abs(jnp.diag(at_end))
+        diagonal = jnp.abs(jnp.diag(here.hessian))
         curves = jnp.where(mass > 0, diagonal / jnp.where(mass > 0, mass, 1), jnp.inf)
-        flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(z.dtype).eps)
+        flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(start.dtype).eps)
 
     def level_there(_: None) -> Array:
-        level, along = _level(at_start, at_end, size)
-        unchanged = _same(loss(z + along, z), loss(z, z)) & _same(loss(z - along, z), loss(z, z))
-        return jnp.where(unchanged, level - len(idle), 0)
+        level, along = _level(first.hessian, here.hessian, size)
+        values = jax.vmap(lambda sign: loss(here.z + sign * along, here.z))(
+            jnp.array([1.0, -1.0], start.dtype)
+        )
+        return jnp.where(jnp.all(_same(values, here.value)), level - len(idle), 0)
 
     # A direction that is level is flat, too.
     level = jax.lax.cond(flat > 0, level_there, lambda _: jnp.zeros_like(flat), None)
-    step, falls = jnp.max(jnp.abs(step)), decomposed.lowest < -TOLERANCE
-    # What is left of such a loss is rounding, in every direction but the idle ones.
-    flat, level = (jnp.where(nowhere, len(z) - len(idle), count) for count in (flat, level))
-    step, falls = jnp.where(nowhere, 0, step), falls & ~nowhere
-    return Found(z, loss(z, z), jnp.max(jnp.abs(g)), step, flat, level, falls, last.iteration)
+    found = Found(
+        here.z,
+        here.value,
+        jnp.max(jnp.abs(here.gradient)),
+        ended.step,
+        flat,
+        level,
+        ended.lowest < -TOLERANCE,
+        ended.iteration,
+    )
+    if mass is None:
+        return found
+    # A loss that does not curve at the start, and does not change from there, is left where it is. What is
+    # left of such a loss is rounding, in every direction but the idle ones.
+    curves_nowhere = jnp.all(jnp.abs(jnp.diag(first.hessian)) <= 4 * jnp.finfo(start.dtype).eps * mass)
+    nowhere = curves_nowhere & _same(here.value, first.value)
+    every = jnp.full((), len(start) - len(idle))
+    size_of_gradient = jnp.max(jnp.abs(first.gradient))
+    left = Found(first.z, first.value, size_of_gradient, zero, every, every, no, ended.iteration)
+    chosen: Found = jax.tree.map(lambda a, b: jnp.where(nowhere, a, b), left, found)
+    return chosen
 
 
 def share_of_step(
-    loss: Callable[[Array], Array], before: Array, z: Array, step: Array, slope: Array
+    loss: Callable[[Array], Array],
+    before: Array,
+    z: Array,
+    step: Array,
+    slope: Array,
+    wanted: Array | bool = True,
 ) -> Array:
     """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
 
     The loss must fall, from its value `before`, by a part of what its slope along the step promises, or by
-    nothing but rounding.
+    nothing but rounding. If no step is `wanted`, the share is 0, and the loss is not computed.
     """
     noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
 
@@ -170,7 +222,7 @@ def share_of_step(
 
     # The loop tries the whole step, too, so that the loss is compiled in one place. The verdict is carried:
     # computed again, it may round to another one, and the loop not end.
-    first = jnp.full((), 2, z.dtype), jnp.ones((), bool)
+    first = jnp.where(wanted, jnp.full((), 2, z.dtype), 0), jnp.asarray(wanted)
     share, _ = jax.lax.while_loop(lambda state: state[1], shorten, first)
     return jnp.where(share > 1e-10, share, 0)
 
@@ -260,23 +312,25 @@ def _scale(diagonal: Array, size: Array | None) -> Array:
     return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
 
 
-def _root(field: Callable[[Array], Array], start: Array, idle: Array, steps: int = 30) -> Array:
-    """A root of a field near a start, by Newton's method, until a step no longer shrinks the field."""
+def _root(
+    field: Callable[[Array], Array], start: Array, idle: Array, wanted: Array, steps: int = 30
+) -> tuple[Array, Array]:
+    """A root of a field near a start, and the next step from there: Newton's method.
 
-    def size(z: Array) -> Array:
-        return jnp.max(jnp.abs(field(z)))
+    It goes on until a step no longer shrinks the field. If no root is `wanted`, it returns the start.
+    """
 
-    def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        z, _, iteration = state
-        new = z + root_step(jax.jacfwd(field)(z), field(z), idle)
-        better = size(new) < size(z)
-        return jnp.where(better, new, z), better, iteration + 1
+    def advance(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        z, _, iteration, _ = state
+        jacobian, here = jax.jacfwd(lambda z: (field(z),) * 2, has_aux=True)(z)
+        step = root_step(jacobian, here, idle)
+        shrinks = jnp.max(jnp.abs(field(z + step))) < jnp.max(jnp.abs(here))
+        better = shrinks & (iteration < steps)
+        return jnp.where(better, z + step, z), better, iteration + 1, step
 
-    def going(state: tuple[Array, Array, Array]) -> Array:
-        return state[1] & (state[2] < steps)
-
-    first = start, jnp.ones((), bool), jnp.zeros((), int)
-    return jax.lax.while_loop(going, advance, first)[0]
+    first = start, wanted, jnp.zeros((), int), jnp.zeros_like(start)
+    z, _, _, step = jax.lax.while_loop(lambda state: state[1], advance, first)
+    return z, step
 
 
 def root_step(jacobian: Array, field: Array, idle: Array) -> Array:

@@ -13,7 +13,7 @@ import didsim
 from didsim import OBJECTIVES, Contrastive, Labelled, Objective, Pairs
 from tests import papers
 from tests.objectives.catalogue_cases import P, Q, losses
-from tests.papers import NAMES, PER_TOKEN, make
+from tests.papers import MAKERS, NAMES, PER_TOKEN, make
 
 
 def test_defaults_are_those_documented() -> None:
@@ -76,7 +76,7 @@ def test_defaults_are_those_documented() -> None:
 def test_one_token_each_is_no_length_normalisation() -> None:
     ones = np.ones(3, int)
     for name in PER_TOKEN:
-        objective = make(0.5)[name]
+        objective = MAKERS[name](0.5)
         without = objective.loss(P, Q, Contrastive(P, Q))
         assert float(objective.loss(P, Q, Contrastive(P, Q), ones)) == pytest.approx(
             float(without), rel=1e-14

@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 from didsim import Contrastive, Labelled, Problem
 from tests import papers
 from tests.objectives.catalogue_cases import EPS, EXPONENTIAL, baseline, losses_and_gradients, population
-from tests.papers import PAPERS, magnitude, make
+from tests.papers import MAKERS, PAPERS, magnitude
 from tests.tables import table
 
 MANY = 90
@@ -40,7 +40,7 @@ def test_losses_and_slopes_of_many_sequences_agree_with_all_pairs(
     p, n, log_table = log_softmax(logits), LENGTHS_OF_MANY, table(problem, MANY)
     weights = np.exp(log_table)
     direction = np.random.default_rng(0).normal(size=MANY)
-    objectives = {name: make(strength)[name] for name in KINDS_OF_SUMS}
+    objectives = {name: MAKERS[name](strength) for name in KINDS_OF_SUMS}
     for name, (loss, gradient) in losses_and_gradients(objectives, logits, r, problem, n).items():
         size = float(magnitude(name, strength, p, r, n).max())
         if name in EXPONENTIAL and not size < 1e100 * (name != "exponential") + 300:

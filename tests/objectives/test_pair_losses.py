@@ -11,7 +11,17 @@ import didsim
 from didsim import Contrastive
 from tests import papers
 from tests.objectives.catalogue_cases import EPS, EPS32, EXPONENTIAL, P, Q
-from tests.papers import BASELINES, NAMES, PAPERS, PER_TOKEN, REFERENCE_FREE, magnitude, make, rounding
+from tests.papers import (
+    BASELINES,
+    MAKERS,
+    NAMES,
+    PAPERS,
+    PER_TOKEN,
+    REFERENCE_FREE,
+    magnitude,
+    make,
+    rounding,
+)
 from tests.strategies import betas
 
 LOGPS = st.one_of(st.floats(-60, -0.01), st.sampled_from((-1400.0, -700.0, -1e-9)))
@@ -25,7 +35,7 @@ def test_pair_losses_agree_with_the_formula_of_their_paper(
     w, y, rw, rl = (np.array(data.draw(st.lists(LOGPS, min_size=3, max_size=3))) for _ in range(4))
     nw, nl = (np.array(data.draw(st.lists(st.integers(1, 40), min_size=3, max_size=3))) for _ in range(2))
     z = data.draw(st.sampled_from((0.0, 0.7, 30.0))) if name in BASELINES else 0.0
-    result = make(strength)[name].pair_loss(w, y, rw, rl, nw, nl, baseline=z)
+    result = MAKERS[name](strength).pair_loss(w, y, rw, rl, nw, nl, baseline=z)
     with np.errstate(over="ignore", invalid="ignore"):
         expected = PAPERS[name](strength, papers.Pair(w, y, rw, rl, nw, nl, z))
         sizes = magnitude(name, strength, w, rw, nw), magnitude(name, strength, y, rl, nl)
@@ -38,7 +48,7 @@ def test_pair_losses_agree_with_the_formula_of_their_paper(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pair_losses_take_python_numbers(name: str) -> None:
-    result = make(0.1)[name].pair_loss(-10.0, -12.5, -11.0, -11.5, 4, 5, baseline=0.05)
+    result = MAKERS[name](0.1).pair_loss(-10.0, -12.5, -11.0, -11.5, 4, 5, baseline=0.05)
     w, y, rw, rl = (np.float64(x) for x in (-10.0, -12.5, -11.0, -11.5))
     given = papers.Pair(w, y, rw, rl, 4, 5, 0.05)
     assert float(result) == pytest.approx(float(PAPERS[name](0.1, given)), rel=1e-13)
@@ -52,16 +62,16 @@ def test_the_baseline_of_a_batch_of_pairs_is_that_of_its_sequences() -> None:
         mean = 0.6 * (np.mean(chosen - rw) + np.mean(y - rl)) / 2
         for name, z in {"kto": max(0.0, mean), "bco": mean}.items():
             expected = PAPERS[name](0.6, papers.Pair(chosen, y, rw, rl, 1, 1, z))
-            np.testing.assert_allclose(make(0.6)[name].pair_loss(chosen, y, rw, rl), expected, rtol=1e-13)
+            np.testing.assert_allclose(MAKERS[name](0.6).pair_loss(chosen, y, rw, rl), expected, rtol=1e-13)
     assert mean < 0  # so that it was held at zero
 
 
 def test_the_baseline_must_be_one_number() -> None:
     for name in BASELINES:
         with pytest.raises(ValueError, match=r"`baseline` must be one number; got shape \(2,\)"):
-            make(0.5)[name].pair_loss(-1.0, -2.0, -1.0, -1.0, baseline=np.zeros(2))
+            MAKERS[name](0.5).pair_loss(-1.0, -2.0, -1.0, -1.0, baseline=np.zeros(2))
         with pytest.raises(ValueError, match="`baseline` must be finite; got nan"):
-            make(0.5)[name].pair_loss(-1.0, -2.0, -1.0, -1.0, baseline=np.nan)
+            MAKERS[name](0.5).pair_loss(-1.0, -2.0, -1.0, -1.0, baseline=np.nan)
     assert [name for name, objective in make(0.5).items() if objective.has_baseline] == list(BASELINES)
 
 
@@ -69,7 +79,7 @@ def test_the_baseline_must_be_one_number() -> None:
 def test_pair_losses_broadcast_and_map(name: str) -> None:
     rng = np.random.default_rng(0)
     w, y = -30 * rng.random((4, 1)), -30 * rng.random(3)
-    objective = make(0.3)[name]
+    objective = MAKERS[name](0.3)
 
     def pair_loss(w: ArrayLike, y: ArrayLike) -> jax.Array:
         return objective.pair_loss(w, y, -10.0, -12.0, np.array([2, 3, 4]), 5, baseline=0.2)
@@ -86,7 +96,7 @@ def test_pair_losses_broadcast_and_map(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_pair_losses_are_finite_where_the_policy_is_sure(name: str) -> None:
     w = np.array([0.0, -1e-300, -1e-17, -700.0, -1400.0])
-    objective = make(0.5)[name]
+    objective = MAKERS[name](0.5)
     arguments = (w[:, None], w, np.full(5, -1.0), np.full(5, -1.0), np.ones(5, int), np.ones(5, int))
     if name in EXPONENTIAL:
         arguments = (w[:, None] / 2, w / 2, *arguments[2:])
@@ -118,7 +128,7 @@ def test_pair_losses_in_float32(data: st.DataObject, strength: float) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFERENCE_FREE])
 def test_a_missing_reference_is_named(name: str) -> None:
-    objective = make(0.5)[name]
+    objective = MAKERS[name](0.5)
     with pytest.raises(
         ValueError, match=r"`ref_chosen_logps` must be given .* uses the reference .* got None"
     ):
@@ -129,7 +139,7 @@ def test_a_missing_reference_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", PER_TOKEN)
 def test_missing_lengths_are_named(name: str) -> None:
-    objective = make(0.5)[name]
+    objective = MAKERS[name](0.5)
     with pytest.raises(ValueError, match=r"`chosen_lengths` must be given .* number of tokens; got None"):
         objective.pair_loss(-1.0, -2.0, -1.0, -1.0)
     with pytest.raises(ValueError, match="`rejected_lengths` must be given to this objective"):
@@ -138,7 +148,7 @@ def test_missing_lengths_are_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in REFERENCE_FREE if name not in PER_TOKEN])
 def test_what_is_not_needed_need_not_be_given(name: str) -> None:
-    result = make(0.5)[name].pair_loss(-1.0, -2.0)
+    result = MAKERS[name](0.5).pair_loss(-1.0, -2.0)
     expected = PAPERS[name](0.5, papers.Pair(np.float64(-1), np.float64(-2), 0, 0, 1, 1))
     assert float(result) == pytest.approx(float(expected), rel=1e-14)
 
@@ -183,7 +193,7 @@ def test_lengths_of_pairs_are_checked() -> None:
 @pytest.mark.parametrize("name", ["kto", "bco"])
 def test_batches_as_large_as_the_space_keep_their_own_baselines(name: str) -> None:
     p = log_softmax(np.random.default_rng(0).normal(size=(3, 3)), -1)
-    objective = make(0.5)[name]
+    objective = MAKERS[name](0.5)
     batch = objective.loss(p, Q, Contrastive(P, Q))
     for k in range(3):
         assert float(batch[k]) == pytest.approx(float(objective.loss(p[k], Q, Contrastive(P, Q))), rel=1e-13)
@@ -192,7 +202,7 @@ def test_batches_as_large_as_the_space_keep_their_own_baselines(name: str) -> No
 @pytest.mark.parametrize("name", ["kto", "bco"])
 def test_no_gradient_passes_through_the_baseline_of_a_batch_of_pairs(name: str) -> None:
     w, y, ref = jnp.array([-0.5, -1.0]), jnp.array([-2.0, -1.0]), -2.5
-    objective = make(1.0)[name]
+    objective = MAKERS[name](1.0)
     held = float((jnp.mean(w - ref) + jnp.mean(y - ref)) / 2)
     free = jax.grad(lambda w: objective.pair_loss(w, y, ref, ref).sum())(w)
     fixed = jax.grad(lambda w: objective.pair_loss(w, y, ref, ref, baseline=held).sum())(w)

@@ -22,7 +22,7 @@ from tests.objectives.catalogue_cases import (
     losses_and_gradients,
     population,
 )
-from tests.papers import NAMES, magnitude, make, rounding
+from tests.papers import MAKERS, NAMES, magnitude, make, rounding
 from tests.strategies import betas, hostile_logits, ordinary_logits
 from tests.tables import table
 
@@ -185,7 +185,7 @@ def test_losses_are_convex_in_the_logits(data: st.DataObject, kind: str, strengt
 def test_losses_of_differences_do_not_see_the_normaliser(kind: str) -> None:
     problem = INSTANCES[kind]
     for name in (*OF_DIFFERENCES, "exo", "discopop"):
-        objective, p, r = make(0.5)[name], jnp.asarray(P), jnp.asarray(Q)
+        objective, p, r = MAKERS[name](0.5), jnp.asarray(P), jnp.asarray(Q)
         at, elsewhere = (objective.population_loss(x, r, problem, None) for x in (p, p + 3.7))
         assert float(elsewhere) == pytest.approx(float(at), rel=1e-13), name
 
@@ -271,7 +271,7 @@ def test_batches_of_parameters_agree_with_their_members(kind: str) -> None:
 
 
 def make_traced(name: str, strength: jax.Array) -> Objective:
-    return make(strength)[name]  # type: ignore[arg-type]
+    return MAKERS[name](strength)  # type: ignore[arg-type]
 
 
 def test_gradient_in_the_parameter_agrees_with_a_difference() -> None:

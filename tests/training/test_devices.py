@@ -35,9 +35,10 @@ RUNS = """
 
 
 def start(script: str, devices: int, *arguments: str) -> subprocess.Popen[str]:
+    flags = os.environ.get("XLA_FLAGS", "")
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(RUNS) + textwrap.dedent(script), *arguments],
-        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        env=os.environ | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,4 +1,4 @@
-"""Five hundred simulated runs, written as if logged, and diagnosed: intervals cover what is known."""
+"""Simulated runs, written as if logged, and diagnosed: intervals cover what is known."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from scipy.special import expit
 import didsim
 from didsim.diagnostics.pairs.diagnosis import diagnose_pairs
 
-RUNS, KINDS, PROMPTS, EACH, BETA = 500, 6, 120, 3, 0.4
+RUNS, KINDS, PROMPTS, EACH, BETA = 250, 6, 120, 3, 0.4
 SPACE = didsim.SequenceSpace(3, 3, eos=True)
 SIZE = SPACE.size
 
