@@ -1,13 +1,14 @@
 """Experiments on how pairs are made."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax
 
-from experiments import beta_mismatch
+from experiments import beta_mismatch, power_law_violation
 from experiments.shared.wording import number
 
 
@@ -63,3 +64,60 @@ def test_the_words_on_two_betas_are_those_of_the_cells(mismatch: xr.Dataset) -> 
         assert f"changes by {number(float(one['chosen_displacement']))} nats" in told
     below = (mismatch["entropy_change"].sel(data_beta=0.5, train_beta=[1.0, 2.0]) > 0).mean()
     assert f"in {100 * float(below):.0f}% of cells and seeds with `s` below 1" in told
+
+
+def test_dependent_pairs_keep_their_marginals_and_lead_where_scipy_says() -> None:
+    random = np.random.default_rng(0)
+    chosen, rejected = (log_softmax(random.normal(size=(1, 4)), axis=-1) for _ in range(2))
+    trait, coupling = random.normal(size=(1, 4)), jnp.array([[0.8]])
+    tables, correlation = power_law_violation._dependent(
+        coupling, jnp.asarray(chosen), jnp.asarray(rejected), jnp.asarray(trait)
+    )
+    joint = np.exp(tables[0, 0])
+    np.testing.assert_allclose(joint.sum(1), np.exp(chosen[0]), rtol=1e-9)
+    np.testing.assert_allclose(joint.sum(0), np.exp(rejected[0]), rtol=1e-9)
+    w, v, t = joint.sum(1), joint.sum(0), trait[0]
+    means = w @ t, v @ t
+    deviations = [np.sqrt(p @ t**2 - mean**2) for p, mean in zip((w, v), means, strict=True)]
+    expected = (t @ joint @ t - means[0] * means[1]) / np.prod(deviations)
+    assert float(correlation[0, 0]) == pytest.approx(expected, rel=1e-9)
+    reward = np.asarray(power_law_violation._reward(tables[0, 0]))
+    learned = of_minimiser(chosen[0], joint, 0.5)
+    np.testing.assert_allclose(log_softmax(chosen[0] + reward / 0.5), learned, atol=1e-6)
+    independent = log_softmax(chosen[0] + (chosen[0] - rejected[0]) / 0.5)
+    assert abs(independent - learned).max() > 0.1
+
+
+def test_the_score_test_by_loops() -> None:
+    random = np.random.default_rng(1)
+    u, wins = random.normal(size=4), random.integers(0, 9, (4, 4)).astype(float)
+    wins[:, 3] = wins[3] = 0  # a response that no pair shows
+
+    def surprise(b: float) -> float:
+        return -sum(wins[i, j] * np.log(expit(b * (u[i] - u[j]))) for i in range(4) for j in range(4))
+
+    b = minimize_scalar(surprise, (-1, 1), tol=1e-12).x
+    beyond, laplacian = np.zeros(4), np.zeros((4, 4))
+    for i in range(4):
+        for j in range(i):
+            p, met = expit(b * (u[i] - u[j])), wins[i, j] + wins[j, i]
+            beyond += (wins[i, j] - met * p) * (np.eye(4)[i] - np.eye(4)[j])
+            edge = np.eye(4)[i] - np.eye(4)[j]
+            laplacian += met * p * (1 - p) * np.outer(edge, edge)
+    statistic, rank = power_law_violation.score_test(wins[None, None, None], u[None])
+    assert int(rank[0, 0, 0]) == 2
+    expected = beyond @ np.linalg.pinv(laplacian) @ beyond
+    assert float(statistic[0, 0, 0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_law_is_rejected_where_it_fails_and_the_words_say_how_often() -> None:
+    config = power_law_violation.Config(vocab_size=4, max_length=1, seeds=4, repeats=25, pairs=(3000,))
+    dataset = power_law_violation.run(config)
+    rates = dataset["rejects"].mean("seed").isel(pairs=0)
+    assert 0.005 < float(rates.sel(data="the law")) < 0.12
+    assert float(rates.sel(data="worst of n")) > 0.5
+    told = power_law_violation.finding(dataset)
+    assert f"{100 * float(rates.sel(data='mixture')):.0f}% (mixture)" in told
+    # To second order the JS divergence is Var(e)/8, of which the smallest errors show no more.
+    js, predicted = (dataset[name].isel(level=0).sel(departure="noise") for name in ("js", "of_odds"))
+    np.testing.assert_allclose(js, predicted, rtol=0.15)
