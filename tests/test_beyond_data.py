@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, log_softmax
+from scipy.optimize import brentq, minimize, minimize_scalar
+from scipy.special import expit, log_softmax, logsumexp
 
-from experiments import beta_mismatch, power_law_violation
+from experiments import beta_mismatch, chosen_shift, power_law_violation
 from experiments.shared.wording import number
 
 
@@ -121,3 +121,46 @@ def test_the_law_is_rejected_where_it_fails_and_the_words_say_how_often() -> Non
     # To second order the JS divergence is Var(e)/8, of which the smallest errors show no more.
     js, predicted = (dataset[name].isel(level=0).sel(departure="noise") for name in ("js", "of_odds"))
     np.testing.assert_allclose(js, predicted, rtol=0.15)
+
+
+@pytest.fixture(scope="module")
+def shifted() -> xr.Dataset:
+    return chosen_shift.run(chosen_shift.Config(vocab_size=5, max_length=1, seeds=3))
+
+
+def test_displacement_is_the_difference_of_two_fits_and_turns_where_a_root_is(shifted: xr.Dataset) -> None:
+    np.testing.assert_allclose(shifted["displacement"], shifted["room"] - shifted["misfit"], atol=1e-12)
+    keys = jax.random.split(jax.random.key(0), (3, 3))
+    normal = np.asarray(jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (5,))))(keys))
+    reference, target = log_softmax(normal[:2], axis=-1)
+    u = target - reference
+    for seed in range(3):
+        for name, chosen in (
+            ("teacher", log_softmax(reference[seed] + 0.5 * u[seed])),
+            ("older policy", log_softmax(reference[seed] + normal[2, seed])),
+        ):
+            for kind, x in (
+                ("reference", chosen - reference[seed]),
+                ("optimal", chosen - log_softmax(reference[seed] - 0.5 * u[seed])),
+            ):
+
+                def change(
+                    s: float, x: np.ndarray = x, seed: int = seed, chosen: np.ndarray = chosen
+                ) -> float:
+                    return float(s * np.exp(chosen) @ x - logsumexp(reference[seed] + s * x))
+
+                one = shifted.sel(source=name, rejected=kind, seed=seed)
+                assert float(one["slope"]) == pytest.approx(change(1e-6) / 1e-6, rel=1e-4)
+                turn = float(one["turn"])
+                if change(1e-4) <= 0:
+                    assert turn == np.inf
+                else:
+                    assert turn == pytest.approx(1 / brentq(change, 1e-4, 1e3), rel=1e-6)
+
+
+def test_unshifted_chosen_responses_fall_and_the_words_say_by_how_much(shifted: xr.Dataset) -> None:
+    unmoved = shifted.isel(shift=0)["displacement"]
+    assert float(abs(unmoved.sel(rejected="reference")).max()) < 1e-12
+    assert float(unmoved.sel(rejected="optimal").max()) < 0
+    median = float(shifted["displacement"].sel(rejected="optimal", source="teacher").isel(shift=-1).median())
+    assert f"{number(median)} (teacher)" in chosen_shift.finding(shifted)
