@@ -13,6 +13,7 @@ SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", 
 FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
 MORE = {
     "did_entropy": ["--set", "instances=32"],
+    "entropy_map": ["--set", "instances=32"],
     "estimator_study": ["--set", "repeats=3", "--set", "samples=[8,64]"],
     "finite_data": [
         word for one in ("pairs=[10,100,1000]", "fitted=[20,200]", "times=3") for word in ("--set", one)

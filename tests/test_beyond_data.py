@@ -8,8 +8,15 @@ import xarray as xr
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logsumexp
 
-from experiments import beta_mismatch, chosen_shift, power_law_violation
-from experiments.shared.wording import number
+from didsim import SequenceSpace
+from experiments import (
+    beta_mismatch,
+    chosen_shift,
+    entropy_map,
+    power_law_violation,
+)
+from experiments.shared.updates import draw_updates
+from experiments.shared.wording import number, share
 
 
 def of_minimiser(reference: np.ndarray, joint: np.ndarray, beta: float) -> np.ndarray:
@@ -164,3 +171,42 @@ def test_unshifted_chosen_responses_fall_and_the_words_say_by_how_much(shifted: 
     assert float(unmoved.sel(rejected="optimal").max()) < 0
     median = float(shifted["displacement"].sel(rejected="optimal", source="teacher").isel(shift=-1).median())
     assert f"{number(median)} (teacher)" in chosen_shift.finding(shifted)
+
+
+@pytest.fixture(scope="module")
+def entropies() -> xr.Dataset:
+    return entropy_map.run(entropy_map.Config(vocab_size=2, max_length=2, instances=40, steps=5))
+
+
+def test_entropy_moves_in_training_as_a_loop_over_pairs_says(entropies: xr.Dataset) -> None:
+    """One step of descent by the definition of the loss, and its slope along `chosen − rejected`."""
+    reference, target = (np.asarray(x) for x in draw_updates(0, 40, SequenceSpace(2, 2), False))
+    for family, place in ((0, 3), (1, 5), (5, 0)):
+        p, q = reference[family, place], target[family, place]
+        rejected = np.exp(log_softmax(p + 0.5 * (p - q)))
+        push = np.zeros(4)
+        for i in range(4):
+            for j in range(4):
+                push[i] += np.exp(p[i]) * rejected[j] * 0.5 / 2
+                push[j] -= np.exp(p[i]) * rejected[j] * 0.5 / 2
+        after = log_softmax(p + 0.5 * push)
+        one = entropies.isel(family=family, instance=place)
+        change = np.exp(p) @ p - np.exp(after) @ after
+        assert float(one["early_change"]) == pytest.approx(change, rel=1e-6, abs=1e-12)
+        tiny = log_softmax(p + 1e-6 * push)
+        slope = (np.exp(p) @ p - np.exp(tiny) @ tiny) / 1e-6 / (0.5 / 2)
+        assert float(one["training"]) == pytest.approx(slope, rel=1e-3, abs=1e-7)
+
+
+def test_each_covariance_decides_its_own_first_change_and_the_words_count_signs(
+    entropies: xr.Dataset,
+) -> None:
+    for predictor, change in (("geodesic", "step_change"), ("training", "early_change")):
+        right = (entropies[predictor] > 0) == (entropies[change] > 0)
+        assert float(right.mean()) > 0.97
+        counted = entropies["share"].sel(predictor=predictor, change=change).mean()
+        assert float(counted) == pytest.approx(float(right.mean()))
+        assert share(float(right.mean())) in entropy_map.finding(entropies)
+    above = entropies["did_entropy"] > entropies["did_entropy"].median()
+    claim = ((entropies["early_change"] > 0) == above).mean()
+    assert f"first step of training in {share(float(claim))}" in entropy_map.finding(entropies)
