@@ -19,6 +19,7 @@ MORE = {
         word for one in ("pairs=[10,100,1000]", "fitted=[20,200]", "times=3") for word in ("--set", one)
     ],
     "generalisation": ["--set", "features=[2,4]", "--set", "shares=[0.4,0.8]"],
+    "iterative_refinement": ["--set", "rounds=6"],
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
     "objective_zoo": FEW,
     "objective_maps": FEW,

@@ -13,6 +13,7 @@ from experiments import (
     beta_mismatch,
     chosen_shift,
     entropy_map,
+    iterative_refinement,
     power_law_violation,
 )
 from experiments.shared.updates import draw_updates
@@ -210,3 +211,40 @@ def test_each_covariance_decides_its_own_first_change_and_the_words_count_signs(
     above = entropies["did_entropy"] > entropies["did_entropy"].median()
     claim = ((entropies["early_change"] > 0) == above).mean()
     assert f"first step of training in {share(float(claim))}" in entropy_map.finding(entropies)
+
+
+@pytest.fixture(scope="module")
+def refined() -> xr.Dataset:
+    config = iterative_refinement.Config(
+        vocab_size=2, max_length=3, seeds=64, rounds=30, weights=(0.5, 1.6, 2.2), errors=(0.1, 0.5)
+    )
+    return iterative_refinement.run(config)
+
+
+def test_errors_follow_the_recursion_in_numpy(refined: xr.Dataset) -> None:
+    keys = jax.random.split(jax.random.key(0), (3, 64))
+    start, goal = (np.asarray(jax.random.normal(keys[place, 7], (8,))) for place in range(2))
+    noise = np.asarray(jax.random.normal(keys[2, 7], (30, 8)))
+    for weight in (0.5, 1.6, 2.2):
+        for teacher in ("same", "fresh"):
+            error, squares = start - goal, []
+            for step in range(30):
+                squares.append(np.var(error))
+                error = (1 - weight) * error + weight * 0.5 * noise[step if teacher == "fresh" else 0]
+            found = refined["square"].sel(teacher=teacher, weight=weight, seed=7)
+            np.testing.assert_allclose(found, [*squares, np.var(error)], rtol=1e-6)
+
+
+def test_floors_are_those_of_the_theory_and_both_schemes_agree(refined: xr.Dataset) -> None:
+    """A mean of 64 sums of seven squares each: its relative standard error is √(2/448), 7%."""
+    stable = refined.sel(weight=[0.0, 0.5, 1.6])
+    np.testing.assert_allclose(stable["floor"].mean("seed"), stable["known_floor"], rtol=0.25)
+    assert float(refined["known_floor"].sel(weight=0.5, error=0.5)) == pytest.approx(0.25 / 3 * 7 / 8)
+    assert float(stable["gap"].max()) < 1e-9
+    ends = refined["js"].isel(round=-1).sel(teacher="same", weight=0.5)
+    np.testing.assert_allclose(ends, refined["teacher_js"], rtol=1e-5)
+    told = iterative_refinement.finding(refined)
+    expected = float(refined["known_floor"].sel(weight=1.6, error=0.5))
+    assert f"{number(expected)} (α = 1.6)" in told
+    grown = float(refined["square"].sel(teacher="fresh", weight=2.2).isel(round=-1).median())
+    assert f"to {number(grown)} (α = 2.2)" in told
