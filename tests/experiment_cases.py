@@ -12,6 +12,7 @@ SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", 
 
 FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
 MORE = {
+    "best_of_n_pairs": ["--set", "draws=[2,4]"],
     "did_entropy": ["--set", "instances=32"],
     "entropy_map": ["--set", "instances=32"],
     "estimator_study": ["--set", "repeats=3", "--set", "samples=[8,64]"],

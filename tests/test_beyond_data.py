@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.integrate import quad
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logsumexp
 
 from didsim import SequenceSpace
 from experiments import (
+    best_of_n_pairs,
     beta_mismatch,
     chosen_shift,
     entropy_map,
@@ -248,3 +250,56 @@ def test_floors_are_those_of_the_theory_and_both_schemes_agree(refined: xr.Datas
     assert f"{number(expected)} (α = 1.6)" in told
     grown = float(refined["square"].sel(teacher="fresh", weight=2.2).isel(round=-1).median())
     assert f"to {number(grown)} (α = 2.2)" in told
+
+
+@pytest.fixture(scope="module")
+def chosen_of_n() -> xr.Dataset:
+    config = best_of_n_pairs.Config(vocab_size=2, max_length=3, seeds=3, draws=(2, 4), powers=(0.2, 0.5, 3.0))
+    return best_of_n_pairs.run(config)
+
+
+def test_gains_at_the_divergence_of_best_of_n_by_root_finding(chosen_of_n: xr.Dataset) -> None:
+    keys = jax.random.split(jax.random.key(0), (3, 3))
+    for seed in range(3):
+        p = log_softmax(np.asarray(jax.random.normal(keys[0, seed], (8,))))
+        reward = np.asarray(jax.random.normal(keys[1, seed], (8,)))
+        for n in (2, 4):
+            upto = np.array([np.exp(p)[reward <= one].sum() for one in reward])
+            best = upto**n - (upto - np.exp(p)) ** n
+            worst = (1 - upto + np.exp(p)) ** n - np.maximum(1 - upto, 0) ** n
+            kl = best @ (np.log(best) - p)
+
+            def policy(s: float, x: np.ndarray, p: np.ndarray = p) -> np.ndarray:
+                return np.asarray(np.exp(log_softmax(p + s * x)))
+
+            def beyond(s: float, x: np.ndarray, p: np.ndarray = p, kl: float = kl) -> float:
+                one = policy(s, x)
+                return float(one @ (np.log(one) - p) - kl)
+
+            one = chosen_of_n.sel(reward="normal", draws=n, seed=seed)
+            assert float(one["kl"]) == pytest.approx(kl, rel=1e-9)
+            ratio = np.log(best / worst)
+            power = brentq(beyond, 1e-6, 20, args=(ratio,))
+            gain = (policy(power, ratio) - np.exp(p)) @ reward
+            assert float(one["gain"].sel(policy="pairs")) == pytest.approx(gain, rel=1e-6)
+            assert float(one["beta"]) == pytest.approx(1 / power, rel=1e-6)
+            largest = policy(brentq(beyond, 1e-6, 20, args=(reward,)), reward)
+            assert float(one["best_gain"]) == pytest.approx((largest - np.exp(p)) @ reward, rel=1e-6)
+            assert float(one["gain"].sel(policy="best")) == pytest.approx(
+                (best - np.exp(p)) @ reward, rel=1e-9
+            )
+
+
+def test_the_beta_law_is_an_integral_and_the_words_count_who_is_ahead(chosen_of_n: xr.Dataset) -> None:
+    law = chosen_of_n["kl_of_beta_law"].values
+    for place, k in enumerate((0.2, 0.5)):
+        mass = quad(lambda u, k=k: (u / (1 - u)) ** k, 0, 1)[0]
+        mean = quad(lambda u, k=k: (u / (1 - u)) ** k * k * np.log(u / (1 - u)), 0, 1)[0] / mass
+        assert law[place] == pytest.approx(mean - np.log(mass), rel=1e-3)
+    assert np.isinf(law[2])
+    # Two draws teach the log-odds of a win.
+    np.testing.assert_allclose(chosen_of_n["log_ratio"].sel(draws=2), chosen_of_n["odds"], atol=1e-12)
+    # All policies that treat passing sequences alike are the same at one divergence.
+    np.testing.assert_allclose(chosen_of_n["share"].sel(reward="pass or fail"), 1, atol=1e-6)
+    lead = chosen_of_n["gain"].sel(reward="normal", draws=4).diff("policy") > 1e-9
+    assert f"and in {share(float(lead.mean()))} at n = 4; heavy" in best_of_n_pairs.finding(chosen_of_n)
