@@ -218,13 +218,18 @@ def finding(dataset: xr.Dataset) -> str:
     betas = dataset["beta"].sel(reward="normal").median("seed")
     law = dataset["kl_of_beta_law"]
     inside = np.isfinite(law) & (law["power"] <= 0.5)
-    off = abs(dataset["kl_of_power"].median("seed") / law - 1).where(inside).max() if inside.any() else np.nan
+    off = float(abs(dataset["kl_of_power"].median("seed") / law - 1).where(inside).max())
+    near = (
+        f" DPO depends on `k = (n − 1)/beta`: up to k = 0.5 the median divergence is within {share(off)} of "
+        "that of Beta(1 + k, 1 − k), for every n."
+        if inside.any()
+        else ""
+    )
     return (
         "At the divergence of best-of-n, the shares of the largest possible gain, from the fewest draws to "
-        f"the most, are for each kind of reward: {'; '.join(parts)}. The beta of that divergence is "
-        f"{number(float(betas[0]))} at n = {n[0]} and {number(float(betas[-1]))} at n = {n[-1]}. DPO depends "
-        "on `k = (n − 1)/beta`: up to k = 0.5 the median divergence is within "
-        f"{share(float(off))} of that of Beta(1 + k, 1 − k), for every n."
+        f"the most, are for each kind of reward: {'; '.join(parts)}. The beta of that divergence for normal "
+        f"rewards is {number(float(betas[0]))} at n = {n[0]} and {number(float(betas[-1]))} at n = {n[-1]}."
+        f"{near}"
     )
 
 

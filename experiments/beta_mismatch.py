@@ -133,13 +133,15 @@ def finding(dataset: xr.Dataset) -> str:
     ratios = dataset["data_beta"] / dataset["train_beta"]
     js, fall, entropy = (middle[name] for name in MEASURES)
     words = []
-    for place, text in ((1 / np.e, "too large"), (np.e, "too small")):
+    for place in (1 / np.e, np.e):
         # The cells whose ratio is nearest to 1/e or to e. All cells of one ratio are alike.
         distance = np.abs(np.log(ratios.values / place))
         row, column = np.argwhere(distance <= distance.min() + 1e-9)[0]
         at = {"data_beta": int(row), "train_beta": int(column)}
+        s = float(ratios.isel(at))
+        text = "right" if np.isclose(s, 1) else "too large" if s < 1 else "too small"
         words.append(
-            f"with a beta of training {text} (`s` = {number(float(ratios.isel(at)))}) it is "
+            f"with a beta of training that is {text} (`s` = {number(s)}) it is "
             f"{number(float(js.isel(at)))} nats from the target, the chosen log-likelihood changes by "
             f"{number(float(fall.isel(at)))} nats and the entropy by {number(float(entropy.isel(at)))}"
         )
@@ -156,10 +158,11 @@ def finding(dataset: xr.Dataset) -> str:
         for side, text in ((ratios < 0.999, "below"), (ratios > 1.001, "above"))
         if side.any()
     ]
+    entropies = f" Entropy rises {listed(risen)}." if risen else ""
     gap = number(float(dataset["js_trained"].max()))
     return (
         "DPO ends at the point `s = beta_data/beta_train` of the geodesic from the reference (0) to the "
-        f"target (1): {words[0]}; {words[1]}.{exact} Entropy rises {listed(risen)}. No run of "
+        f"target (1): {words[0]}; {words[1]}.{exact}{entropies} No run of "
         f"descent ends further than {gap} nats from this formula."
     )
 

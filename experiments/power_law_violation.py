@@ -88,8 +88,8 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.make_space().size < 3:
-            raise ValueError("`vocab_size` and `max_length` must make at least 3 sequences, for a test")
+        if self.make_space().size < 2:
+            raise ValueError("`vocab_size` and `max_length` must make at least 2 sequences, for a pair")
         if min(self.draws) < 1:
             raise ValueError(f"`draws` must be 1 or more; got {self.draws}")
 
@@ -227,12 +227,16 @@ def _diagnostics(
 
 
 def _rank_correlations(error: np.ndarray, found: dict[str, np.ndarray]) -> np.ndarray:
-    """Spearman's correlation over all departures and levels of a seed: of all, and of independent pairs."""
+    """Spearman's correlation over all departures and levels of a seed: of all, and of independent pairs.
+
+    It is NaN for a diagnostic that is the same everywhere.
+    """
 
     def ranks(values: np.ndarray) -> np.ndarray:
         ranked = rankdata(np.round(values / _ROUNDING).reshape(-1, values.shape[-1]), axis=0)
         centred = ranked - ranked.mean(axis=0)
-        return np.asarray(centred / np.linalg.norm(centred, axis=0))
+        sizes = np.linalg.norm(centred, axis=0)
+        return np.asarray(centred / np.where(sizes > 0, sizes, np.nan))
 
     return np.array(
         [
