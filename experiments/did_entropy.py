@@ -1,10 +1,8 @@
 """DID entropy against the change of policy entropy and against displacement, over random updates."""
 
-from collections.abc import Callable
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 import xarray as xr
@@ -12,15 +10,13 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from rich.progress import track
-from scipy.stats import binomtest
 
 import didsim
 from didsim import plotting
 from experiments.shared.configs import SpaceConfig
+from experiments.shared.updates import RANDOM_UPDATES, draw_updates, wilson_intervals
 from experiments.shared.wording import number, share
 
-Pair = tuple[Array, Array]
 RIGHT = {
     "entropy": ("o", "claim: entropy"),
     "displacement": ("s", "claim: displacement"),
@@ -39,71 +35,11 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return {"instances": 20 * self.instances * self.make_space().size}
 
 
-def normal(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """Reference and target with independent normal logits, each of its own scale."""
-    scales, one, two = jax.random.split(key, 3)
-    first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=2.0)
-    return didsim.normal_logits(one, space.size, first), didsim.normal_logits(two, space.size, second)
-
-
-def dirichlet(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """Reference and target from Dirichlet distributions, each of its own concentration."""
-    scales, one, two = jax.random.split(key, 3)
-    first, second = 10 ** jax.random.uniform(scales, (2,), minval=-0.5, maxval=1.0)
-    return didsim.dirichlet(one, space.size, first), didsim.dirichlet(two, space.size, second)
-
-
-def zipf(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """Reference and target with Zipf's law, each with its own order of ranks and its own exponent."""
-    scales, one, two = jax.random.split(key, 3)
-    first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=1.5)
-    return didsim.zipf(space.size, first, one), didsim.zipf(space.size, second, two)
-
-
-def markov(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """Two random Markov chains for reference and target, each of its own scale."""
-    scales, one, two = jax.random.split(key, 3)
-    first, second = jax.random.uniform(scales, (2,), minval=0.2, maxval=1.5)
-    return didsim.markov(one, space, first), didsim.markov(two, space, second)
-
-
-def tempered(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """A reference with normal logits, and the reference to the power of an exponent from 0.1 to 3."""
-    scale, one = jax.random.split(key)
-    exponent = jax.random.uniform(scale, minval=0.1, maxval=3.0)
-    reference = didsim.normal_logits(one, space.size)
-    return reference, didsim.temper(reference, exponent)
-
-
-def best_of_n(key: Array, space: didsim.SequenceSpace) -> Pair:
-    """A reference, and the best of 2 to 16 draws from it by a score correlated with its log-probabilities."""
-    scale, correlation, one, two = jax.random.split(key, 4)
-    n = 2 ** jax.random.uniform(scale, minval=1.0, maxval=4.0)
-    rho = jax.random.uniform(correlation, minval=-1.0, maxval=1.0)
-    reference = didsim.normal_logits(one, space.size)
-    own = (reference - reference.mean()) / reference.std()
-    score = rho * own + jnp.sqrt(1 - rho**2) * jax.random.normal(two, (space.size,))
-    return reference, didsim.best_of_n(reference, score, n)
-
-
-RANDOM_UPDATES: dict[str, Callable[[Array, didsim.SequenceSpace], Pair]] = {
-    "normal": normal,
-    "dirichlet": dirichlet,
-    "zipf": zipf,
-    "markov": markov,
-    "tempered": tempered,
-    "best_of_n": best_of_n,
-}
-
-
 def run(config: Config, progress: bool = False) -> xr.Dataset:
     """Measure all instances, and how often the claim and the slope predict the right sign."""
     space = config.make_space()
-    measured: list[dict[str, Array]] = []
-    families = track(RANDOM_UPDATES.values(), "did_entropy", disable=not progress)
-    for place, family in enumerate(families):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), place), config.instances)
-        measured.append(jax.jit(jax.vmap(lambda key, make=family: _measure(*make(key, space))))(keys))
+    updates = draw_updates(config.seed, config.instances, space, progress and "did_entropy")
+    measured = jax.jit(jax.vmap(jax.vmap(_measure)))(*updates)
     variables = {
         "did_entropy": "DID entropy",
         "entropy_change": "Change of policy entropy",
@@ -113,7 +49,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     dims = ("family", "instance")
     dataset = xr.Dataset(
         {
-            name: (dims, np.stack([one[name] for one in measured]), {"long_name": text, "units": "nats"})
+            name: (dims, np.asarray(measured[name]), {"long_name": text, "units": "nats"})
             for name, text in variables.items()
         },
         coords={"family": list(RANDOM_UPDATES), "instance": np.arange(config.instances)},
@@ -154,13 +90,7 @@ def _shares(dataset: xr.Dataset) -> xr.Dataset:
         "criterion": (dataset["entropy_slope"] > 0) == (dataset["entropy_change"] > 0),
     }
     shares = xr.concat(list(right.values()), dim="statement").mean("instance")
-    instances = dataset.sizes["instance"]
-    ends = np.array(
-        [
-            [binomtest(round(p * instances), instances).proportion_ci(method="wilson") for p in row]
-            for row in shares.values
-        ]
-    )
+    ends = wilson_intervals(shares.values, dataset.sizes["instance"])
     dims = ("statement", "family")
     attributes = {"units": "1", "did_entropy_median": median}
     return xr.Dataset(

@@ -12,18 +12,22 @@ SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", 
 
 FEW = ["--set", 'objectives=["dpo", "slic", "dpo_pg"]']
 MORE = {
+    "best_of_n_pairs": ["--set", "draws=[2,4]"],
     "did_entropy": ["--set", "instances=32"],
+    "entropy_map": ["--set", "instances=32"],
     "estimator_study": ["--set", "repeats=3", "--set", "samples=[8,64]"],
     "finite_data": [
         word for one in ("pairs=[10,100,1000]", "fitted=[20,200]", "times=3") for word in ("--set", one)
     ],
     "generalisation": ["--set", "features=[2,4]", "--set", "shares=[0.4,0.8]"],
+    "iterative_refinement": ["--set", "rounds=6"],
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
     "objective_zoo": FEW,
     "objective_maps": FEW,
     "overfitting": [
         word for one in ("pairs=[6,60]", "held_out=30", "weights=2", "solved=2") for word in ("--set", one)
     ],
+    "power_law_violation": ["--set", "repeats=2", "--set", "pairs=[50,200]"],
     "two_stage": ["--set", "shifts=[0,1]", "--set", "ridges=[0.01,10]"],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}

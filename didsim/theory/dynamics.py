@@ -54,6 +54,52 @@ def displacement_at_the_limit(case: Case) -> Array:
     return off(expectation(chosen, limit - reference), expected, ratio, chosen / case.beta, reference)
 
 
+@exact(
+    5,
+    OURS,
+    "At DPO's limit the chosen displacement is concave in 1/β, with slope KL(π_w ‖ π_l) + KL(π_ref ‖ π_w) − "
+    "KL(π_ref ‖ π_l) at 0: unless this is positive, the chosen likelihood rises at no β",
+)
+def displacement_is_concave(case: Case) -> Array:
+    """The slope at 0, and the displacement, which must not pass above the tangent there.
+
+    With `x = log(π_w/π_l)` the displacement at `s = 1/β` is `s E_w[x] − log E_ref[e^(s x)]`. The second term
+    is minus a cumulant generating function, so it is concave. At 0 the slope is `E_w[x] − E_ref[x]`.
+    """
+    reference, chosen, rejected = case.reference, case.target, case.third
+    tangent = kl(chosen, rejected) + kl(reference, chosen) - kl(reference, rejected)
+
+    def displacement(s: Array) -> Array:
+        policy = geodesic(reference, chosen - rejected, s)
+        return expectation(chosen, policy - reference)
+
+    limit = fixed_point(dpo(case.beta), reference, Contrastive(chosen, rejected))
+    ratio = (chosen - rejected) / case.beta
+    size = 1 + jnp.max(jnp.abs(ratio)) + jnp.max(jnp.abs(reference))
+    above = expectation(chosen, limit - reference) - tangent / case.beta
+    return largest(
+        off(jax.grad(displacement)(jnp.zeros(())), tangent, chosen, rejected, reference),
+        jnp.maximum(0, above) / size,
+    )
+
+
+@exact(
+    5,
+    OURS,
+    "If chosen responses come from τ, rejected ones from the policy, which is the reference too, a round of "
+    "DPO multiplies log(π/τ) by 1 − 1/β, up to a constant: rounds tend to τ from everywhere iff β > 1/2",
+)
+def refinement_contracts(case: Case) -> Array:
+    """The error after one round, beside that before it."""
+    policy, teacher = case.reference, case.target
+    limit = fixed_point(dpo(case.beta), policy, Contrastive(teacher, policy))
+    before, after = policy - teacher, limit - teacher
+    before, after = before - before[0], after - after[0]
+    return off(
+        after, (1 - 1 / case.beta) * before, before / case.beta, policy / case.beta, teacher / case.beta
+    )
+
+
 @exact(5, OURS, "Entropy along the geodesic: dH(π_s)/ds = −Cov_{π_s}(log π_s, log q)")
 def entropy_slope(case: Case) -> Array:
     """The formula against the derivative, at any position."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import linprog
 from scipy.special import expit, xlogy
 
+from didsim.families import best_of_n, worst_of_n
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.solve import fixed_point, solve
 from didsim.fixed_points.win_graph import compare
@@ -110,6 +111,46 @@ def dpo_other_beta(case: Case) -> Array:
     step = case.beta / case.other_beta * (case.target - case.reference)
     scale = case.reference / case.other_beta
     return off(limit, log_softmax(case.reference + step), case.reference, step, scale, step / case.beta)
+
+
+@exact(
+    3,
+    OURS,
+    "If a pair (i, j) is kept as often as the pair (j, i), DPO's limit is that of all pairs: pairs may be "
+    "chosen by how alike their responses are",
+)
+def symmetric_selection(case: Case) -> Array:
+    """Stationarity of the limit on pairs whose weights are those of all pairs times `K_ij = K_ji`."""
+    problem, log_weights = _contrastive(case)
+    kept = log_sigmoid(case.reward[:, None] * case.reward[None, :])
+    limit = fixed_point(dpo(case.beta), case.reference, problem)
+    h = case.beta * (limit - case.reference)
+    rounded = case.beta * limit, case.beta * case.reference
+    return _imbalance(log_weights + kept, h, _log_slope_of_logistic, *rounded)
+
+
+@exact(
+    3,
+    OURS,
+    "DPO on the best and the worst of two draws learns the odds of a win over π_ref: "
+    "π_∞ ∝ π_ref (P(y ≻ π_ref)/P(π_ref ≻ y))^(1/β)",
+)
+def best_and_worst_pairs(case: Case) -> Array:
+    """The limit against the odds of a win over a draw from the reference, of scores with ties.
+
+    With `F` the probability of a score up to that of `y`, and `G` that of its score, the best of two draws is
+    `y` with probability `π_ref(y) (2F − G)`, and the worst with `π_ref(y) (2 − 2F + G)`.
+    """
+    p, score = case.reference, jnp.round(case.reward)
+    ahead = jnp.sign(_differences(score))
+    problem = Contrastive(best_of_n(p, score, 2.0), worst_of_n(p, score, 2.0))
+    limit = fixed_point(dpo(case.beta), p, problem)
+    wins, losses = (
+        logsumexp(p[None, :] + jnp.where(side > 0, 0, jnp.where(side == 0, jnp.log(0.5), -jnp.inf)), axis=1)
+        for side in (ahead, -ahead)
+    )
+    step = (wins - losses) / case.beta
+    return off(limit, log_softmax(p + step), p, step, p / case.beta)
 
 
 @exact(3, PAPER, "If π_w = π_l, nothing is learned")

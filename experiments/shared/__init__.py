@@ -8,5 +8,6 @@ results    the files of an experiment
 findings   what every picture shows, in one file
 wording    numbers in sentences
 summary    the table of objectives
+updates    random updates of six families
 zeros      what each objective does to a sequence that is never chosen, or never rejected
 """

@@ -70,6 +70,12 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "simpo_limit": lambda patch: patch.setattr(
         didsim.theory.objective_limits, "simpo", lambda beta, gamma: didsim.dpo(beta)
     ),
+    "symmetric_selection": lambda patch: patch.setattr(
+        didsim.theory.objective_limits, "dpo", didsim.exponential
+    ),
+    "best_and_worst_pairs": lambda patch: patch.setattr(
+        didsim.theory.objective_limits, "worst_of_n", lambda p, score, n: p
+    ),
     "labelled_limit": lambda patch: patch.setattr(didsim.theory.objective_limits, "dpo", didsim.exponential),
     "same_exponent": lambda patch: patch.setattr(
         didsim.theory.log_margins, "optimal_rejected", lambda r, t, b: didsim.optimal_rejected(r, t, 2 * b)
@@ -80,6 +86,10 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "chosen_displacement": lambda patch: patch.setattr(
         didsim.theory.dynamics, "kl", lambda p, q: didsim.kl(q, p)
     ),
+    "displacement_is_concave": lambda patch: patch.setattr(
+        didsim.theory.dynamics, "kl", lambda p, q: didsim.kl(q, p)
+    ),
+    "refinement_contracts": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.exponential),
     "projection_keeps_chosen": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo_pg", didsim.dpo),
     "kl_optimum_is_best": lambda patch: patch.setattr(
         didsim.theory.two_stages, "kl_optimum", lambda r, q, b: didsim.kl_optimum(r, q, 2 * b)

@@ -76,3 +76,30 @@ def test_an_update_reinforces_at_first_if_and_only_if_it_correlates_with_the_ref
     # Second-order terms are of size s² times squared log-ratios; a smaller slope is not told from them.
     if abs(covariance) > 1e-2:
         assert np.sign(change) == -np.sign(covariance)
+
+
+@pytest.mark.parametrize(("beta", "factor"), [(2.0, 0.5), (1.0, 0.0), (0.5, -1.0), (0.4, -1.5)])
+def test_a_round_against_the_last_policy_multiplies_the_error(beta: float, factor: float) -> None:
+    """Of two responses the teacher has 3 : 1, and the policy 1 : 1. So the odds are off by log 3."""
+    policy, teacher = np.log([0.5, 0.5]), np.log([0.75, 0.25])
+    after = didsim.fixed_point(didsim.dpo(beta), policy, didsim.Contrastive(teacher, policy))
+    error = float(after[0] - after[1]) - np.log(3)
+    assert error == pytest.approx(-factor * np.log(3), abs=1e-12)
+
+
+def test_the_chosen_likelihood_turns_at_one_beta() -> None:
+    """Uniform reference, chosen (3, 1)/4, rejected uniform: D(s) = 3/4 s log 3 − log((3^s + 1)/2).
+
+    Its slope at 0 is (3/4 − 1/2) log 3. It is zero where (3^s + 1)/2 = 3^(3s/4), near s = 2.
+    """
+    reference, chosen = np.log([0.5, 0.5]), np.log([0.75, 0.25])
+    slope = float(didsim.kl(chosen, reference) + didsim.kl(reference, chosen))
+    assert slope == pytest.approx(np.log(3) / 4)
+    found = []
+    for s in (1.0, 1.9, 3.0):
+        limit = didsim.fixed_point(didsim.dpo(1 / s), reference, didsim.Contrastive(chosen, reference))
+        change = float(np.exp(chosen) @ (np.asarray(limit) - reference))
+        assert change == pytest.approx(0.75 * s * np.log(3) - np.log((3**s + 1) / 2), rel=1e-9, abs=1e-12)
+        assert change <= slope * s
+        found.append(change)
+    assert found[0] > 0 > found[2]

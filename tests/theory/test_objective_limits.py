@@ -223,3 +223,35 @@ def test_other_objectives_miss_the_target_of_random_instances(name: str) -> None
     reached = didsim.js(didsim.fixed_point(didsim.dpo(0.5), reference, problem), target)
     assert float(missed.min()) > 0.01
     assert float(reached.max()) < 1e-28
+
+
+def test_a_symmetric_selection_of_pairs_changes_no_limit_and_another_one_does() -> None:
+    """Pairs are kept by a random table, and the minimiser is SciPy's; the closed form knows no selection."""
+    numbers = np.random.default_rng(0)
+    reference, chosen, rejected = log_softmax(numbers.normal(size=(3, 4)), axis=-1)
+    kept = numbers.uniform(0.1, 1, (4, 4))
+    limit = didsim.fixed_point(didsim.dpo(0.5), reference, didsim.Contrastive(chosen, rejected))
+    ends = []
+    for selection in ((kept + kept.T) / 2, kept):
+        weights = np.exp(chosen)[:, None] * np.exp(rejected)[None, :] * selection
+        weights /= weights.sum()
+
+        def loss(h: np.ndarray, weights: np.ndarray = weights) -> tuple[float, np.ndarray]:
+            value = np.sum(weights * np.logaddexp(0, h[None, :] - h[:, None]))
+            return float(value), brute_gradient(h, weights, logistic_slope)
+
+        best = scipy.optimize.minimize(loss, np.zeros(4), jac=True, method="BFGS", options={"gtol": 1e-10}).x
+        ends.append(np.abs(log_softmax(reference + best / 0.5) - limit).max())
+    assert ends[0] < 1e-6
+    assert ends[1] > 0.1
+
+
+def test_the_best_and_the_worst_of_two_draws_teach_the_odds_of_a_win() -> None:
+    """Four equally likely responses, of rewards 0, 1, 1 and 5: they win 1/8, 1/2, 1/2 and 7/8 of the time."""
+    reference, score = np.log(np.full(4, 1 / 4)), np.array([0.0, 1.0, 1.0, 5.0])
+    problem = didsim.Contrastive(
+        didsim.best_of_n(reference, score, 2), didsim.worst_of_n(reference, score, 2)
+    )
+    learned = np.exp(didsim.fixed_point(didsim.dpo(1.0), reference, problem))
+    odds = np.array([1 / 7, 1, 1, 7])
+    np.testing.assert_allclose(learned, odds / odds.sum(), rtol=1e-12)
