@@ -153,9 +153,7 @@ def _of_size(
             ),
             found=(("seed",), has_minimiser(data, reference.shape[-1]), found),
         )
-        .assign_coords(
-            weight=("weight", weights, {"long_name": "Weight of the KL divergence", "units": "1"})
-        )
+        .assign_coords(weight=("weight", weights, {"long_name": "Weight of the KL divergence", "units": "1"}))
     )
 
 
