@@ -217,11 +217,12 @@ def finding(dataset: xr.Dataset) -> str:
     uniform = dataset["safe_rate"].sel(sampler="uniform")
     return (
         f"At the paper's rate of {rate:g}, {arrived} of the seeds are within {number(AT_REST)} nats of the "
-        f"target after {int(dataset['step'][-1])} steps. The largest safe rate, 2/λ_max, of uniform pairs is "
-        f"{number(float(uniform.min()))} to {number(float(uniform.max()))}, by seed; {rate:g} is above that of "
-        f"{unsafe} of the seeds, by sampler, and {number(dataset.attrs['safe_for_all'])} is safe for "
-        f"every reward. At the paper's rate the order of convergence of the three samplers is {orders['given']} "
-        "(1 is linear, 2 is quadratic); at the best rate of each seed it is "
+        f"target after {int(dataset['step'][-1])} steps. The largest safe rate, 2/λ_max, of uniform pairs "
+        f"is {number(float(uniform.min()))} to {number(float(uniform.max()))}, by seed. The paper's rate is "
+        f"above the safe one in {unsafe} of the seeds, by sampler; "
+        f"{number(dataset.attrs['safe_for_all'])} is safe for "
+        "every reward. At the paper's rate the order of convergence of the three samplers is "
+        f"{orders['given']} (1 is linear, 2 is quadratic); at the best rate of each seed it is "
         f"{orders['best']}, and the median run arrives after {steps} steps. At {SLOW:g} "
         f"of the safe rate or less {share(float((below < AT_REST).mean()))} of all runs arrive, and above it "
         f"{share(float((above < AT_REST).mean()))}."

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import didsim
-from experiments import sampling_rates
+from experiments import sampling_rates, squeezing
 
 SAMPLERS = {
     "uniform": didsim.Uniform(),
@@ -69,3 +69,44 @@ def test_orders_and_shares_of_sampling_rates_are_told() -> None:
     assert arrived[0] > 90
     assert arrived[1] == 0
     np.testing.assert_allclose(shares[3:6], 100 * (dataset["safe_rate"] < 10).mean("seed"), atol=0.5)
+
+
+def test_a_step_squeezes_as_the_formula_says() -> None:
+    random = np.random.default_rng(0)
+    logits = np.sort(random.normal(size=(3, 7)) * 2)[:, ::-1]
+    policy = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    place = np.array([6, 0, 3])
+    found = squeezing.one_step(jnp.log(policy)[None], jnp.asarray(place), -0.7)[0]
+    for seed in range(3):
+        moved = np.log(policy[seed]) + 0.7 * policy[seed]
+        moved[place[seed]] -= 0.7
+        after = np.exp(moved) / np.exp(moved).sum()
+        np.testing.assert_allclose(found[seed], np.log(after / policy[seed]), rtol=1e-12)
+    # To first order a class falls if its own and the pushed probability are less than the sum of squares.
+    falling = np.asarray(squeezing._falling(jnp.log(policy)[None], 6, 1e-6))[0]
+    expected = (policy[:, :6] + policy[:, 6:] < (policy**2).sum(axis=1, keepdims=True)).mean(axis=1)
+    np.testing.assert_allclose(falling, expected)
+
+
+def test_runs_of_squeezing_are_told() -> None:
+    config = squeezing.Config(vocab_size=8, seeds=3, steps=40, pairs=9, scales=(0.1, 3.0))
+    dataset = squeezing.run(config)
+    assert dataset.attrs["pairs"] == 2
+    first = dataset["first_probability"].isel(step=[0, -1]).median("seed")
+    told = squeezing.finding(dataset)
+    ends = re.search(r"from probability (\S+) to (\S+) for DPO, (\S+) for NPO", told)
+    assert ends is not None
+    numbers = first.sel(objective=["dpo", "npo"]).values
+    expected = [numbers[0, 0], numbers[0, 1], numbers[1, 1]]
+    for one, value in zip(ends.groups(), expected, strict=True):
+        assert float(one) == pytest.approx(value, rel=0.06)
+    down = dataset["change"].sel(direction="down", shape="peaked").isel(rank=slice(None, -1))
+    assert f"lets {100 * float((down < 0).mean()):.0f}% of all other classes" in told
+    rises = numbers[:, 1] > numbers[:, 0]
+    assert rises.tolist() == [False, True]
+    assert told.endswith("into the likeliest class for NPO (rejected alone).")
+
+
+def test_squeezing_needs_room_for_a_pair() -> None:
+    with pytest.raises(ValueError, match="4 sequences or more; got 3"):
+        squeezing.Config(vocab_size=3)

@@ -9,6 +9,7 @@ from didsim.fixed_points.solve import fixed_point
 from didsim.information import did, did_entropy, entropy, expectation, geodesic, kl
 from didsim.objectives.catalogue import dpo, dpo_pg
 from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.explicit import Pairs
 from didsim.preferences.rejected import optimal_rejected
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
@@ -168,3 +169,36 @@ def single_pairs_need_no_projection(case: Case) -> Array:
         jnp.max(jnp.where(different, jnp.abs(overlap - expected), 0)),
         jnp.max(jnp.where(different, jnp.maximum(0, -overlap), 0)),
     )
+
+
+@exact(
+    5,
+    OURS,
+    "One step down log π(l) on free logits changes log π(y) at the rate π(y) + π(l) − Σ π² for y ≠ l: the "
+    "likeliest other response gains most (the squeezing effect, arXiv 2407.10490)",
+)
+def squeezing(case: Case) -> Array:
+    """The formula for all `l` and `y`, `−1` for `y = l` included, against derivatives along the step."""
+    p, own = jnp.exp(case.target), jnp.eye(case.size)
+
+    def change(direction: Array) -> Array:
+        return jax.jvp(log_softmax, (case.target,), (direction,))[1]
+
+    # Down the gradient `e_l − π` of log π(l).
+    changes = jax.vmap(change)(p - own)
+    return off(changes, p[None, :] + p[:, None] - jnp.sum(p**2) - own)
+
+
+@exact(5, OURS, "On free logits DPO leaves the ratios of all responses that are in no pair as they are")
+def unseen_keep_their_ratios(case: Case) -> Array:
+    """A pair of the first and the last response: the gradient is zero for the logits of all others."""
+    last = case.size - 1
+    pairs = Pairs(jnp.array([0]), jnp.array([last]))
+
+    def loss(logits: Array) -> Array:
+        return dpo(case.beta).population_loss(log_softmax(logits), case.reference, pairs, None)
+
+    slope = jnp.abs(jax.grad(loss)(case.target))
+    place = jnp.arange(case.size)
+    unseen = (place > 0) & (place < last)
+    return jnp.max(jnp.where(unseen, slope, 0)) / (1 + jnp.max(slope))
