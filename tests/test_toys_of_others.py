@@ -5,10 +5,12 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from scipy.stats import spearmanr
 
 import didsim
-from experiments import sampling_rates, squeezing
+from experiments import sampling_rates, similar_responses, squeezing
 
 SAMPLERS = {
     "uniform": didsim.Uniform(),
@@ -110,3 +112,54 @@ def test_runs_of_squeezing_are_told() -> None:
 def test_squeezing_needs_room_for_a_pair() -> None:
     with pytest.raises(ValueError, match="4 sequences or more; got 3"):
         squeezing.Config(vocab_size=3)
+
+
+def test_paths_of_similar_responses_are_those_of_training() -> None:
+    """Small steps of DPO on the weights of a log-linear policy, against the closed path."""
+    beta, rate, steps = 0.6, 0.002, 500
+    embeddings = np.random.default_rng(1).normal(size=(5, 3))
+    weights = np.array([0.3, -0.2, 0.5])
+    start = didsim.LogLinear(jnp.asarray(embeddings), jnp.asarray(weights))
+    reference = start.log_probs()
+    trained = didsim.train(
+        start,
+        reference,
+        didsim.Pairs([0], [1]),
+        didsim.dpo(beta),
+        optax.sgd(rate),
+        steps,
+        record=didsim.Record(steps, {"fall": lambda s: s.log_probs[0] - s.reference[0]}),
+    )
+    difference = embeddings[0] - embeddings[1]
+    squared = jnp.asarray(difference @ difference)
+    at = similar_responses.position_at(jnp.asarray([rate * steps]), squared[None], beta)
+    moved = np.asarray(trained.policy.weights) - weights
+    np.testing.assert_allclose(moved, float(at[0]) * difference, rtol=2e-3)
+    found = similar_responses.displacement(reference, jnp.asarray(embeddings @ difference), at)
+    assert float(found[0]) == pytest.approx(float(trained.metrics["fall"][-1]), rel=2e-3)
+
+
+def test_ranks_and_winners_of_similar_responses_are_told() -> None:
+    config = similar_responses.Config(vocab_size=6, seeds=2, instances=64, features=3, looks=3, bins=2)
+    dataset = similar_responses.run(config)
+    embeddings, weights, similarity = similar_responses._instances(config, jax.random.key(0), 6)
+    instances = np.asarray(embeddings[1]), np.asarray(weights[1])
+    scores, falls, winners = [], [], []
+    for features, own in zip(*instances, strict=True):
+        difference = features[0] - features[1]
+        logits = features @ own
+        after = logits + 0.1 * np.sqrt(10) ** 3 / (difference @ difference) * features @ difference
+        before, later = (np.exp(one[0]) / np.exp(one).sum() for one in (logits, after))
+        scores.append(features[0] @ features[1] - features[0] @ features[0])
+        falls.append(np.log(before / later))
+        winners.append(int(np.argmax(features @ difference)))
+    np.testing.assert_allclose(dataset["fall"].sel(seed=1), falls, rtol=1e-8)
+    found = dataset["correlation_margin"].sel(score="ches", seed=1).isel(margin=1)
+    assert float(found) == pytest.approx(spearmanr(scores, falls).statistic)
+    high = np.asarray(similarity[1]) >= 0
+    of_high = dataset["share"].sel(seed=1).isel(bin=1)
+    assert float(of_high.sel(winner="opposite")) == pytest.approx(np.mean(np.array(winners)[high] == 2))
+    assert float(of_high.sel(winner="chosen")) == pytest.approx(np.mean(np.array(winners)[high] == 0))
+    told = re.findall(r"([\d.]+)%", similar_responses.finding(dataset))
+    chosen = dataset["share"].sel(winner="chosen").median("seed")
+    assert [float(told[0]), float(told[3])] == pytest.approx(list(100 * chosen.values), abs=0.5)

@@ -8,6 +8,7 @@ from jaxtyping import Array
 from didsim.fixed_points.solve import fixed_point
 from didsim.information import did, did_entropy, entropy, expectation, geodesic, kl
 from didsim.objectives.catalogue import dpo, dpo_pg
+from didsim.policies import LogLinear
 from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Pairs
 from didsim.preferences.rejected import optimal_rejected
@@ -202,3 +203,26 @@ def unseen_keep_their_ratios(case: Case) -> Array:
     place = jnp.arange(case.size)
     unseen = (place > 0) & (place < last)
     return jnp.max(jnp.where(unseen, slope, 0)) / (1 + jnp.max(slope))
+
+
+@exact(
+    5,
+    OURS,
+    "On log-linear policies DPO's gradient of one pair is along φ_w − φ_l at all weights, so its path ends "
+    "at the response with the largest ⟨φ, φ_w − φ_l⟩, chosen or not",
+)
+def one_pair_moves_on_a_line(case: Case) -> Array:
+    """The gradient for the first response as chosen and the last as rejected, at random weights."""
+    features = jnp.stack([case.target, case.third], axis=-1)
+    weights = jnp.stack([case.position, jnp.sin(case.position)])
+    pairs = Pairs(jnp.array([0]), jnp.array([case.size - 1]))
+
+    def loss(weights: Array) -> Array:
+        log_probs = LogLinear(features, weights).log_probs()
+        return dpo(case.beta).population_loss(log_probs, case.reference, pairs, None)
+
+    difference = features[0] - features[-1]
+    ratio = difference @ weights - (case.reference[0] - case.reference[-1])
+    pull = case.beta * jax.nn.sigmoid(-case.beta * ratio)
+    size = case.beta * jnp.max(jnp.abs(features))
+    return off(jax.grad(loss)(weights), -pull * difference, size, case.beta * case.beta * ratio)
