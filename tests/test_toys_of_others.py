@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.optimize import brentq, minimize
+from scipy.special import expit
 from scipy.stats import spearmanr
 
 import didsim
-from experiments import sampling_rates, similar_responses, squeezing
+from experiments import deterministic_preferences, sampling_rates, similar_responses, squeezing
 
 SAMPLERS = {
     "uniform": didsim.Uniform(),
@@ -163,3 +165,50 @@ def test_ranks_and_winners_of_similar_responses_are_told() -> None:
     told = re.findall(r"([\d.]+)%", similar_responses.finding(dataset))
     chosen = dataset["share"].sel(winner="chosen").median("seed")
     assert [float(told[0]), float(told[3])] == pytest.approx(list(100 * chosen.values), abs=0.5)
+
+
+def test_limits_of_sure_orders_are_those_of_the_losses() -> None:
+    """IPO by a least-squares search in SciPy, DPO on a closed order of three by the root of its slope."""
+    tau, q = 0.3, 0.2
+    reference = np.log(np.array([[0.2, 0.5, 0.3]]))
+
+    def loss(h: np.ndarray) -> float:
+        centre = 1 / (2 * tau)
+        pairs = [(0, 1, 1.0), (1, 2, 1.0), (0, 2, 1 - q), (2, 0, q)]
+        return sum(weight * (h[i] - h[j] - centre) ** 2 for i, j, weight in pairs)
+
+    h = minimize(loss, np.zeros(3), tol=1e-12).x
+    policy = np.exp(reference[0] + h)
+    chances = jnp.array([q])
+    found = deterministic_preferences.ipo_limit(jnp.asarray(reference), jnp.asarray(tau), chances)
+    np.testing.assert_allclose(np.exp(found[0]), policy / policy.sum(), rtol=1e-5)
+    # By symmetry both steps of the order have one size, `d`.
+    step = brentq(lambda d: expit(-d) + (1 - q) - expit(2 * d), 0, 10, xtol=1e-14)
+    policy = np.exp(reference[0] + np.array([step, 0, -step]) / tau)
+    found = deterministic_preferences.dpo_limit(jnp.asarray(reference), tau, chances)
+    np.testing.assert_allclose(np.exp(found[0, 0]), policy / policy.sum(), rtol=1e-8)
+
+
+def test_ends_of_sure_orders_are_told() -> None:
+    config = deterministic_preferences.Config(
+        seeds=2, taus=(0.1, 2.0), closing=(0.01, 1.0), steps=1500, learning_rate=0.05
+    )
+    dataset = deterministic_preferences.run(config)
+    ends = dataset["probability"].isel(action=0).median("seed")
+    assert float(np.abs(dataset["probability"] - dataset["limit"]).sel(objective="ipo").max()) < 0.01
+    told = deterministic_preferences.finding(dataset)
+    words = r"ends at (\S+) for DPO with beta 0.1 and at (\S+) with beta 2; .* (\S+) and (\S+)\. After"
+    best = re.search(words, told)
+    assert best is not None
+    expected = [float(ends.sel(objective=one)[k]) for one in ("dpo", "ipo") for k in (0, 1)]
+    assert [float(one) for one in best.groups()] == pytest.approx(expected, rel=0.06)
+    # On the full cycle both stay at the reference.
+    assert told.endswith("with probability 1 it is 0 and 0.")
+    np.testing.assert_allclose(
+        dataset["solved"].isel(closing=-1), [dataset["reference"].values] * 2, rtol=1e-9
+    )
+
+
+def test_a_closed_order_needs_three_actions() -> None:
+    with pytest.raises(ValueError, match="3 sequences or more; got 2"):
+        deterministic_preferences.Config(vocab_size=2)
