@@ -19,6 +19,7 @@ MORE = {
     ],
     "generalisation": ["--set", "features=[2,4]", "--set", "shares=[0.4,0.8]"],
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
+    "misspecified": ["--set", "instances=32", "--set", "features=[1,2]", "--set", "concentrations=[0.1,1]"],
     "objective_zoo": FEW,
     "objective_maps": FEW,
     "overfitting": [

@@ -12,7 +12,7 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 import didsim
-from experiments import deterministic_preferences, sampling_rates, similar_responses, squeezing
+from experiments import deterministic_preferences, misspecified, sampling_rates, similar_responses, squeezing
 
 SAMPLERS = {
     "uniform": didsim.Uniform(),
@@ -212,3 +212,47 @@ def test_ends_of_sure_orders_are_told() -> None:
 def test_a_closed_order_needs_three_actions() -> None:
     with pytest.raises(ValueError, match="3 sequences or more; got 2"):
         deterministic_preferences.Config(vocab_size=2)
+
+
+def test_dpo_and_auxdpo_fit_rewards_of_a_class() -> None:
+    """DPO by a search in SciPy, and AuxDPO by its definition: what is left over is seen by no feature."""
+    random = np.random.default_rng(3)
+    features, reward = random.normal(size=(5, 3)), random.normal(size=5)
+    weights = np.triu(random.gamma(0.5, size=(5, 5)), k=1)
+    mask = np.array([True, True, False])
+
+    def loss(c: np.ndarray) -> float:
+        h = features[:, :2] @ c
+        h = h[:, None] - h[None, :]
+        won = expit(reward[:, None] - reward[None, :])
+        return float(np.sum(weights * (won * np.logaddexp(0, -h) + (1 - won) * np.logaddexp(0, h))))
+
+    best = minimize(loss, np.zeros(2), tol=1e-14).x
+    arrays = [jnp.asarray(one) for one in (features, reward, weights, mask)]
+    found = misspecified.dpo_fit(*arrays)
+    np.testing.assert_allclose(found, features[:, :2] @ best, rtol=1e-4, atol=1e-6)
+    p = random.dirichlet(np.ones(5))
+    found = np.asarray(misspecified.aux_fit(*arrays[:2], jnp.log(jnp.asarray(p)), arrays[3]))
+    delta = reward - found
+    for k in range(2):
+        column = features[:, k]
+        assert np.sum(p * (column - p @ column) * delta) == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(np.linalg.lstsq(features[:, :2], found, rcond=None)[1], 0, atol=1e-12)
+
+
+def test_the_toy_of_misspecification_has_the_reward_of_the_paper() -> None:
+    config = misspecified.Config(
+        vocab_size=4, seeds=2, instances=64, features=(1, 2, 3), betas=(0.1, 10.0), concentrations=(0.1, 10.0)
+    )
+    dataset = misspecified.run(config)
+    assert float(dataset["toy"].sel(policy="aux")[0]) == pytest.approx(1.199, abs=5e-4)
+    # A class of three features holds all policies of four responses: DPO then finds the reward itself.
+    full = dataset.sel(features=3)
+    assert float(full["worse_features"].sel(fit="dpo").max()) == 0
+    assert float(full["reversed"].max()) == pytest.approx(0, abs=0.02)
+    told = misspecified.finding(dataset)
+    shares = [float(one) for one in re.findall(r"([\d.]+)%", told)]
+    worse = dataset["worse_beta"].median("seed")
+    expected = [100 * float(worse.sel(fit=one)[k]) for one in ("dpo", "aux") for k in (0, 1)]
+    np.testing.assert_allclose(shares[2:6], expected, atol=0.5)
+    assert expected[3] < 2
