@@ -200,7 +200,7 @@ def finding(dataset: xr.Dataset) -> str:
     limits = dataset["limit"]
     low, high = (number(float(dataset["tau"][k])) for k in (0, -1))
     best = {one: [number(float(ends.sel(objective=one)[k])) for k in (0, -1)] for one in OBJECTIVES}
-    gap = np.abs(dataset["probability"] - limits).max(("seed", "action"))
+    gap = abs(dataset["probability"] - limits).max(("seed", "action"))
     gaps = {
         "ipo": number(float(gap.sel(objective="ipo").max())),
         "dpo": number(float(gap.sel(objective="dpo").isel(tau=-1))),
@@ -238,13 +238,13 @@ def plot(dataset: xr.Dataset) -> Figure:
         ipo.set_title("(a) IPO, sure order")
         dpo.set_title("(b) DPO, sure order")
         for action, look in looks.items():
-            one = dataset["solved"].sel(objective="dpo", action=action)
-            plotting.plot_band(solved, one, "closing", **look.line)
+            closed = dataset["solved"].sel(objective="dpo", action=action)
+            plotting.plot_band(solved, closed, "closing", **look.line)
         solved.set_title(f"(c) DPO, order closed, beta {tau}")
         plotting.label_axes(solved, x=dataset["closing"], y=dataset["solved"])
         for (name, text), color in zip(OBJECTIVES.items(), plotting.COLORS[3:], strict=False):
-            one = dataset["divergence"].sel(objective=name)
-            plotting.plot_band(apart, one, "closing", color=color, label=text)
+            divergence = dataset["divergence"].sel(objective=name)
+            plotting.plot_band(apart, divergence, "closing", color=color, label=text)
         apart.set_title(f"(d) order closed, tau {tau}")
         apart.legend(loc="best")
         plotting.label_axes(apart, x=dataset["closing"], y=dataset["divergence"])

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 import didsim
 from didsim import plotting
-from didsim.training.metrics import METRICS, Metric
+from didsim.training.metrics import METRICS, Measure, Metric
 from experiments.shared.configs import Count, Positive, SpaceConfig
 from experiments.shared.wording import listed, number, share
 
@@ -45,7 +45,7 @@ def _first_probability(s: didsim.Snapshot) -> Array:
     return jnp.exp(s.log_probs[0])
 
 
-_RECORDED = {
+_RECORDED: dict[str, Measure] = {
     "first_probability": Metric(_first_probability, "Probability of the class likeliest at the start", "1"),
     **{name: METRICS[name] for name in ("largest_probability", "chosen_displacement")},
 }

@@ -7,12 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 from scipy.optimize import brentq, minimize
 from scipy.special import expit
 from scipy.stats import spearmanr
 
 import didsim
-from experiments import deterministic_preferences, misspecified, sampling_rates, similar_responses, squeezing
+from experiments import (
+    deterministic_preferences,
+    misspecified,
+    rejected_drop,
+    sampling_rates,
+    similar_responses,
+    squeezing,
+)
 
 SAMPLERS = {
     "uniform": didsim.Uniform(),
@@ -132,6 +140,7 @@ def test_paths_of_similar_responses_are_those_of_training() -> None:
         steps,
         record=didsim.Record(steps, {"fall": lambda s: s.log_probs[0] - s.reference[0]}),
     )
+    assert isinstance(trained.policy, didsim.LogLinear)
     difference = embeddings[0] - embeddings[1]
     squared = jnp.asarray(difference @ difference)
     at = similar_responses.position_at(jnp.asarray([rate * steps]), squared[None], beta)
@@ -195,7 +204,7 @@ def test_ends_of_sure_orders_are_told() -> None:
     )
     dataset = deterministic_preferences.run(config)
     ends = dataset["probability"].isel(action=0).median("seed")
-    assert float(np.abs(dataset["probability"] - dataset["limit"]).sel(objective="ipo").max()) < 0.01
+    assert float(abs(dataset["probability"] - dataset["limit"]).sel(objective="ipo").max()) < 0.01
     told = deterministic_preferences.finding(dataset)
     words = r"ends at (\S+) for DPO with beta 0.1 and at (\S+) with beta 2; .* (\S+) and (\S+)\. After"
     best = re.search(words, told)
@@ -256,3 +265,47 @@ def test_the_toy_of_misspecification_has_the_reward_of_the_paper() -> None:
     expected = [100 * float(worse.sel(fit=one)[k]) for one in ("dpo", "aux") for k in (0, 1)]
     np.testing.assert_allclose(shares[2:6], expected, atol=0.5)
     assert expected[3] < 2
+
+
+@pytest.fixture(scope="module")
+def dropped() -> xr.Dataset:
+    config = rejected_drop.Config(vocab_size=8, seeds=3, steps=60, every=5)
+    return rejected_drop.run(config)
+
+
+def test_gradient_ratios_of_a_pair_and_its_moves(dropped: xr.Dataset) -> None:
+    """The moves by a loop of gradient steps in NumPy, written from the loss."""
+    chosen, rejected = (np.exp(dropped[name]) for name in ("chosen_logps", "rejected_logps"))
+    np.testing.assert_allclose(dropped["probability_gradients"], chosen / rejected, rtol=1e-9)
+    np.testing.assert_allclose(dropped["logit_gradients"], 1, rtol=1e-12)
+    first = dropped.sel(case="rejected").isel(step=0)
+    assert (first["chosen_logps"] < first["rejected_logps"]).all()
+    for case in rejected_drop.CASES:
+        one = dropped.sel(case=case, seed=1)
+        start = np.exp(np.array([one["chosen_logps"][0], one["rejected_logps"][0]]))
+        others, logits = 1 - start.sum(), np.log(start)
+        for step in range(1, 61):
+            margin = (logits[0] - logits[1]) - np.log(start[0] / start[1])
+            logits += 0.1 * expit(-0.1 * margin) * np.array([1.0, -1.0])
+            if step % 5 == 0:
+                whole = np.log(np.exp(logits).sum() + others)
+                now = one.sel(step=step)
+                assert float(now["chosen_logps"]) == pytest.approx(logits[0] - whole, rel=1e-9)
+                assert float(now["rejected_logps"]) == pytest.approx(logits[1] - whole, rel=1e-9)
+
+
+def test_moves_of_the_rejected_are_told(dropped: xr.Dataset) -> None:
+    ends = dropped.isel(step=-1).median("seed")
+    moves = -ends["rejected_displacement"] / ends["chosen_displacement"]
+    told = rejected_drop.finding(dropped)
+    numbers = re.search(r"has fallen by (\S+), (\S+) and (\S+) nats at the end", told)
+    assert numbers is not None
+    assert [float(one) for one in numbers.groups()] == pytest.approx(list(moves.values), rel=0.06)
+    gap = re.search(r"at most (\S+) of the measured", told)
+    assert gap is not None
+    assert 0 < float(gap.group(1)) < 0.05
+
+
+def test_pairs_of_two_quarters_need_eight_responses() -> None:
+    with pytest.raises(ValueError, match="8 sequences or more; got 7"):
+        rejected_drop.Config(vocab_size=7)

@@ -226,3 +226,30 @@ def one_pair_moves_on_a_line(case: Case) -> Array:
     pull = case.beta * jax.nn.sigmoid(-case.beta * ratio)
     size = case.beta * jnp.max(jnp.abs(features))
     return off(jax.grad(loss)(weights), -pull * difference, size, case.beta * case.beta * ratio)
+
+
+@exact(
+    5,
+    OURS,
+    "On free logits DPO on one pair moves d log π_w : d log π_l = (1 − π_w + π_l) : −(1 + π_w − π_l), though "
+    "its gradients in probabilities have the ratio π_l : −π_w (arXiv 2404.04626)",
+)
+def rejected_falls_faster(case: Case) -> Array:
+    """The first response is chosen and the last rejected; both ratios against derivatives of the loss."""
+    last = case.size - 1
+    pairs = Pairs(jnp.array([0]), jnp.array([last]))
+
+    def loss(log_probs: Array) -> Array:
+        return dpo(case.beta).population_loss(log_probs, case.reference, pairs, None)
+
+    slope = jax.grad(lambda logits: loss(log_softmax(logits)))(case.target)
+    _, moves = jax.jvp(log_softmax, (case.target,), (-slope,))
+    of_log_probs = jax.grad(loss)(case.target)
+    size = jnp.max(jnp.abs(of_log_probs))
+    size = jnp.where(size > 0, size, 1)
+    apart = jnp.exp(case.target[0]) - jnp.exp(case.target[last])
+    # Cross products: a pair that is learned already has no gradient left to divide by.
+    motion = (moves[0] * (1 + apart) + moves[last] * (1 - apart)) / size
+    # ∂L/∂π = (∂L/∂ log π)/π, so the ratio π_l : −π_w says that these two cancel.
+    balance = (of_log_probs[0] + of_log_probs[last]) / size
+    return largest(jnp.abs(motion), jnp.abs(balance))

@@ -82,6 +82,7 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "unseen_keep_their_ratios": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.npo),
     "one_pair_moves_on_a_line": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.ipo),
+    "rejected_falls_faster": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.orpo),
     "projection_keeps_chosen": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo_pg", didsim.dpo),
     "kl_optimum_is_best": lambda patch: patch.setattr(
         didsim.theory.two_stages, "kl_optimum", lambda r, q, b: didsim.kl_optimum(r, q, 2 * b)
