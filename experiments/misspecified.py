@@ -57,7 +57,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     vocab_size: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 8
     max_length: Count = 1
     seeds: Count = 32
-    instances: Annotated[int, msgspec.Meta(ge=32, lt=2**31)] = 150
+    instances: Annotated[int, msgspec.Meta(ge=32, lt=2**31)] = 100
     beta: Positive = 1.0
     betas: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=2)] = (
         0.03,
@@ -95,11 +95,13 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     reference = jax.nn.log_softmax(jax.random.normal(keys[0], (*batch, size)), axis=-1)
     reward = jax.random.normal(keys[1], (*batch, size))
     features = jax.random.normal(keys[2], (*batch, size, most))
-    upper = jnp.triu_indices(size, k=1)
+    upper = np.triu_indices(size, k=1)
 
     def weights(key: Array, concentration: float) -> Array:
         drawn = didsim.dirichlet(jax.random.split(key, batch), len(upper[0]), concentration)
-        return jnp.zeros((*batch, size, size)).at[..., upper[0], upper[1]].set(jnp.exp(drawn))
+        table = np.zeros((*batch, size, size))
+        table[..., upper[0], upper[1]] = np.exp(drawn)
+        return jnp.asarray(table)
 
     def fits(used: int, table: Array) -> tuple[Array, Array]:
         mask = jnp.arange(most) < used
@@ -142,7 +144,7 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
             ),
             "reversed": (
                 ("fit", "features", "seed"),
-                np.stack([np.asarray(reversals(of_features[:, k], reward)) for k in range(2)]),
+                np.stack([reversals(np.asarray(of_features[:, k]), np.asarray(reward)) for k in range(2)]),
                 {"long_name": "Share of pairs in the wrong order", "units": "1"},
             ),
             "toy": (("policy", "share"), toy, {"long_name": "Expected reward", "units": "nats"}),
@@ -240,13 +242,13 @@ def gain(
 
 
 def reversals(
-    scores: Float[Array, "*batch seeds instances responses"],
-    reward: Float[Array, "seeds instances responses"],
-) -> Float[Array, "*batch seeds"]:
+    scores: Float[np.ndarray, "*batch seeds instances responses"],
+    reward: Float[np.ndarray, "seeds instances responses"],
+) -> Float[np.ndarray, "*batch seeds"]:
     """The share of pairs that implicit rewards put in the other order than the true reward."""
-    one, other = (jnp.sign(x[..., :, None] - x[..., None, :]) for x in (scores, reward))
+    one, other = (np.sign(x[..., :, None] - x[..., None, :]) for x in (scores, reward))
     size = scores.shape[-1]
-    return jnp.sum(one * other < 0, axis=(-2, -1)).mean(axis=-1) / (size * (size - 1))
+    return np.asarray(np.sum(one * other < 0, axis=(-2, -1)).mean(axis=-1) / (size * (size - 1)))
 
 
 def _toy(config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -260,7 +262,7 @@ def _toy(config: Config) -> tuple[np.ndarray, np.ndarray]:
     mask = jnp.array([True])
     fitted = jax.vmap(lambda one: dpo_fit(features, reward, one, mask))(jnp.asarray(weights))
     aux = aux_fit(features, reward, uniform, mask)
-    grid = jnp.linspace(-5, 5, 10_001)[:, None] * features[:, 0]
+    grid = jnp.linspace(-5, 5, 2001)[:, None] * features[:, 0]
     policies = didsim.bayes_update(uniform, grid)
     objective = didsim.expectation(policies, reward) - config.beta * didsim.kl(policies, uniform)
     base = float(didsim.expectation(uniform, reward))
