@@ -22,12 +22,14 @@ MORE = {
     "generalisation": ["--set", "features=[2,4]", "--set", "shares=[0.4,0.8]"],
     "iterative_refinement": ["--set", "rounds=6"],
     "log_ratio_reward": ["--set", 'objectives=["dpo", "ipo", "slic"]'],
+    "misspecified": ["--set", "instances=32", "--set", "features=[1,2]", "--set", "concentrations=[0.1,1]"],
     "objective_zoo": FEW,
     "objective_maps": FEW,
     "overfitting": [
         word for one in ("pairs=[6,60]", "held_out=30", "weights=2", "solved=2") for word in ("--set", one)
     ],
     "power_law_violation": ["--set", "repeats=2", "--set", "pairs=[50,200]"],
+    "similar_responses": ["--set", "instances=32", "--set", "looks=3"],
     "two_stage": ["--set", "shifts=[0,1]", "--set", "ridges=[0.01,10]"],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}

@@ -8,7 +8,9 @@ from jaxtyping import Array
 from didsim.fixed_points.solve import fixed_point
 from didsim.information import did, did_entropy, entropy, expectation, geodesic, kl
 from didsim.objectives.catalogue import dpo, dpo_pg
+from didsim.policies import LogLinear
 from didsim.preferences.contrastive import Contrastive
+from didsim.preferences.explicit import Pairs
 from didsim.preferences.rejected import optimal_rejected
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
@@ -214,3 +216,86 @@ def single_pairs_need_no_projection(case: Case) -> Array:
         jnp.max(jnp.where(different, jnp.abs(overlap - expected), 0)),
         jnp.max(jnp.where(different, jnp.maximum(0, -overlap), 0)),
     )
+
+
+@exact(
+    5,
+    OURS,
+    "One step down log π(l) on free logits changes log π(y) at the rate π(y) + π(l) − Σ π² for y ≠ l: the "
+    "likeliest other response gains most (the squeezing effect, arXiv 2407.10490)",
+)
+def squeezing(case: Case) -> Array:
+    """The formula for all `l` and `y`, `−1` for `y = l` included, against derivatives along the step."""
+    p, own = jnp.exp(case.target), jnp.eye(case.size)
+
+    def change(direction: Array) -> Array:
+        return jax.jvp(log_softmax, (case.target,), (direction,))[1]
+
+    # Down the gradient `e_l − π` of log π(l).
+    changes = jax.vmap(change)(p - own)
+    return off(changes, p[None, :] + p[:, None] - jnp.sum(p**2) - own)
+
+
+@exact(5, OURS, "On free logits DPO leaves the ratios of all responses that are in no pair as they are")
+def unseen_keep_their_ratios(case: Case) -> Array:
+    """A pair of the first and the last response: the gradient is zero for the logits of all others."""
+    last = case.size - 1
+    pairs = Pairs(jnp.array([0]), jnp.array([last]))
+
+    def loss(logits: Array) -> Array:
+        return dpo(case.beta).population_loss(log_softmax(logits), case.reference, pairs, None)
+
+    slope = jnp.abs(jax.grad(loss)(case.target))
+    place = jnp.arange(case.size)
+    unseen = (place > 0) & (place < last)
+    return jnp.max(jnp.where(unseen, slope, 0)) / (1 + jnp.max(slope))
+
+
+@exact(
+    5,
+    OURS,
+    "On log-linear policies DPO's gradient of one pair is along φ_w − φ_l at all weights, so its path ends "
+    "at the response with the largest ⟨φ, φ_w − φ_l⟩, chosen or not",
+)
+def one_pair_moves_on_a_line(case: Case) -> Array:
+    """The gradient for the first response as chosen and the last as rejected, at random weights."""
+    features = jnp.stack([case.target, case.third], axis=-1)
+    weights = jnp.stack([case.position, jnp.sin(case.position)])
+    pairs = Pairs(jnp.array([0]), jnp.array([case.size - 1]))
+
+    def loss(weights: Array) -> Array:
+        log_probs = LogLinear(features, weights).log_probs()
+        return dpo(case.beta).population_loss(log_probs, case.reference, pairs, None)
+
+    difference = features[0] - features[-1]
+    ratio = difference @ weights - (case.reference[0] - case.reference[-1])
+    pull = case.beta * jax.nn.sigmoid(-case.beta * ratio)
+    size = case.beta * jnp.max(jnp.abs(features))
+    return off(jax.grad(loss)(weights), -pull * difference, size, case.beta * case.beta * ratio)
+
+
+@exact(
+    5,
+    OURS,
+    "On free logits DPO on one pair moves d log π_w : d log π_l = (1 − π_w + π_l) : −(1 + π_w − π_l), though "
+    "its gradients in probabilities have the ratio π_l : −π_w (arXiv 2404.04626)",
+)
+def rejected_falls_faster(case: Case) -> Array:
+    """The first response is chosen and the last rejected; both ratios against derivatives of the loss."""
+    last = case.size - 1
+    pairs = Pairs(jnp.array([0]), jnp.array([last]))
+
+    def loss(log_probs: Array) -> Array:
+        return dpo(case.beta).population_loss(log_probs, case.reference, pairs, None)
+
+    slope = jax.grad(lambda logits: loss(log_softmax(logits)))(case.target)
+    _, moves = jax.jvp(log_softmax, (case.target,), (-slope,))
+    of_log_probs = jax.grad(loss)(case.target)
+    size = jnp.max(jnp.abs(of_log_probs))
+    size = jnp.where(size > 0, size, 1)
+    apart = jnp.exp(case.target[0]) - jnp.exp(case.target[last])
+    # Cross products: a pair that is learned already has no gradient left to divide by.
+    motion = (moves[0] * (1 + apart) + moves[last] * (1 - apart)) / size
+    # ∂L/∂π = (∂L/∂ log π)/π, so the ratio π_l : −π_w says that these two cancel.
+    balance = (of_log_probs[0] + of_log_probs[last]) / size
+    return largest(jnp.abs(motion), jnp.abs(balance))

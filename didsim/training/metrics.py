@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -155,6 +156,12 @@ def js_to_target(s: Snapshot) -> Array:
 def policy_entropy(s: Snapshot) -> Array:
     """Entropy of the learned policy."""
     return entropy(s.log_probs)
+
+
+@_standard("Largest probability", "1")
+def largest_probability(s: Snapshot) -> Array:
+    """The learned probability of the sequence that is likeliest now."""
+    return jnp.exp(jnp.max(s.log_probs, axis=-1))
 
 
 @_standard("DID entropy", name="did_entropy", needs_cover=True)

@@ -90,6 +90,9 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         didsim.theory.dynamics, "kl", lambda p, q: didsim.kl(q, p)
     ),
     "refinement_contracts": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.exponential),
+    "unseen_keep_their_ratios": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.npo),
+    "one_pair_moves_on_a_line": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.ipo),
+    "rejected_falls_faster": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.orpo),
     "projection_keeps_chosen": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo_pg", didsim.dpo),
     "kl_optimum_is_best": lambda patch: patch.setattr(
         didsim.theory.two_stages, "kl_optimum", lambda r, q, b: didsim.kl_optimum(r, q, 2 * b)

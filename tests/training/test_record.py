@@ -55,6 +55,7 @@ def test_divergences_and_entropies(recorded: dict[str, float]) -> None:
         (divergence(START, mean) + divergence(TARGET, mean)) / 2, rel=1e-12
     )
     assert recorded["policy_entropy"] == pytest.approx(-expected(START, START), rel=1e-12)
+    assert recorded["largest_probability"] == pytest.approx(np.exp(START).max(), rel=1e-12)
     assert recorded["did_entropy"] == pytest.approx(-expected(q, q), rel=1e-12)
 
 
@@ -150,7 +151,7 @@ def test_also_adds_to_the_default_metrics_alone() -> None:
 
 
 def test_every_standard_metric_has_a_long_name_and_units() -> None:
-    shares = {"loss", "gradient_norm", "fraction_ordered", "reward_accuracy"}
+    shares = {"loss", "gradient_norm", "largest_probability", "fraction_ordered", "reward_accuracy"}
     for name, metric in METRICS.items():
         attributes = metric_attributes(name, metric)
         assert attributes["units"] == ("1" if name in shares else "nats")
