@@ -80,6 +80,9 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "chosen_displacement": lambda patch: patch.setattr(
         didsim.theory.dynamics, "kl", lambda p, q: didsim.kl(q, p)
     ),
+    "displacement_at_first": lambda patch: patch.setattr(
+        didsim.theory.dynamics, "dpo", lambda beta: didsim.dpo(2 * beta)
+    ),
     "projection_keeps_chosen": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo_pg", didsim.dpo),
     "kl_optimum_is_best": lambda patch: patch.setattr(
         didsim.theory.two_stages, "kl_optimum", lambda r, q, b: didsim.kl_optimum(r, q, 2 * b)

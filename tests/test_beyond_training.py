@@ -1,0 +1,85 @@
+"""Experiments on training beyond the paper, each against an independent way to its numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.nn import log_softmax
+from scipy.special import expit
+
+import didsim
+from didsim.theory.dynamics import displacement_derivatives
+from experiments import gradient_flow_turns
+
+
+def test_both_derivatives_of_the_displacement_by_small_steps_in_numpy() -> None:
+    """Two small Euler steps of the flow, with the gradient as a double loop."""
+    random = np.random.default_rng(0)
+    r, w, el = (np.exp(log_softmax(random.normal(size=5))) for _ in range(3))
+    beta, dt = 0.7, 1e-3
+
+    def velocity(theta: np.ndarray) -> np.ndarray:
+        h, v = beta * (theta - np.log(r)), np.zeros(5)
+        for i in range(5):
+            for j in range(5):
+                pull = beta * w[i] * el[j] * expit(h[j] - h[i])
+                v[i] += pull
+                v[j] -= pull
+        return v
+
+    def displacement(theta: np.ndarray) -> float:
+        return float(w @ (theta - np.log(np.exp(theta).sum()) - np.log(r)))
+
+    def after(dt: float) -> float:
+        """Heun's step: right to second order, as the second derivative needs."""
+        here = np.log(r)
+        ahead = here + dt * velocity(here)
+        return displacement(here + dt * (velocity(here) + velocity(ahead)) / 2)
+
+    first, second = displacement_derivatives(jnp.log(r), jnp.log(w), jnp.log(el), beta)
+    assert float(first) == pytest.approx((after(dt) - after(-dt)) / (2 * dt), rel=1e-4)
+    assert float(second) == pytest.approx((after(dt) + after(-dt)) / dt**2, rel=1e-3)
+
+
+def test_small_steps_follow_the_flow_and_turn_where_it_does() -> None:
+    config = gradient_flow_turns.Config(
+        vocab_size=3, max_length=1, seeds=2, steps=120, positions=(0.05,), rates=(0.1, 5.0, 0.01)
+    )
+    dataset = gradient_flow_turns.run(config)
+    small = dataset.sel(way="small", position=0.05, seed=1)
+    keys = jax.random.split(jax.random.key(0), (2, 2))
+    reference, target = (didsim.normal_logits(one, 3)[1] for one in keys)
+    chosen, rejected = (log_softmax(reference + at * (target - reference)) for at in (0.05, -0.45))
+    times = 0.1 * np.arange(121)
+    path = didsim.gradient_flow(
+        didsim.dpo(0.5), reference, didsim.Contrastive(chosen, rejected), times, tolerance=1e-10
+    )
+    moved = np.asarray((path - reference) @ np.exp(chosen))
+    np.testing.assert_allclose(small["moved"], moved, rtol=0.01, atol=5e-5)
+    top = int(moved.argmax())
+    assert 3 < top < 100
+    assert float(small["turn"]) == pytest.approx(times[top], abs=0.15)
+    assert float(small["highest"]) == pytest.approx(moved.max(), rel=0.1)
+    assert float(small["back"]) == pytest.approx(times[np.argmax(moved[1:] < 0) + 1], abs=0.25)
+    # So near to the reference the parabola tells the turn.
+    assert float(-small["first"] / small["second"]) == pytest.approx(times[top], rel=0.2)
+
+
+def test_turns_of_known_curves() -> None:
+    steps = jnp.arange(9.0)
+    parabola, falls = (3.3 - (steps - 3.3) ** 2 / 3.3) / 7, -steps
+    turn, highest = gradient_flow_turns._turn(jnp.stack([parabola, falls, steps]))
+    np.testing.assert_allclose(turn, [3.3, np.nan, np.nan])
+    np.testing.assert_allclose(highest, [3.3 / 7, 0, 8])
+    back = gradient_flow_turns._back(jnp.stack([parabola, falls, steps, jnp.where(steps == 1, 0.25, -0.75)]))
+    np.testing.assert_allclose(back, [6.6, np.nan, np.nan, 1.25], rtol=0.01)
+
+
+def test_the_finding_on_turns_counts_runs_that_rise_and_end_below() -> None:
+    config = gradient_flow_turns.Config(vocab_size=3, max_length=1, seeds=4, steps=40, positions=(0.0, 0.3))
+    dataset = gradient_flow_turns.run(config)
+    rise, ends = dataset["moved"].values[0, 1, :, 1] > 0, dataset["limit"].values[1] < 0
+    told = gradient_flow_turns.finding(dataset)
+    assert f"in 0% (at 0) and {100 * np.mean(rise & ends):.0f}% (at 0.3) of seeds" in told
+    chosen_at_reference = gradient_flow_turns.finding(dataset.sel(position=[0.0]))
+    assert "predict, is" not in chosen_at_reference
