@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.nn import log_softmax
+from scipy.optimize import brentq
 from scipy.special import expit
 
 import didsim
 from didsim.theory.dynamics import displacement_derivatives
-from experiments import gradient_flow_turns
+from experiments import gradient_flow_turns, simpo_learns_the_did
 
 
 def test_both_derivatives_of_the_displacement_by_small_steps_in_numpy() -> None:
@@ -83,3 +84,46 @@ def test_the_finding_on_turns_counts_runs_that_rise_and_end_below() -> None:
     assert f"in 0% (at 0) and {100 * np.mean(rise & ends):.0f}% (at 0.3) of seeds" in told
     chosen_at_reference = gradient_flow_turns.finding(dataset.sel(position=[0.0]))
     assert "predict, is" not in chosen_at_reference
+
+
+def test_the_margin_between_two_responses_is_the_root_of_one_equation() -> None:
+    config = simpo_learns_the_did.Config(
+        vocab_size=2, max_length=1, eos=False, seeds=2, steps=1, margins=(0.0, 1.5), factors=(2.0,), beta=0.7
+    )
+    reference, target = didsim.normal_logits(jax.random.split(jax.random.key(0), (2, 2)), 2)
+    problem = didsim.Contrastive(reference, didsim.optimal_rejected(reference, target, 0.7))
+    made = simpo_learns_the_did._Made(reference, target, didsim.did(target, reference), problem)
+    rewards = simpo_learns_the_did._rewards(config, made)
+    for seed in range(2):
+        gap = 0.7 * float((target - reference)[seed, 0] - (target - reference)[seed, 1])
+        for k, margin in enumerate((0.0, 1.5)):
+
+            def slope(d: float, gap: float = gap, margin: float = margin) -> float:
+                return float(expit(gap) * expit(margin - d) - expit(-gap) * expit(margin + d))
+
+            found = float(rewards[k, seed, 0] - rewards[k, seed, 1])
+            assert found == pytest.approx(brentq(slope, -20, 20, xtol=1e-14), rel=1e-8)
+
+
+def test_simpo_per_token_has_the_rewards_of_the_did_and_its_own_lengths() -> None:
+    config = simpo_learns_the_did.Config(
+        vocab_size=2, max_length=3, seeds=3, steps=60, margins=(0.0, 1.0), factors=(1.0, 3.0)
+    )
+    dataset = simpo_learns_the_did.run(config)
+    keys = jax.random.split(jax.random.key(0), (2, 3))
+    # With a token that ends, there is one sequence of one token, one of two, and two of three.
+    lengths = np.array([1, 2, 3, 3])
+    reference, target = (np.asarray(didsim.normal_logits(one, 4)) for one in keys)
+    for seed in range(3):
+        h = 0.5 * (target - reference)[seed]
+        for k, factor in enumerate((1.0, 3.0)):
+            slopes = lengths / (0.5 * factor * lengths.mean())
+            c = brentq(lambda c, s=slopes, h=h: np.exp(s * (h + c)).sum() - 1, -50, 50, xtol=1e-14)
+            p = np.exp(slopes * (h + c))
+            assert float(dataset["length_by_factor"][1, k, seed]) == pytest.approx(p @ lengths, rel=1e-8)
+    assert float(dataset["gap"].max()) < 1e-9
+    assert float(dataset["js_did_by_margin"].sel(way="sum", margin=0.0).max()) < 1e-12
+    assert float(dataset["js_did_by_margin"].sel(way="sum", margin=1.0).min()) > 1e-6
+    told = simpo_learns_the_did.finding(dataset)
+    curve = dataset["js_to_target"].sel(objective="SimPO, γ = 0").median("seed").values
+    assert f"is lowest at step {dataset['step'].values[curve.argmin()]} (" in told

@@ -144,6 +144,24 @@ def simpo_limit(case: Case) -> Array:
     )
 
 
+@exact(
+    3,
+    OURS,
+    "SimPO per token, without margin: log π_∞(y) = |y| (log(π_w/π_l)(y) + c)/β, for the c that normalises",
+)
+def simpo_per_token_limit(case: Case) -> Array:
+    """The rewards of the limit, at lengths of one to three tokens, and its normalisation."""
+    problem, _ = _contrastive(case)
+    lengths = 1 + jnp.arange(case.size) % 3
+    objective = simpo(case.beta, gamma=0, length_normalised=True)
+    limit = fixed_point(objective, case.reference, problem, lengths)
+    h, data = case.beta * limit / lengths, case.target - case.third
+    top = jnp.argmax(limit)
+    return largest(
+        off(h - h[top], data - data[top], data, case.beta * limit), off(logsumexp(limit), jnp.zeros(()))
+    )
+
+
 @exact(3, OURS, "IPO: log(π_∞/π_ref) = b (π_w − π_l)/(π_w + π_l) + const, so log-ratios differ by at most 2b")
 def ipo_limit(case: Case) -> Array:
     """Stationarity in the reward of each sequence, relative to its mass, and the bound."""

@@ -70,6 +70,11 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "simpo_limit": lambda patch: patch.setattr(
         didsim.theory.objective_limits, "simpo", lambda beta, gamma: didsim.dpo(beta)
     ),
+    "simpo_per_token_limit": lambda patch: patch.setattr(
+        didsim.theory.objective_limits,
+        "simpo",
+        lambda beta, gamma, length_normalised: didsim.simpo(beta, gamma, length_normalised=False),
+    ),
     "labelled_limit": lambda patch: patch.setattr(didsim.theory.objective_limits, "dpo", didsim.exponential),
     "same_exponent": lambda patch: patch.setattr(
         didsim.theory.log_margins, "optimal_rejected", lambda r, t, b: didsim.optimal_rejected(r, t, 2 * b)
