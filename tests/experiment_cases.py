@@ -25,6 +25,7 @@ MORE = {
         word for one in ("pairs=[6,60]", "held_out=30", "weights=2", "solved=2") for word in ("--set", one)
     ],
     "simpo_learns_the_did": ["--set", "margins=[0,1]", "--set", "factors=[1,2]"],
+    "token_level": ["--set", "betas=[0.5]"],
     "two_stage": ["--set", "shifts=[0,1]", "--set", "ridges=[0.01,10]"],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}

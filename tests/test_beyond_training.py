@@ -10,7 +10,7 @@ from scipy.special import expit
 
 import didsim
 from didsim.theory.dynamics import displacement_derivatives
-from experiments import gradient_flow_turns, simpo_learns_the_did
+from experiments import gradient_flow_turns, simpo_learns_the_did, token_level
 
 
 def test_both_derivatives_of_the_displacement_by_small_steps_in_numpy() -> None:
@@ -127,3 +127,71 @@ def test_simpo_per_token_has_the_rewards_of_the_did_and_its_own_lengths() -> Non
     told = simpo_learns_the_did.finding(dataset)
     curve = dataset["js_to_target"].sel(objective="SimPO, γ = 0").median("seed").values
     assert f"is lowest at step {dataset['step'].values[curve.argmin()]} (" in told
+
+
+def test_measures_of_tokens_by_walking_over_a_dictionary_of_prefixes() -> None:
+    space = didsim.SequenceSpace(3, 3, eos=True)
+    reference, target = (didsim.markov(jax.random.key(k), space) for k in (1, 2))
+    beta = 0.7
+    places = token_level._places(space)
+    found = jax.jit(lambda r, t: token_level._measure(r, t, jnp.array([beta]), space, places))(
+        reference, target
+    )
+    sequences = [tuple(space.decode(k)) for k in range(space.size)]
+    r, t = (dict(zip(sequences, np.exp(np.asarray(p)), strict=True)) for p in (reference, target))
+
+    def mass(p: dict[tuple[int, ...], float], prefix: tuple[int, ...]) -> float:
+        return sum(value for y, value in p.items() if y[: len(prefix)] == prefix)
+
+    def following(p: dict[tuple[int, ...], float], prefix: tuple[int, ...]) -> np.ndarray:
+        return np.array([mass(p, (*prefix, v)) for v in range(3)]) / mass(p, prefix)
+
+    q = {y: t[y] / r[y] for y in sequences}
+    q = {y: value / sum(q.values()) for y, value in q.items()}
+    lost = {y: r[y] * (r[y] / t[y]) ** beta for y in sequences}
+    falls, ordered, tokens = np.zeros(3), np.zeros(3), 0.0
+    reached = np.zeros(3)
+    product, by_tokens = {}, {}
+    for y in sequences:
+        product[y] = by_tokens[y] = 1.0
+        for place, token in enumerate(y):
+            a, b, c = (following(p, y[:place]) for p in (r, t, lost))
+            falls[place] += r[y] * a @ np.log(b / a)
+            steps = [
+                (np.log(b[i] * a[j] / a[i] / b[j]), np.log(a[i] * c[j] / c[i] / a[j]))
+                for i in range(3)
+                for j in range(i)
+            ]
+            ordered[place] += r[y] * np.mean([one * other > 0 for one, other in steps])
+            reached[place] += r[y]
+            ratio = b / a / np.sum(b / a)
+            tokens -= t[y] * ratio @ np.log(ratio)
+            product[y] *= ratio[token]
+            power = a * (a / b) ** beta
+            by_tokens[y] *= power[token] / power.sum()
+    length = sum(t[y] * len(y) for y in sequences)
+    np.testing.assert_allclose(found["moved_limit"], falls, rtol=1e-9)
+    np.testing.assert_allclose(found["ordered"][0], ordered / reached, rtol=1e-9)
+    assert float(found["of_tokens"]) == pytest.approx(tokens / length)
+    entropy = -sum(value * np.log(value) for value in q.values())
+    assert float(found["per_token"]) == pytest.approx(entropy / sum(q[y] * len(y) for y in sequences))
+    end = {y: r[y] * (r[y] / by_tokens[y]) ** (1 / beta) for y in sequences}
+    for name, one, other in (("product_gap", q, product), ("js_by_tokens", end, t)):
+        p, o = (np.array([d[y] for y in sequences]) / sum(d.values()) for d in (one, other))
+        middle = (p + o) / 2
+        js = (p @ np.log(p / middle) + o @ np.log(o / middle)) / 2
+        assert float(found[name][0] if name == "js_by_tokens" else found[name]) == pytest.approx(js)
+
+
+def test_displacement_by_token_adds_up_to_that_of_sequences() -> None:
+    config = token_level.Config(vocab_size=2, max_length=3, seeds=3, steps=200, betas=(0.5,), scale=0.6)
+    dataset = token_level.run(config)
+    reference, target = token_level._chains(config, config.make_space())
+    total = -np.asarray(didsim.kl(reference, target))
+    np.testing.assert_allclose(dataset["moved_limit"].sum("position"), total, rtol=1e-9)
+    ends = dataset["moved"].isel(step=-1)
+    for tables in ("full", "shared"):
+        np.testing.assert_allclose(ends.sel(tables=tables), dataset["moved_limit"], atol=1e-4)
+    assert (dataset["moved"].isel(step=0) == 0).all()
+    first = float(dataset["ordered"].sel(beta=0.5, position=1).mean())
+    assert f"{100 * first:.0f}% (β = 0.5) of the pairs of first tokens are" in token_level.finding(dataset)

@@ -10,6 +10,7 @@ from didsim.information import did, did_entropy, entropy, expectation, geodesic,
 from didsim.objectives.catalogue import dpo, dpo_pg
 from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.rejected import optimal_rejected
+from didsim.spaces import SequenceSpace
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 
@@ -42,6 +43,23 @@ def rejected_displacement(case: Case) -> Array:
     fall = expectation(reference, limit) - expectation(reference, reference)
     sizes = reference, target, reference / case.beta, target / case.beta
     return off(fall, -kl(reference, target), *sizes)
+
+
+@exact(
+    5,
+    OURS,
+    "Displacement adds up over tokens: −KL(π_ref ‖ π*) = −Σ_t E_ref KL of next tokens, so that none gains",
+    sizes=(8,),
+)
+def displacement_by_tokens(case: Case) -> Array:
+    """The chain rule on sequences of three tokens out of two."""
+    space = SequenceSpace(vocab_size=2, max_length=3)
+    reference, target = (space.next_token_log_probs(one) for one in (case.reference, case.target))
+    # The prefixes of no token, of one and of two, and how likely the reference is to pass each.
+    passed = jnp.exp(case.reference)
+    reached = jnp.concatenate([passed.reshape(2**k, -1).sum(axis=-1) for k in range(3)])
+    falls = jnp.sum(reached * kl(reference, target))
+    return off(expectation(case.reference, case.target - case.reference), -falls, case.reference, case.target)
 
 
 @exact(5, PAPER, "At DPO's limit, E_w log(π_∞/π_ref) = KL(π_w ‖ π_l)/β − log Σ π_ref (π_w/π_l)^(1/β)")
