@@ -10,7 +10,7 @@ from scipy.special import expit
 
 import didsim
 from didsim.theory.dynamics import displacement_derivatives
-from experiments import gradient_flow_turns, simpo_learns_the_did, token_level
+from experiments import exploration, gradient_flow_turns, simpo_learns_the_did, token_level
 
 
 def test_both_derivatives_of_the_displacement_by_small_steps_in_numpy() -> None:
@@ -195,3 +195,77 @@ def test_displacement_by_token_adds_up_to_that_of_sequences() -> None:
     assert (dataset["moved"].isel(step=0) == 0).all()
     first = float(dataset["ordered"].sel(beta=0.5, position=1).mean())
     assert f"{100 * first:.0f}% (β = 0.5) of the pairs of first tokens are" in token_level.finding(dataset)
+
+
+def test_masses_limits_and_slopes_of_rare_responses_in_numpy() -> None:
+    config = exploration.Config(
+        vocab_size=3, max_length=2, seeds=2, steps=40, rare=0.1, ratios=(0.5, 2.0), pairs=(4, 40)
+    )
+    dataset = exploration.run(config)
+    keys = jax.random.split(jax.random.key(0), (2, 2))
+    reference = np.asarray(didsim.normal_logits(keys[0], 9, 2.0))
+    bump = 0.5 * np.asarray(didsim.normal_logits(keys[1], 9))
+    for seed in range(2):
+        rare: list[int] = []
+        total = 0.0
+        for place in np.argsort(reference[seed]):
+            total += np.exp(reference[seed, place])
+            if rare and total > 0.1:
+                break
+            rare.append(int(place))
+        p = np.exp(reference[seed])
+        assert float(dataset["start"][seed]) == pytest.approx(p[rare].sum())
+        for k, sign in enumerate((0.4, 0.0, -0.4)):
+            log_q = sign * reference[seed] + bump[seed]
+            slope = p[rare] @ log_q[rare] / p[rare].sum() - p @ log_q
+            assert float(dataset["slope"][k, seed]) == pytest.approx(slope)
+            for along, ratio in enumerate((0.5, 2.0)):
+                limit = p * np.exp(ratio * log_q)
+                found = float(dataset["by_ratio"][k, along, seed])
+                assert found == pytest.approx(limit[rare].sum() / limit.sum())
+        smoothing = -0.4 * reference[seed] + bump[seed]
+        # Rejected responses from 1/9 each: DPO ends at reference · (9 reference)^(1/β), with β = 0.5.
+        assert float(dataset["by_rejected"][1, seed]) == pytest.approx((p**3)[rare].sum() / (p**3).sum())
+        rejected = p * np.exp(-0.5 * smoothing)
+        rejected /= rejected.sum()
+        theta = reference[seed].copy()
+        for _ in range(40):
+            h, step = 0.5 * (theta - reference[seed]), np.zeros(9)
+            for i in range(9):
+                for j in range(9):
+                    pull = 0.5 * p[i] * rejected[j] * expit(h[j] - h[i])
+                    step[i] += pull
+                    step[j] -= pull
+            theta += 20.0 * step
+        policy = np.exp(log_softmax(theta))
+        end = dataset["by_way"].sel(way="all pairs", seed=seed).isel(step=-1)
+        assert float(end) == pytest.approx(float(policy[rare].sum()), rel=1e-6)
+
+
+def test_unseen_responses_gain_or_lose_together() -> None:
+    config = exploration.Config(vocab_size=2, max_length=3, seeds=3, steps=60, pairs=(3, 30))
+    made = exploration._make(config)
+    rejected = didsim.normal_logits(jax.random.split(jax.random.key(5), 3), 8)
+    pairs, seen = exploration._datasets(config, made.reference, rejected)
+    for k, n in enumerate((3, 30)):
+        for seed in range(3):
+            shown = {*np.asarray(pairs.winners[k, seed, :n]), *np.asarray(pairs.losers[k, seed, :n])}
+            assert set(np.flatnonzero(seen[k, seed])) == shown
+    _, policies = exploration._descend(config, made.reference, pairs, False)
+    change = np.asarray(policies[:, :, -1] - made.reference)
+    for k in range(2):
+        for seed in range(3):
+            unseen = change[k, seed][~np.asarray(seen[k, seed])]
+            assert unseen.size == 0 or np.ptp(unseen) < 1e-12
+    assert np.ptp(change[0], axis=-1).min() > 0.1
+
+
+def test_the_finding_on_exploration_has_the_shares_of_the_data() -> None:
+    config = exploration.Config(vocab_size=2, max_length=3, seeds=4, steps=20, pairs=(3, 30))
+    dataset = exploration.run(config)
+    told = exploration.finding(dataset)
+    right = np.sign(dataset["slope"]) == np.sign(dataset["limit"] - dataset["start"])
+    assert f"has the sign of the whole change in {100 * float(right.mean()):.0f}% of instances" in told
+    assert (dataset["spread"] < 1e-12).all()
+    assert exploration._part(3e-6) == "3.0·10⁻⁶"
+    assert exploration._part(0.25) == "25%"

@@ -86,6 +86,20 @@ def entropy_slope(case: Case) -> Array:
     return off(jax.grad(path)(case.position), -covariance, size)
 
 
+@exact(5, OURS, "The mass of a set R along the geodesic: d log π_s(R)/ds = E[log q | R] − E[log q] under π_s")
+def mass_slope(case: Case) -> Array:
+    """The formula against the derivative, at any position. `R` is the first half of the sequences."""
+    log_q = did(case.target, case.reference)
+    half = (case.size + 1) // 2
+
+    def log_mass(s: Array) -> Array:
+        return logsumexp(geodesic(case.reference, log_q, s)[:half])
+
+    p = geodesic(case.reference, log_q, case.position)
+    inside = jnp.sum(jax.nn.softmax(p[:half]) * log_q[:half])
+    return off(jax.grad(log_mass)(case.position), inside - expectation(p, log_q), log_q, p)
+
+
 @exact(
     5, OURS, "The first step along q lowers entropy iff log q and log π_ref correlate positively under π_ref"
 )

@@ -97,6 +97,9 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "power_law_by_tokens": lambda patch: patch.setattr(
         didsim.theory.objective_limits, "dpo", didsim.exponential
     ),
+    "mass_slope": lambda patch: patch.setattr(
+        didsim.theory.dynamics, "geodesic", lambda r, q, s: didsim.geodesic(r, q, s / 2)
+    ),
     "projection_keeps_chosen": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo_pg", didsim.dpo),
     "kl_optimum_is_best": lambda patch: patch.setattr(
         didsim.theory.two_stages, "kl_optimum", lambda r, q, b: didsim.kl_optimum(r, q, 2 * b)
