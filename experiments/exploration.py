@@ -303,6 +303,7 @@ def finding(dataset: xr.Dataset) -> str:
     rank = _rank(dataset["did_entropy"].values, grown.transpose("kind", "seed").values)
     ends, few = middle["by_way"].isel(step=-1), middle.isel(pairs=0)
     others = middle["by_rejected"].sel(rejected=[name for name in REJECTED if name != "optimal"])
+    others = others.assign_coords(rejected=[REJECTED[name] for name in others["rejected"].values])
     return (
         f"Rare responses have {share(float(middle['start']))} of the reference's mass, and at the limit "
         f"{listing(middle['limit'], 'kind')}. The slope at the start has the sign of the whole change in "
