@@ -30,6 +30,8 @@ MORE = {
     ],
     "power_law_violation": ["--set", "repeats=2", "--set", "pairs=[50,200]"],
     "similar_responses": ["--set", "instances=32", "--set", "looks=3"],
+    "simpo_learns_the_did": ["--set", "margins=[0,1]", "--set", "factors=[1,2]"],
+    "token_level": ["--set", "betas=[0.5]"],
     "two_stage": ["--set", "shifts=[0,1]", "--set", "ridges=[0.01,10]"],
 }
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.nn import log_softmax, logsumexp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from didsim.fixed_points.solve import fixed_point
 from didsim.information import did, did_entropy, entropy, expectation, geodesic, kl
@@ -12,6 +12,7 @@ from didsim.policies import LogLinear
 from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Pairs
 from didsim.preferences.rejected import optimal_rejected
+from didsim.spaces import SequenceSpace
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 
@@ -44,6 +45,23 @@ def rejected_displacement(case: Case) -> Array:
     fall = expectation(reference, limit) - expectation(reference, reference)
     sizes = reference, target, reference / case.beta, target / case.beta
     return off(fall, -kl(reference, target), *sizes)
+
+
+@exact(
+    5,
+    OURS,
+    "Displacement adds up over tokens: −KL(π_ref ‖ π*) = −Σ_t E_ref KL of next tokens, so that none gains",
+    sizes=(8,),
+)
+def displacement_by_tokens(case: Case) -> Array:
+    """The chain rule on sequences of three tokens out of two."""
+    space = SequenceSpace(vocab_size=2, max_length=3)
+    reference, target = (space.next_token_log_probs(one) for one in (case.reference, case.target))
+    # The prefixes of no token, of one and of two, and how likely the reference is to pass each.
+    passed = jnp.exp(case.reference)
+    reached = jnp.concatenate([passed.reshape(2**k, -1).sum(axis=-1) for k in range(3)])
+    falls = jnp.sum(reached * kl(reference, target))
+    return off(expectation(case.reference, case.target - case.reference), -falls, case.reference, case.target)
 
 
 @exact(5, PAPER, "At DPO's limit, E_w log(π_∞/π_ref) = KL(π_w ‖ π_l)/β − log Σ π_ref (π_w/π_l)^(1/β)")
@@ -116,6 +134,20 @@ def entropy_slope(case: Case) -> Array:
     return off(jax.grad(path)(case.position), -covariance, size)
 
 
+@exact(5, OURS, "The mass of a set R along the geodesic: d log π_s(R)/ds = E[log q | R] − E[log q] under π_s")
+def mass_slope(case: Case) -> Array:
+    """The formula against the derivative, at any position. `R` is the first half of the sequences."""
+    log_q = did(case.target, case.reference)
+    half = (case.size + 1) // 2
+
+    def log_mass(s: Array) -> Array:
+        return logsumexp(geodesic(case.reference, log_q, s)[:half])
+
+    p = geodesic(case.reference, log_q, case.position)
+    inside = jnp.sum(jax.nn.softmax(p[:half]) * log_q[:half])
+    return off(jax.grad(log_mass)(case.position), inside - expectation(p, log_q), log_q, p)
+
+
 @exact(
     5, OURS, "The first step along q lowers entropy iff log q and log π_ref correlate positively under π_ref"
 )
@@ -178,6 +210,73 @@ def displacement_turns(case: Case) -> Array:
     limit = fixed_point(dpo(case.beta), case.reference, Contrastive(case.target, case.third))
     end = expectation(case.target, limit - case.reference)
     return start * end < 0
+
+
+def displacement_derivatives(
+    reference: Float[Array, "*#batch sequences"],
+    chosen: Float[Array, "*#batch sequences"],
+    rejected: Float[Array, "*#batch sequences"],
+    beta: float | Array,
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """The first two derivatives of the chosen displacement in time, at the start of DPO's gradient flow.
+
+    The displacement is `C = E_w[log π − log π_ref]`, with `π = softmax(θ)` and `w`, `l`, `r` the
+    probabilities of chosen, rejected and reference. Along `dθ/dt = v(θ) = −∇L`,
+
+        C′ = ⟨w − π, v⟩,    C″ = −Var_π(v) − ⟨w − π, H v⟩,
+
+    with `H` the Hessian of `L`, since `dπ/dt = (diag(π) − π πᵀ) v` and `dv/dt = −H v`. At the reference every
+    pair has probability 1/2, so `v = β (w − l)/2` and `H = (β²/4) (diag(w + l) − w lᵀ − l wᵀ)`.
+
+    The parabola of both turns at `−C′/C″` and is back at zero at twice that time. The closer the chosen
+    distribution is to the reference, the earlier: the first derivative vanishes with `w − r`, and the second
+    one tends to `−(β²/4) Var_r(w − l)`.
+
+    Args:
+        reference: log-probabilities, `[*batch, sequences]`.
+        chosen: log-probabilities of chosen sequences.
+        rejected: log-probabilities of rejected sequences.
+        beta: DPO's `beta`.
+
+    Returns:
+        Both derivatives, `[*batch]`, in nats per unit of time and of squared time.
+    """
+    r, w, el = (jnp.exp(one) for one in (reference, chosen, rejected))
+    v = beta * (w - el) / 2
+
+    def dot(left: Array, right: Array) -> Array:
+        return jnp.sum(left * right, axis=-1)
+
+    across = w * dot(el, v)[..., None] + el * dot(w, v)[..., None]
+    bend = beta**2 / 4 * dot(w - r, (w + el) * v - across)
+    return dot(w - r, v), dot(r, v) ** 2 - dot(r, v**2) - bend
+
+
+@exact(
+    5,
+    OURS,
+    "From π_ref the chosen likelihood moves as β⟨w − r, w − l⟩t/2, and turns by −Var_r(v) − ⟨w − r, Hv⟩",
+)
+def displacement_at_first(case: Case) -> Array:
+    """The closed forms of both derivatives, against those of the flow by automatic differentiation."""
+    problem = Contrastive(case.target, case.third)
+    objective = dpo(case.beta)
+
+    def velocity(logits: Array) -> Array:
+        def loss(logits: Array) -> Array:
+            return objective.population_loss(log_softmax(logits), case.reference, problem, None)
+
+        return -jax.grad(loss)(logits)
+
+    def speed(logits: Array) -> Array:
+        def displacement(logits: Array) -> Array:
+            return expectation(case.target, log_softmax(logits))
+
+        return jax.jvp(displacement, (logits,), (velocity(logits),))[1]
+
+    first, second = jax.jvp(speed, (case.reference,), (velocity(case.reference),))
+    known = displacement_derivatives(case.reference, case.target, case.third, case.beta)
+    return largest(off(first, known[0], case.beta), off(second, known[1], case.beta**2, case.beta**3))
 
 
 @exact(5, OURS, "DPO-PG: the projected direction does not lower the chosen likelihood, to first order")

@@ -76,6 +76,11 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "best_and_worst_pairs": lambda patch: patch.setattr(
         didsim.theory.objective_limits, "worst_of_n", lambda p, score, n: p
     ),
+    "simpo_per_token_limit": lambda patch: patch.setattr(
+        didsim.theory.objective_limits,
+        "simpo",
+        lambda beta, gamma, length_normalised: didsim.simpo(beta, gamma, length_normalised=False),
+    ),
     "labelled_limit": lambda patch: patch.setattr(didsim.theory.objective_limits, "dpo", didsim.exponential),
     "same_exponent": lambda patch: patch.setattr(
         didsim.theory.log_margins, "optimal_rejected", lambda r, t, b: didsim.optimal_rejected(r, t, 2 * b)
@@ -93,6 +98,21 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "unseen_keep_their_ratios": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.npo),
     "one_pair_moves_on_a_line": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.ipo),
     "rejected_falls_faster": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo", didsim.orpo),
+    "displacement_at_first": lambda patch: patch.setattr(
+        didsim.theory.dynamics, "dpo", lambda beta: didsim.dpo(2 * beta)
+    ),
+    "did_by_tokens": lambda patch: patch.setattr(
+        didsim.theory.differential_information, "did", lambda a, b: didsim.did(b, a)
+    ),
+    "displacement_by_tokens": lambda patch: patch.setattr(
+        didsim.theory.dynamics, "kl", lambda p, q: didsim.kl(q, p)
+    ),
+    "power_law_by_tokens": lambda patch: patch.setattr(
+        didsim.theory.objective_limits, "dpo", didsim.exponential
+    ),
+    "mass_slope": lambda patch: patch.setattr(
+        didsim.theory.dynamics, "geodesic", lambda r, q, s: didsim.geodesic(r, q, s / 2)
+    ),
     "projection_keeps_chosen": lambda patch: patch.setattr(didsim.theory.dynamics, "dpo_pg", didsim.dpo),
     "kl_optimum_is_best": lambda patch: patch.setattr(
         didsim.theory.two_stages, "kl_optimum", lambda r, q, b: didsim.kl_optimum(r, q, 2 * b)
@@ -130,7 +150,8 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_check_fails_where_the_code_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check = CHECKS[name]
-    some = [a_case(number=number) for number in range(4)]
+    size = max(3, min(check.sizes or (3,)))
+    some = [a_case(size=size, number=number) for number in range(4)]
     assert max(float(check.measure(case)) for case in some) <= check.tolerance
     BREAKS[name](monkeypatch)
     assert max(float(check.measure(case)) for case in some) > 1e-4
