@@ -15,6 +15,7 @@ entropy need not go one way.
 Descent on the loss does not use this formula. Where it ends is compared with the formula.
 """
 
+import math
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ def finding(dataset: xr.Dataset) -> str:
     ratios = dataset["data_beta"] / dataset["train_beta"]
     js, fall, entropy = (middle[name] for name in MEASURES)
     words = []
-    for place in (1 / np.e, np.e):
+    for place in (math.exp(-1), math.e):
         # The cells whose ratio is nearest to 1/e or to e. All cells of one ratio are alike.
         distance = np.abs(np.log(ratios.values / place))
         row, column = np.argwhere(distance <= distance.min() + 1e-9)[0]

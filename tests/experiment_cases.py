@@ -5,7 +5,8 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from experiments.__main__ import app, load
+from experiments.__main__ import app
+from experiments.shared.running import load
 
 SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", "--set", "seeds=4"]
 """Settings of an experiment that trains."""

@@ -5,6 +5,7 @@ from textwrap import indent
 from docs.macros.files import ROOT
 from docs.macros.objectives import zoo_table
 from experiments.shared.findings import Finding, read_findings
+from experiments.shared.gallery import grouped, heading
 
 _ABOUT_NUMBERS = (
     "Medians over instances, in nats; 0 stands for less than 1e-12. The last four columns are shares of "
@@ -13,37 +14,23 @@ _ABOUT_NUMBERS = (
     "ended there. A dash stands for a single start, or if nothing is proven. If a policy runs off, towards "
     "probabilities of zero without end, its divergence and entropy are those at which the solver stopped."
 )
-_ORDER = (
-    "four_answers",
-    "optimal_rejected",
-    "log_ratio_reward",
-    "objective_zoo",
-    "objective_maps",
-    "log_margin_order",
-    "displacement",
-    "did_entropy",
-    "estimator_study",
-    "two_stage",
-    "generalisation",
-    "finite_data",
-    "overfitting",
-)
 
 
 def gallery() -> str:
-    """A section for each experiment, those that the paper has first."""
-    found = read_findings(ROOT / "figures")
-    return "\n\n".join(_section(name, found[name]) for name in dict.fromkeys((*_ORDER, *found)))
+    """A part for each group of experiments, those of the paper first, and a section for each of them."""
+    parts = []
+    for group, found in grouped(read_findings(ROOT / "figures")):
+        parts += [f"## {group}", *(_section(name, one) for name, one in found.items())]
+    return "\n\n".join(parts)
 
 
 def _section(name: str, one: Finding) -> str:
-    heading = name.replace("_", " ").capitalize().replace("Did ", "DID ")
     facts = ", ".join(f"{count:,} {what}" for what, count in one.facts.items())
     lines = [
-        f"## {heading}",
+        f"### {heading(name)}",
         f"![{one.title}](figures/{one.pictures[0]})",
         f"**{one.title.rstrip('.')}.** {one.finding}",
-        f"`{one.command}` ({facts}; {one.seconds} s on two cores)",
+        f"`{one.command}` ({facts}; {one.seconds} s beside another on two cores)",
     ]
     for more in one.pictures[1:]:
         lines += ['??? note "All of them"', f"    ![{one.title}](figures/{more})"]

@@ -12,7 +12,8 @@ from didsim._files import written_whole
 from didsim._versions import NUMERICAL, versions
 from experiments.shared.configs import SpaceConfig
 
-_PACKAGES = sorted([*NUMERICAL, "matplotlib", "xarray"])
+PACKAGES = sorted([*NUMERICAL, "matplotlib", "xarray"])
+"""The packages that data and pictures depend on."""
 
 
 def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> xr.Dataset:
@@ -21,7 +22,7 @@ def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> 
         experiment=name,
         config=msgspec.json.encode(config).decode(),
         seed=config.seed,
-        versions=msgspec.json.encode(versions(_PACKAGES)).decode(),
+        versions=msgspec.json.encode(versions(PACKAGES)).decode(),
         command=command,
     )
 
