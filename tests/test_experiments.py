@@ -41,7 +41,8 @@ def test_an_experiment_of_the_smallest_space_writes_data_and_pictures(name: str,
     (_, figures, tables, *_), _ = saved.call_args
     pictures = {f"{one}.{suffix}" for one in figures for suffix in ("png", "pdf")}
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {f"{name}.nc", *pictures, *(f"{one}.json" for one in tables), "findings.json"}
+    beside = {f"{name}.nc", f"{name}.done", "findings.json", "README.md"}
+    assert written == {*pictures, *(f"{one}.json" for one in tables), *beside}
     assert set(figures) == {name, *({"objective_maps_all"} if name == "objective_maps" else ())}
     assert set(tables) == ({name} if name == "objective_zoo" else set())
     for one in pictures:
