@@ -30,6 +30,7 @@ MORE = {
         word for one in ("pairs=[6,60]", "held_out=30", "weights=2", "solved=2") for word in ("--set", one)
     ],
     "power_law_violation": ["--set", "repeats=2", "--set", "pairs=[50,200]"],
+    "projected_gradient": ["--set", "batch_sizes=[1,8]"],
     "similar_responses": ["--set", "instances=32", "--set", "looks=3"],
     "simpo_learns_the_did": ["--set", "margins=[0,1]", "--set", "factors=[1,2]"],
     "token_level": ["--set", "betas=[0.5]"],

@@ -3,14 +3,22 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import xarray as xr
 from jax.nn import log_softmax
 from scipy.optimize import brentq
 from scipy.special import expit
 
 import didsim
 from didsim.theory.dynamics import displacement_derivatives
-from experiments import exploration, gradient_flow_turns, simpo_learns_the_did, token_level
+from experiments import (
+    exploration,
+    gradient_flow_turns,
+    projected_gradient,
+    simpo_learns_the_did,
+    token_level,
+)
 
 
 def test_both_derivatives_of_the_displacement_by_small_steps_in_numpy() -> None:
@@ -269,3 +277,99 @@ def test_the_finding_on_exploration_has_the_shares_of_the_data() -> None:
     assert (dataset["spread"] < 1e-12).all()
     assert exploration._part(3e-6) == "3.0·10⁻⁶"
     assert exploration._part(0.25) == "25%"
+
+
+def test_projected_minibatches_by_a_numpy_loop_over_the_same_pairs() -> None:
+    """A projection over the logits of all prompts, with the gradients of each pair one after another."""
+    config = projected_gradient.Config(
+        vocab_size=2, max_length=2, prompts=2, seeds=2, steps=30, batch_sizes=(60, 1), learning_rate=9.0
+    )
+    made = projected_gradient.make(config)
+    reference, rejected = np.asarray(made.reference[1]), np.asarray(made.rejected[1, 1])
+    key = jax.random.key(7)
+    descend = jax.jit(projected_gradient.descend, static_argnums=0)
+    policies, projected = descend(config, made.reference[1], made.rejected[1, 1], key)
+    draw = jax.jit(projected_gradient.draw_pairs, static_argnums=3)
+    keys = [jax.random.fold_in(key, k) for k in range(30)]
+    drawn = [np.asarray(draw(one, made.reference[1], made.rejected[1, 1], (1, 60))) for one in keys]
+    everything = np.exp(reference[:, :, None] + rejected[:, None, :]) / 2
+    for place, size in enumerate((1, 60, None)):
+        for which in range(2):
+            theta, count, early = reference.copy(), 0, reference
+            for k in range(30):
+                if k == 3:
+                    early = theta.copy()
+                pairs = everything if size is None else drawn[k][place]
+                policy = np.exp(log_softmax(theta, axis=-1))
+                d, g = np.zeros_like(theta), np.zeros_like(theta)
+                for p, i, j in np.argwhere(pairs > 0):
+                    h = 0.5 * (theta[p] - reference[p])
+                    pull = pairs[p, i, j] * 0.5 * expit(h[j] - h[i])
+                    d[p, i] += pull
+                    d[p, j] -= pull
+                    g[p, i] += pairs[p, i, j]
+                    g[p] -= pairs[p, i, j] * policy[p]
+                if which == 1 and (overlap := np.sum(d * g)) < -1e-15:
+                    d, count = d - g * overlap / np.sum(g * g), count + 1
+                theta += 9.0 * (1 + np.cos(np.pi * k / 30)) / 2 * d
+            for look, one in enumerate((early, theta)):
+                expected = log_softmax(one, axis=-1)
+                np.testing.assert_allclose(policies[look, which, place], expected, rtol=1e-8, atol=1e-8)
+        assert float(projected[place]) * 30 == pytest.approx(count)
+        assert count == 0 if size == 1 else 0 < count < 30
+    np.testing.assert_array_equal(policies[:, 0, 0], policies[:, 1, 0])
+
+
+def test_a_projected_step_on_a_batch_is_that_of_train() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    start, reference = didsim.normal_logits(keys, 5)
+    # The first two win more than they lose, and the policy already has them too often.
+    winners, losers = np.array([0, 1, 2, 3, 4, 0, 1]), np.array([1, 2, 3, 4, 0, 2, 3])
+    pairs = np.zeros((1, 5, 5))
+    pairs[0, winners, losers] = 1 / 7
+    start = 0.1 * start.at[:2].add(30.0)
+    trained = didsim.train(
+        didsim.EnergyBased(start),
+        reference,
+        didsim.Pairs(winners, losers),
+        didsim.dpo_pg(0.1),
+        optax.sgd(2.0),
+        1,
+        record=didsim.Record(1, {"log_probs": lambda s: s.log_probs}),
+    )
+    loss, chosen = projected_gradient.gradients(start[None], reference[None], jnp.asarray(pairs), 0.1)
+    step = loss - chosen * jnp.sum(loss * chosen) / jnp.sum(chosen**2)
+    assert float(jnp.sum(loss * chosen)) > 0.001
+    np.testing.assert_allclose(trained.metrics["log_probs"][-1], log_softmax(start - 2 * step[0]), rtol=1e-9)
+
+
+def test_pairs_of_batches_have_the_law_of_the_population() -> None:
+    chosen, rejected = (didsim.normal_logits(jax.random.split(jax.random.key(k), 2), 3) for k in (1, 2))
+    one, many = np.asarray(projected_gradient.draw_pairs(jax.random.key(0), chosen, rejected, (1, 40_000)))
+    assert np.count_nonzero(one) == one.sum() == 1
+    law = np.exp(np.asarray(chosen)[:, :, None] + np.asarray(rejected)[:, None, :]) / 2
+    assert np.sum((many - law) ** 2 / law) * 40_000 < 17 + 5 * np.sqrt(2 * 17)
+
+
+def test_the_batch_from_which_on_the_projection_holds_back() -> None:
+    config = projected_gradient.Config(seeds=4, steps=20, batch_sizes=(1, 8), vocab_size=2, max_length=2)
+    dataset = projected_gradient.run(config)
+    told = projected_gradient.finding(dataset)
+    share = 100 * float(dataset["projected"].sel(batch="8").mean())
+    assert f"changes 0% with 1 pair, {share:.0f}% with 8 pairs and" in told
+    ends = dataset.sel(look="late", batch="exact", target="knowledge").median("seed")
+    good = [float(ends["score"].sel(objective=one)) for one in ("dpo", "dpo_pg")]
+    assert f"has {good[0]:.2g} under DPO and {good[1]:.2g} under DPO-PG. Whatever" in told
+    dpo, dpo_pg = np.array([4.0, 4.0, 4.0]), np.array([1.0, 3.0, 1.0])
+    for one, other, expected in (
+        (dpo, dpo_pg, "exact"),
+        (dpo, dpo_pg[[1, 0, 2]], "8"),
+        (dpo, dpo_pg[[0, 0, 0]], "1"),
+        (dpo_pg, dpo, None),
+    ):
+        moved = dataset["displacement"].copy()
+        for name, values in (("dpo", one), ("dpo_pg", other)):
+            moved.loc[{"objective": name}] = xr.DataArray(-values, dims="batch")
+        assert (
+            projected_gradient.crossover(dataset.assign(displacement=moved), "knowledge", "late") == expected
+        )
