@@ -124,22 +124,22 @@ def minimise(
     """
     gradient = jax.grad(loss)
 
-    def look(z: Array) -> _Point:
-        value, slope = jax.value_and_grad(loss)(z, z)
-        return _Point(z, value, slope, jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z))
+    def hessian_at(z: Array) -> Array:
+        return jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z)
 
     def advance(state: _State) -> _State:
         is_last = (state.iteration >= _STEPS) | ~(state.step > 1e-13) | state.stuck
         z, root_step = state.z, None
         if moves:
             z, root_step = _root(lambda z: gradient(z, z), z, idle, is_last)
-        here = look(z)
-        decomposed = _decomposed(here.hessian, idle, size)
-        step = decomposed.step(here.gradient)
+        g, curvature = gradient(z, z), hessian_at(z)
+        decomposed = _decomposed(curvature, idle, size)
+        step = decomposed.step(g)
         longest = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1, LONGEST_STEP / longest)
-        slope = jnp.vdot(here.gradient, step)
-        share = share_of_step(lambda moved: loss(moved, z), here.value, z, step, slope, ~is_last)
+        slope = jnp.vdot(g, step)
+        share, value = share_of_step(lambda moved: loss(moved, z), z, step, slope, wanted=~is_last)
+        here = _Point(z, value, g, curvature)
         if root_step is not None:
             longest = jnp.where(is_last, jnp.max(jnp.abs(root_step)), longest)
         return _State(
@@ -169,10 +169,10 @@ def minimise(
 
     def level_there(_: None) -> Array:
         level, along = _level(first.hessian, here.hessian, size)
-        values = jax.vmap(lambda sign: loss(here.z + sign * along, here.z))(
-            jnp.array([1.0, -1.0], start.dtype)
-        )
-        return jnp.where(jnp.all(_same(values, here.value)), level - len(idle), 0)
+        # One program computes all three, as two may differ by more than the rounding of the loss.
+        signs = jnp.array([0.0, 1.0, -1.0], start.dtype)
+        values = jax.vmap(lambda sign: loss(here.z + sign * along, here.z))(signs)
+        return jnp.where(jnp.all(_same(values, values[0])), level - len(idle), 0)
 
     # A direction that is level is flat, too.
     level = jax.lax.cond(flat > 0, level_there, lambda _: jnp.zeros_like(flat), None)
@@ -201,30 +201,48 @@ def minimise(
 
 def share_of_step(
     loss: Callable[[Array], Array],
-    before: Array,
     z: Array,
     step: Array,
     slope: Array,
+    *,
+    before: Array | None = None,
     wanted: Array | bool = True,
-) -> Array:
+) -> tuple[Array, Array]:
     """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
 
-    The loss must fall, from its value `before`, by a part of what its slope along the step promises, or by
-    nothing but rounding. If no step is `wanted`, the share is 0, and the loss is not computed.
+    The loss must fall, from its value before the step, by a part of what its slope along the step promises,
+    or by nothing but rounding.
+
+    Args:
+        loss: the loss.
+        z: where the step begins.
+        step: the step.
+        slope: the slope of the loss along the step.
+        before: the loss at `z`. By default the search computes it, as it does the others: two programs for
+            one loss may differ by more than its rounding.
+        wanted: whether a step is wanted at all; if not, its share is 0.
+
+    Returns:
+        The share, and the loss before the step.
     """
-    noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
 
-    def shorten(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        share = state[0] / 2
-        after = loss(z + share * step)
+    def shorten(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        share, before, _ = state
+        is_before = share < 0
+        share = jnp.where(is_before, 2, share / 2)
+        after = loss(jnp.where(is_before, z, z + share * step))
+        before = jnp.where(is_before, after, before)
+        noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
         is_too_far = ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
-        return share, is_too_far
+        return share, before, jnp.where(is_before, wanted, is_too_far)
 
-    # The loop tries the whole step, too, so that the loss is compiled in one place. The verdict is carried:
-    # computed again, it may round to another one, and the loop not end.
-    first = jnp.where(wanted, jnp.full((), 2, z.dtype), 0), jnp.asarray(wanted)
-    share, _ = jax.lax.while_loop(lambda state: state[1], shorten, first)
-    return jnp.where(share > 1e-10, share, 0)
+    # All losses come from the one loop, so that it is compiled in one place. The verdict is carried: computed
+    # again, it may round to another one, and the loop not end.
+    begun = jnp.full((), -1 if before is None else 2, z.dtype)
+    known = jnp.zeros((), z.dtype) if before is None else before
+    first = begun, known, jnp.ones((), bool)
+    share, before, _ = jax.lax.while_loop(lambda state: state[2], shorten, first)
+    return jnp.where((share > 1e-10) & (share <= 1), share, 0), before
 
 
 class _Decomposed(NamedTuple):

@@ -65,7 +65,8 @@ def minimise_convex(
     def advance(state: _State) -> _State:
         longest = jnp.max(jnp.abs(state.step))
         step = state.step * jnp.where(longest > LONGEST_STEP, LONGEST_STEP / longest, 1)
-        share = share_of_step(loss, state.value, state.z, step, jnp.vdot(state.gradient, step))
+        slope = jnp.vdot(state.gradient, step)
+        share, _ = share_of_step(loss, state.z, step, slope, before=state.value)
         z = jnp.where(share > 0, state.z + share * step, state.z)
         return _State(z, *at(z), state.iteration + 1, share == 0)
 
