@@ -133,15 +133,16 @@ def test_new_values_compile_nothing() -> None:
 @pytest.mark.core
 def test_features_that_pairs_leave_open_are_counted_among_thousands_of_pairs() -> None:
     """Sums of many terms round differently in different programs, which must not pass for a change."""
-    size, features, seen = 128, 12, 10
+    problems, size, features, seen = 16, 128, 12, 10
     draw = np.random.default_rng(0)
     first, second = np.triu_indices(size, 1)
-    reward = draw.normal(size=size)
+    reward = draw.normal(size=(problems, size))
     weights = ((first < seen) & (second < seen)).astype(float)
-    wins = 1 / (1 + np.exp(reward[second] - reward[first]))
+    wins = 1 / (1 + np.exp(reward[:, second] - reward[:, first]))
     reference = log_softmax(jnp.asarray(draw.normal(size=size)))
     policy = didsim.LogLinear(jnp.asarray(draw.normal(size=(size, features))), jnp.zeros(features))
-    pairs = didsim.Pairs(first, second, weights, win_probs=wins)
+    one = [np.broadcast_to(each, wins.shape) for each in (first, second, weights)]
+    pairs = didsim.Pairs(*one, win_probs=wins)
     known = didsim.solve(didsim.dpo(0.5), reference, pairs, policy=policy).certificate
     assert known.converged.all()
-    assert known.flat == features - (seen - 1)
+    assert (known.flat == features - (seen - 1)).all()
