@@ -46,7 +46,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a finished experiment leaves beside its files, in `NAME.done`.
+    """What a finished experiment leaves beside its files: `NAME.done`, the SHA-256 of its JSON and the JSON.
 
     Attributes:
         fingerprint: of all that its numbers depend on.
@@ -80,8 +80,10 @@ def fingerprint(job: Job) -> str:
 def finished(job: Job) -> Finding | None:
     """What an experiment found, if it has run with this code and these settings, and its files are whole."""
     try:
-        done = msgspec.json.decode(_record(job).read_bytes(), type=Done)
-        whole = all(_digest(job.out / file) == digest for file, digest in done.files.items())
+        own, text = _record(job).read_bytes().split(b"\n", 1)
+        done = msgspec.json.decode(text, type=Done)
+        whole = own.decode() == _digest(text)
+        whole &= all(_digest((job.out / file).read_bytes()) == digest for file, digest in done.files.items())
     except (OSError, ValueError):
         return None
     return done.finding if whole and done.fingerprint == fingerprint(job) else None
@@ -111,9 +113,10 @@ def run(job: Job, progress: bool) -> Finding:
         pictures=tuple(f"{name}.png" for name in figures),
         facts=results.facts(config),
     )
-    done = Done(fingerprint(job), finding, {path.name: _digest(path) for path in paths})
+    files = {path.name: _digest(path.read_bytes()) for path in paths}
+    text = msgspec.json.encode(Done(fingerprint(job), finding, files))
     with written_whole(_record(job)) as (draft,):
-        draft.write_bytes(msgspec.json.encode(done))
+        draft.write_bytes(_digest(text).encode() + b"\n" + text)
     return finding
 
 
@@ -154,8 +157,8 @@ def _record(job: Job) -> Path:
     return job.out / f"{job.name}.done"
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _further(module: ModuleType, name: str, dataset: xr.Dataset) -> dict[str, Any]:
