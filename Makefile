@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := bash
 PYTEST := $(BIN)/pytest --numprocesses=2
 
-.PHONY: figures test lint suite core wheel docs explore notebooks bench clean
+.PHONY: figures facts checks test lint suite core wheel docs explore notebooks bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,12 +27,17 @@ PYTEST := $(BIN)/pytest --numprocesses=2
 
 figures: .venv/installed
 	$(BIN)/python -m experiments all
-	$(BIN)/python -m experiments.shared.zeros
-	$(BIN)/didsim check --instances 10000 --quiet --out figures/checks.json > /dev/null
+	$(MAKE) --no-print-directory --jobs=2 facts checks
 	rm -rf figures/rejected_distributions.zarr
 	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr
 	$(BIN)/didsim plot figures/rejected_distributions.zarr --hue beta --col rejected \
 		--out figures/rejected_distributions.png
+
+facts: .venv/installed
+	$(BIN)/python -m experiments.shared.zeros
+
+checks: .venv/installed
+	$(BIN)/didsim check --instances 10000 --quiet --out figures/checks.json > /dev/null
 
 test:
 	@for lane in lint suite core wheel; do \
