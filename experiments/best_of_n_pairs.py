@@ -24,7 +24,7 @@ gains over the reference is given as a share of that policy's gain.
 """
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `powers` the `k = (n − 1)/beta` of the curve of divergences.
     """
 
+    least: ClassVar[int] = 2
     seeds: Count = 32
     draws: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=2, le=1000)], ...], msgspec.Meta(min_length=2, max_length=8)
@@ -63,11 +64,6 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     )
     degrees: Positive = 3.0
     passing: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.make_space().size < 2:
-            raise ValueError("`vocab_size` and `max_length` must make at least 2 sequences, to choose from")
 
     def numbers(self) -> dict[str, int]:
         """Policies of each reward, number of draws and seed, and of each power."""

@@ -17,7 +17,7 @@ What is exact, derived here, for `N` actions, all pairs equally often, and `h` t
   DPO has a minimiser. At `q = 1` and `N = 3` that is a cycle, and by symmetry the reference for both.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     the last action to beat the first are `closing`, and are solved at `tau`.
     """
 
+    least: ClassVar[int] = 3
     vocab_size: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 3
     max_length: Count = 1
     seeds: Count = 32
@@ -58,11 +59,6 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     scale: Positive = 0.5
     steps: Count = 18_000
     learning_rate: Positive = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.make_space().size < 3:
-            raise ValueError(f"`vocab_size` must give 3 sequences or more; got {self.make_space().size}")
 
     def numbers(self) -> dict[str, int]:
         """Tables of pairs, and policies of all runs."""

@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 import didsim
 from didsim import plotting
 from experiments.shared.configs import Count, NonNegative, Positive, SpaceConfig
-from experiments.shared.wording import listed, number, share
+from experiments.shared.wording import number, share, told_each
 
 KINDS = {"reinforcing": 1.0, "neutral": 0.0, "smoothing": -1.0}
 """The sign with which the reference enters the differential information."""
@@ -295,9 +295,6 @@ def finding(dataset: xr.Dataset) -> str:
     """How the mass on rare responses changes, what tells it, and what finite and online pairs do."""
     middle = dataset.median("seed")
 
-    def listing(values: xr.DataArray, dim: str) -> str:
-        return listed(f"{_part(float(one))} ({one[dim].item()})" for one in values)
-
     grown = xr.apply_ufunc(np.log, dataset["limit"] / dataset["start"])
     right = float((np.sign(dataset["slope"]) == np.sign(grown)).mean())
     rank = _rank(dataset["did_entropy"].values, grown.transpose("kind", "seed").values)
@@ -306,11 +303,11 @@ def finding(dataset: xr.Dataset) -> str:
     others = others.assign_coords(rejected=[REJECTED[name] for name in others["rejected"].values])
     return (
         f"Rare responses have {share(float(middle['start']))} of the reference's mass, and at the limit "
-        f"{listing(middle['limit'], 'kind')}. The slope at the start has the sign of the whole change in "
+        f"{told_each(middle['limit'], _part)}. The slope at the start has the sign of the whole change in "
         f"{share(right)} of instances; DID entropy has a rank correlation of {number(rank)} with the change "
         f"of the log-mass. With the {_KIND} target, other rejected distributions lead to "
-        f"{listing(others, 'rejected')}. After {int(dataset['step'][-1]):,} steps towards it the mass is "
-        f"{listing(ends, 'way')}. With {int(few['pairs'])} pairs, responses in no pair have "
+        f"{told_each(others, _part)}. After {int(dataset['step'][-1]):,} steps towards it the mass is "
+        f"{told_each(ends, _part)}. With {int(few['pairs'])} pairs, responses in no pair have "
         f"{_part(float(few['unseen'][0]))} at the start and {_part(float(few['unseen'][-1]))} at the end, "
         f"where the target has {_part(float(few['unseen_of_target']))}; their log-probabilities change "
         f"alike, to {number(float(dataset['spread'].max()))} nats."

@@ -1,6 +1,6 @@
 """How many pairs DPO needs: the 1/n law, datasets without a minimiser, and early stopping against ridge."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -34,6 +34,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     with the exponent `along`, are also fitted by a gradient flow that stops, and with a ridge penalty.
     """
 
+    least: ClassVar[int] = 2
     max_length: Count = 3
     seeds: Count = 32
     beta: Positive = 0.5
@@ -42,11 +43,6 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     fitted: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=4)] = (100, 1_000, 10_000)
     along: NonNegative = 1.0
     times: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 19
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.make_space().size < 2:
-            raise ValueError("`vocab_size` and `max_length` must make at least 2 sequences, for a pair")
 
     def numbers(self) -> dict[str, int]:
         """Counts of all pairs in each dataset, and the policies along the paths."""

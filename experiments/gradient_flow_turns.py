@@ -13,7 +13,7 @@ first steps move every logit at one speed, by `rate · sign(w − l)`. With that
 `C′ = ⟨w − r, v⟩` and `C″ = −Var_r(v)`: an approximation, since Adam's velocity soon changes.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -32,7 +32,7 @@ import didsim
 from didsim import plotting
 from didsim.theory.dynamics import displacement_derivatives
 from experiments.shared.configs import Count, NonNegative, Positive, SpaceConfig
-from experiments.shared.wording import listed, number, share
+from experiments.shared.wording import number, share, told_each
 
 WAYS = {"small": "SGD, small steps", "large": "SGD, large steps", "adam": "Adam"}
 _MARKS = {"small": "o", "adam": "s"}
@@ -175,9 +175,7 @@ def finding(dataset: xr.Dataset) -> str:
     predicted = (-dataset["first"] / dataset["second"]).where(dataset["first"] > _ROUNDING)
     known = predicted.sel(way="small").notnull().all("seed")
 
-    def by_place(values: xr.DataArray, say: Callable[[float], str]) -> str:
-        return listed(f"{say(float(one))} (at {float(one['position']):g})" for one in values)
-
+    by_place = partial(told_each, where="at {:g}")
     both = (rises & (dataset["limit"] < 0)).sel(way="small").mean("seed")
     right = (np.sign(dataset["moved"].isel(step=1)) == np.sign(dataset["first"])).where(moves)
     text = (

@@ -1,6 +1,6 @@
 """Log-margin ordering and the power law: on pairs, along training, and under noise."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ MARGINS = {f"margin_{policy}": didsim.METRICS[f"margin_{policy}"] for policy in 
 class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the experiment: `noises` are the sizes of the noise of `perturbed`, in nats."""
 
+    least: ClassVar[int] = 2
     noises: Annotated[tuple[NonNegative, ...], msgspec.Meta(min_length=1)] = (
         0.0,
         0.1,
@@ -38,8 +39,6 @@ class Config(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.make_space().size < 2:
-            raise ValueError("`vocab_size` and `max_length` must make at least 2 sequences, for a pair")
         if not np.isfinite(self.noises).all():
             raise ValueError(f"`noises` must be finite; got {self.noises}")
 

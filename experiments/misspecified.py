@@ -21,7 +21,7 @@ Bradley and Terry. What is exact, derived here:
   itself in the class.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `concentrations`. Panel (b) is over `betas`, all others at `beta`.
     """
 
+    least: ClassVar[int] = 3
     vocab_size: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 8
     max_length: Count = 1
     seeds: Count = 32

@@ -18,7 +18,7 @@ So in log-probability the rejected response falls faster than the chosen one ris
 unlikely, and without bound only where the chosen one has all mass and can rise no more.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     from the former. Gradient descent on logits has the rate `learning_rate`.
     """
 
+    least: ClassVar[int] = 8
     vocab_size: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 16
     max_length: Count = 1
     seeds: Count = 32
@@ -55,11 +56,6 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     steps: Count = 1000
     every: Count = 10
     learning_rate: Positive = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.make_space().size < 8:
-            raise ValueError(f"`vocab_size` must give 8 sequences or more; got {self.make_space().size}")
 
     def numbers(self) -> dict[str, int]:
         """Policies, and records of six metrics."""

@@ -19,7 +19,7 @@ So every path of gradient descent is `π_s ∝ π_ref exp(s ⟨φ, Δ⟩)` with 
   time `t`, and the log-ratio margin of the pair is then `s ‖Δ‖²`.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `time`. Shares are taken in `bins` bins of `ρ`.
     """
 
+    least: ClassVar[int] = 4
     vocab_size: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 16
     max_length: Count = 1
     seeds: Count = 32
@@ -69,11 +70,6 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     margin: Positive = 100.0
     time: Positive = 1e4
     bins: Annotated[int, msgspec.Meta(ge=2, le=100)] = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.make_space().size < 4:
-            raise ValueError(f"`vocab_size` must give 4 sequences or more; got {self.make_space().size}")
 
     def numbers(self) -> dict[str, int]:
         """Embeddings, policies along paths, and scores of all instances."""

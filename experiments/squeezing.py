@@ -14,7 +14,7 @@ in no pair keep their ratios (`didsim.theory`, `unseen_keep_their_ratios`). Nega
 (NPO) has rejected answers alone, and its gradient is the step down.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,7 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `learning_rate` start at the peaked policy. They have `pairs` pairs of classes from its less likely half.
     """
 
+    least: ClassVar[int] = 4
     vocab_size: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 50
     max_length: Count = 1
     seeds: Count = 32
@@ -71,11 +72,6 @@ class Config(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True)
     steps: Count = 300
     every: Count = 1
     learning_rate: Positive = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.make_space().size < 4:
-            raise ValueError(f"`vocab_size` must give 4 sequences or more; got {self.make_space().size}")
 
     def numbers(self) -> dict[str, int]:
         """Policies of all scales, and records."""

@@ -21,7 +21,7 @@ References and targets are Markov chains. A policy with shared tables has one ro
 token, and so can represent them; a policy with full tables has a row for every prefix.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -38,7 +38,7 @@ import didsim
 from didsim import plotting
 from experiments.shared.configs import Count, Positive, TrainingConfig
 from experiments.shared.training import make_optimizer, seed_keys
-from experiments.shared.wording import listed, number, share
+from experiments.shared.wording import listed, number, share, told_each
 
 TABLES = {"full": None, "shared": 1}
 """The number of last tokens that the next token depends on; None for all."""
@@ -231,9 +231,7 @@ def finding(dataset: xr.Dataset) -> str:
     ordered = dataset["ordered"].mean("seed")
     first, last = (ordered.isel(position=k) for k in (0, -1))
 
-    def by_beta(values: xr.DataArray, say: Callable[[float], str]) -> str:
-        return listed(f"{say(float(one))} (β = {float(one['beta']):g})" for one in values)
-
+    by_beta = partial(told_each, where="β = {:g}")
     ranks = [_rank(dataset, "did_entropy", one) for one in ("per_token", "of_tokens")]
     return (
         f"At the target, the chosen log-likelihood of the tokens changes by {falls} nats, by position. Runs "

@@ -36,15 +36,6 @@ MORE = {
     "token_level": ["--set", "betas=[0.5]"],
     "two_stage": ["--set", "shifts=[0,1]", "--set", "ridges=[0.01,10]"],
 }
-LEAST = {
-    "deterministic_preferences": 3,
-    "misspecified": 3,
-    "rejected_drop": 8,
-    "similar_responses": 4,
-    "squeezing": 4,
-}
-"""The size of the smallest vocabulary, where that is not 2."""
-
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
 """Settings that an experiment has no choice of: there are as many answers as probabilities."""
 

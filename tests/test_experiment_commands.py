@@ -104,7 +104,7 @@ def test_an_imported_file_adds_to_what_is_drawn(imported: list[str], tmp_path: P
         (["displacement", "--set", "seeds=2000000000"], "`seeds`: the experiment would take about"),
         (["did_entropy", "--set", "instances=2000000000"], "`instances`: the experiment would take about"),
         (["displacement", "--set", "steps=99999999999"], "Expected `int` <= 2147483647 - at `$.steps`"),
-        (["log_margin_order", "--set", "vocab_size=1"], "must make at least 2 sequences, for a pair"),
+        (["log_margin_order", "--set", "vocab_size=1"], "must make at least 2 sequences; got 1"),
     ],
 )
 def test_wrong_input_is_named_before_any_work(arguments: list[str], message: str, tmp_path: Path) -> None:

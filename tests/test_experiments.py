@@ -28,13 +28,15 @@ from experiments.shared import limits, results, summary
 from experiments.shared.configs import override
 from experiments.shared.limits import Limit
 from experiments.shared.names import readable
+from experiments.shared.running import load
 from tests.clipping import clipped
-from tests.experiment_cases import LEAST, ROOT, invoke, settings
+from tests.experiment_cases import ROOT, invoke, settings
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_of_the_smallest_space_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
-    small = settings(name, vocab_size=LEAST.get(name, 2), max_length=1, eos=True, seeds=1, steps=1)
+    least = max(2, load(name).Config.least)
+    small = settings(name, vocab_size=least, max_length=1, eos=True, seeds=1, steps=1)
     with patch.object(results, "save", wraps=results.save) as saved:
         result = invoke(name, *small, "--out", str(tmp_path), "--quiet")
     assert result.exit_code == 0, result.output

@@ -120,7 +120,7 @@ def test_runs_of_squeezing_are_told() -> None:
 
 
 def test_squeezing_needs_room_for_a_pair() -> None:
-    with pytest.raises(ValueError, match="4 sequences or more; got 3"):
+    with pytest.raises(ValueError, match="must make at least 4 sequences; got 3"):
         squeezing.Config(vocab_size=3)
 
 
@@ -219,7 +219,7 @@ def test_ends_of_sure_orders_are_told() -> None:
 
 
 def test_a_closed_order_needs_three_actions() -> None:
-    with pytest.raises(ValueError, match="3 sequences or more; got 2"):
+    with pytest.raises(ValueError, match="must make at least 3 sequences; got 2"):
         deterministic_preferences.Config(vocab_size=2)
 
 
@@ -307,5 +307,5 @@ def test_moves_of_the_rejected_are_told(dropped: xr.Dataset) -> None:
 
 
 def test_pairs_of_two_quarters_need_eight_responses() -> None:
-    with pytest.raises(ValueError, match="8 sequences or more; got 7"):
+    with pytest.raises(ValueError, match="must make at least 8 sequences; got 7"):
         rejected_drop.Config(vocab_size=7)

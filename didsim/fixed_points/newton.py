@@ -204,22 +204,19 @@ def share_of_step(
     z: Array,
     step: Array,
     slope: Array,
-    *,
-    before: Array | None = None,
     wanted: Array | bool = True,
 ) -> tuple[Array, Array]:
     """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
 
     The loss must fall, from its value before the step, by a part of what its slope along the step promises,
-    or by nothing but rounding.
+    or by nothing but rounding. The search computes that value, too: two programs for one loss may differ by
+    more than its rounding.
 
     Args:
         loss: the loss.
         z: where the step begins.
         step: the step.
         slope: the slope of the loss along the step.
-        before: the loss at `z`. By default the search computes it, as it does the others: two programs for
-            one loss may differ by more than its rounding.
         wanted: whether a step is wanted at all; if not, its share is 0.
 
     Returns:
@@ -228,21 +225,20 @@ def share_of_step(
 
     def shorten(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         share, before, _ = state
-        is_before = share < 0
-        share = jnp.where(is_before, 2, share / 2)
+        is_before = share == 0
         after = loss(jnp.where(is_before, z, z + share * step))
         before = jnp.where(is_before, after, before)
         noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
         is_too_far = ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
-        return share, before, jnp.where(is_before, wanted, is_too_far)
+        following = jnp.where(is_before, 1, jnp.where(is_too_far, share / 2, share))
+        return following, before, jnp.where(is_before, wanted, is_too_far)
 
     # All losses come from the one loop, so that it is compiled in one place. The verdict is carried: computed
     # again, it may round to another one, and the loop not end.
-    begun = jnp.full((), -1 if before is None else 2, z.dtype)
-    known = jnp.zeros((), z.dtype) if before is None else before
-    first = begun, known, jnp.ones((), bool)
+    zero = jnp.zeros((), z.dtype)
+    first = zero, zero, jnp.ones((), bool)
     share, before, _ = jax.lax.while_loop(lambda state: state[2], shorten, first)
-    return jnp.where((share > 1e-10) & (share <= 1), share, 0), before
+    return jnp.where(wanted & (share > 1e-10), share, 0), before
 
 
 class _Decomposed(NamedTuple):

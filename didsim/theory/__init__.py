@@ -5,7 +5,8 @@
     counterexamples   statements without one of their assumptions, and the instances that break them
     report            running all checks
 
-The other files hold the checks, one file for each section of the theory.
+The other files hold the checks: one file for each section of the theory, and `tokens` for what holds token by
+token.
 """
 
 from didsim.theory import (  # noqa: F401, registers the checks
@@ -17,6 +18,7 @@ from didsim.theory import (  # noqa: F401, registers the checks
     objective_limits,
     pair_sums,
     preference_data,
+    tokens,
     two_stages,
 )
 from didsim.theory.cases import CASE_FAMILIES, Case, make_cases

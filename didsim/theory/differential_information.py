@@ -5,7 +5,6 @@ from jax.nn import log_softmax, logsumexp
 from jaxtyping import Array
 
 from didsim.information import bayes_update, did, did_entropy, entropy
-from didsim.spaces import SequenceSpace
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, exact, largest, off
 
@@ -90,21 +89,3 @@ def entropy_from_ratios(case: Case) -> Array:
     ratio = case.target - case.reference
     q = log_softmax(ratio)
     return off(entropy(q), logsumexp(ratio) - jnp.sum(jnp.exp(q) * ratio), ratio)
-
-
-@exact(
-    1,
-    OURS,
-    "By tokens: log q(y) = Σ_t log q̃(y_t|y_<t) + Σ_t log z(y_<t) + const, with q̃ the DID of next tokens",
-    sizes=(8,),
-)
-def did_by_tokens(case: Case) -> Array:
-    """`z(x) = Σ_v a(v|x)/b(v|x)` normalises `q̃(·|x)`. Sequences of three tokens out of two."""
-    space = SequenceSpace(vocab_size=2, max_length=3)
-    a, b = (space.next_token_log_probs(one) for one in (case.target, case.reference))
-    log_z = logsumexp(a - b, axis=-1)
-    # The row of the prefix of each token: after none, after one and after two.
-    y = jnp.arange(8)
-    factors = log_z[0] + log_z[1 + y // 4] + log_z[3 + y // 2]
-    expected = log_softmax(space.log_probs(did(a, b)) + factors)
-    return off(did(case.target, case.reference), expected, factors, case.target, case.reference)

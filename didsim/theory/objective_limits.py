@@ -34,7 +34,6 @@ from didsim.preferences.contrastive import Contrastive
 from didsim.preferences.explicit import Joint, Pairs
 from didsim.preferences.labelled import Labelled
 from didsim.preferences.rejected import optimal_rejected
-from didsim.spaces import SequenceSpace
 from didsim.theory.cases import Case
 from didsim.theory.checks import OURS, PAPER, claim, exact, largest, off
 
@@ -152,34 +151,6 @@ def best_and_worst_pairs(case: Case) -> Array:
     )
     step = (wins - losses) / case.beta
     return off(limit, log_softmax(p + step), p, step, p / case.beta)
-
-
-@exact(
-    3,
-    OURS,
-    "Rejected by the power law token by token, with factors z(x), DPO learns π* Π_t z(y_<t)^(1/β)",
-    sizes=(8,),
-)
-def power_law_by_tokens(case: Case) -> Array:
-    """Since `rejected = π_ref (π_ref/π*)^β / Π_t z`. Sequences of three tokens out of two."""
-    space = SequenceSpace(vocab_size=2, max_length=3)
-    reference, target = (space.next_token_log_probs(one) for one in (case.reference, case.target))
-    powers = reference + case.beta * (reference - target)
-    log_z = logsumexp(powers, axis=-1)
-    problem = Contrastive(case.reference, space.log_probs(powers - log_z[..., None]))
-    limit = fixed_point(dpo(case.beta), case.reference, problem)
-    # The row of the prefix of each token: after none, after one and after two.
-    y = jnp.arange(8)
-    factors = log_z[0] + log_z[1 + y // 4] + log_z[3 + y // 2]
-    expected = log_softmax(case.target + factors / case.beta)
-    sizes = (
-        factors / case.beta,
-        case.reference / case.beta,
-        case.target / case.beta,
-        case.reference,
-        case.target,
-    )
-    return off(limit, expected, *sizes)
 
 
 @exact(3, PAPER, "If π_w = π_l, nothing is learned")

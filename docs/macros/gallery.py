@@ -5,7 +5,7 @@ from textwrap import indent
 from docs.macros.files import ROOT
 from docs.macros.objectives import zoo_table
 from experiments.shared.findings import Finding, read_findings
-from experiments.shared.gallery import grouped, heading
+from experiments.shared.gallery import grouped, heading, in_numbers
 
 _ABOUT_NUMBERS = (
     "Medians over instances, in nats; 0 stands for less than 1e-12. The last four columns are shares of "
@@ -25,12 +25,11 @@ def gallery() -> str:
 
 
 def _section(name: str, one: Finding) -> str:
-    facts = ", ".join(f"{count:,} {what}" for what, count in one.facts.items())
     lines = [
         f"### {heading(name)}",
         f"![{one.title}](figures/{one.pictures[0]})",
         f"**{one.title.rstrip('.')}.** {one.finding}",
-        f"`{one.command}` ({facts}; {one.seconds} s beside another on two cores)",
+        f"`{one.command}` ({in_numbers(one)})",
     ]
     for more in one.pictures[1:]:
         lines += ['??? note "All of them"', f"    ![{one.title}](figures/{more})"]

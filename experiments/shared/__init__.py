@@ -6,6 +6,8 @@ limits     objectives at comparable settings, and the limit of each
 names      readable names of objectives
 results    the files of an experiment
 findings   what every picture shows, in one file
+gallery    the order of the gallery, and its page
+running    which experiments are finished, and several side by side
 wording    numbers in sentences
 summary    the table of objectives
 updates    random updates of six families

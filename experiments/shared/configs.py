@@ -1,7 +1,7 @@
 """Configs: the settings that experiments share, and how the command line changes them."""
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -19,18 +19,26 @@ PolicyName = Literal["energy_based", "autoregressive"]
 class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of every experiment: the random seed and the space of sequences.
 
+    Attributes:
+        least: the fewest sequences that the experiment needs.
+
     Raises:
-        ValueError: there is no such space, a number is not finite, a tuple has an entry twice, or the arrays
-            of the experiment are more than memory can hold.
+        ValueError: there is no such space, it is too small, a number is not finite, a tuple has an entry
+            twice, or the arrays of the experiment are more than memory can hold.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
     vocab_size: Count = 4
     max_length: Count = 4
     eos: bool = False
+    least: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        self.make_space()
+        size = self.make_space().size
+        if size < self.least:
+            raise ValueError(
+                f"`vocab_size` and `max_length` must make at least {self.least} sequences; got {size}"
+            )
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):

@@ -66,6 +66,12 @@ def heading(name: str) -> str:
     return words.replace("Did ", "DID ").replace(" did", " DID").replace("Simpo", "SimPO")
 
 
+def in_numbers(one: Finding) -> str:
+    """How large an experiment is, and how long it took beside another on two cores."""
+    facts = [f"{count:,} {what}" for what, count in one.facts.items()]
+    return f"{', '.join(facts)}; {one.seconds} s"
+
+
 def write_page(folder: Path) -> Path:
     """Write README.md of a folder: the picture, title, finding and command of each experiment in it.
 
@@ -85,8 +91,7 @@ def write_page(folder: Path) -> Path:
 
 def _section(name: str, one: Finding) -> str:
     pictures = "\n".join(f"![{one.title}]({picture})\n" for picture in one.pictures)
-    facts = ", ".join(f"{count:,} {what}" for what, count in one.facts.items())
     return (
         f"### {heading(name)}\n\n{pictures}\n**{one.title.rstrip('.')}.** {one.finding}\n\n"
-        f"`{one.command}` ({facts}; {one.seconds} s)\n"
+        f"`{one.command}` ({in_numbers(one)})\n"
     )

@@ -1,7 +1,9 @@
 """Numbers and names in the sentences of a finding."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import xarray as xr
 
 
 def number(x: float) -> str:
@@ -39,3 +41,18 @@ def listed(words: Iterable[str]) -> str:
     """
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def told_each(values: xr.DataArray, say: Callable[[float], str], where: str = "{}") -> str:
+    """The values along one dimension, each with its place there.
+
+    Args:
+        values: the values, of one dimension.
+        say: how a value is written.
+        where: how its place is written.
+
+    >>> told_each(xr.DataArray([0.5, 1.0], {"beta": [0.1, 2.0]}, "beta"), share, "β = {:g}")
+    '50% (β = 0.1) and 100% (β = 2)'
+    """
+    (dim,) = values.dims
+    return listed(f"{say(float(one))} ({where.format(one[dim].item())})" for one in values)

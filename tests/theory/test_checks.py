@@ -101,15 +101,11 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "displacement_at_first": lambda patch: patch.setattr(
         didsim.theory.dynamics, "dpo", lambda beta: didsim.dpo(2 * beta)
     ),
-    "did_by_tokens": lambda patch: patch.setattr(
-        didsim.theory.differential_information, "did", lambda a, b: didsim.did(b, a)
-    ),
+    "did_by_tokens": lambda patch: patch.setattr(didsim.theory.tokens, "did", lambda a, b: didsim.did(b, a)),
     "displacement_by_tokens": lambda patch: patch.setattr(
-        didsim.theory.dynamics, "kl", lambda p, q: didsim.kl(q, p)
+        didsim.theory.tokens, "kl", lambda p, q: didsim.kl(q, p)
     ),
-    "power_law_by_tokens": lambda patch: patch.setattr(
-        didsim.theory.objective_limits, "dpo", didsim.exponential
-    ),
+    "power_law_by_tokens": lambda patch: patch.setattr(didsim.theory.tokens, "dpo", didsim.exponential),
     "mass_slope": lambda patch: patch.setattr(
         didsim.theory.dynamics, "geodesic", lambda r, q, s: didsim.geodesic(r, q, s / 2)
     ),
