@@ -15,6 +15,10 @@ _STEPS = 300
 TOLERANCE = 1e-6
 """How far from a stationary point a solver may stop."""
 _NOTHING = 1e-30
+# After a shorter step than this one, a Hessian that is not safe is decomposed into its eigenvalues.
+_NEAR = 0.1
+# So few numbers have eigenvalues that cost little.
+_FEW = 64
 # A Hessian of unit diagonal whose Cholesky decomposition has no smaller pivot is far from singular.
 _SAFE = 1e-7
 _ROUNDING = 8
@@ -71,6 +75,7 @@ class _State(NamedTuple):
 
     Attributes:
         z: where the next pass looks at the loss.
+        value: the loss there, as the line search found it; infinite if it is not known.
         iteration: the number of steps that were taken.
         step: the largest entry of the step from the point of this pass.
         stuck: whether no share of it made the loss fall.
@@ -82,6 +87,7 @@ class _State(NamedTuple):
     """
 
     z: Array
+    value: Array
     iteration: Array
     step: Array
     stuck: Array
@@ -98,6 +104,7 @@ def minimise(
     idle: Float[Array, "idle numbers"],
     *,
     moves: bool,
+    of_differences: bool = False,
     hessian: Callable[[Array], Array] | None = None,
     mass: Array | None = None,
     size: Array | None = None,
@@ -105,9 +112,14 @@ def minimise(
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
     Newton's method with backtracking. The Hessian `H` is first scaled to a unit diagonal. So neither the unit
-    of a number matters nor how improbable its sequence is. A step is a Cholesky decomposition. Where `H` has
-    negative or tiny eigenvalues, it is an eigendecomposition: negative ones are taken by magnitude, so that
-    saddles repel, and tiny ones are left out. O(n³) a step, beside the cost of `hessian`.
+    of a number matters nor how improbable its sequence is. A step is a Cholesky decomposition, O(n³/3). Where
+    `H` has negative or tiny eigenvalues, it is an eigendecomposition, at about 10 times that: negative ones
+    are taken by magnitude, so that saddles repel, and tiny ones are left out.
+
+    For a loss of differences `H` is `Σ_ij W_ij (e_i − e_j)(e_i − e_j)ᵀ`. If there are more than 64 numbers, a
+    step far from the end takes the curvatures `W_ij` of the pairs by magnitude, in place of the eigenvalues.
+    That is a second Cholesky decomposition, and takes half as many steps. For fewer numbers eigenvalues cost
+    little. Their bolder steps lead to more of the minima, so that it tells more if several starts agree.
 
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
@@ -115,6 +127,7 @@ def minimise(
         start: where to start.
         idle: directions along which the loss is known not to change, one in each row.
         moves: whether the loss depends on the numbers that are held fixed.
+        of_differences: whether the loss is a sum over pairs of functions of the difference of two numbers.
         hessian: the Hessian of the loss in the former numbers, where both are the same. By default it is
             differentiated, at n times the cost of a gradient.
         mass: for each sequence, about how much the loss curves along its number. A direction with far less
@@ -123,6 +136,7 @@ def minimise(
             their rounding. By default the curvature itself.
     """
     gradient = jax.grad(loss)
+    is_by_pairs = of_differences and len(start) > _FEW
 
     def hessian_at(z: Array) -> Array:
         return jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z)
@@ -133,17 +147,22 @@ def minimise(
         if moves:
             z, root_step = _root(lambda z: gradient(z, z), z, idle, is_last)
         g, curvature = gradient(z, z), hessian_at(z)
-        decomposed = _decomposed(curvature, idle, size)
+        is_near = is_last | (state.step < _NEAR)
+        decomposed = _decomposed(curvature, idle, size, by_pairs=~is_near if is_by_pairs else None)
         step = decomposed.step(g)
         longest = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1, LONGEST_STEP / longest)
         slope = jnp.vdot(g, step)
-        share, value = share_of_step(lambda moved: loss(moved, z), z, step, slope, wanted=~is_last)
+        known = jnp.full_like(state.value, jnp.inf) if moves else state.value
+        share, value, after = share_of_step(
+            lambda moved: loss(moved, z), z, step, slope, before=known, wanted=~is_last
+        )
         here = _Point(z, value, g, curvature)
         if root_step is not None:
             longest = jnp.where(is_last, jnp.max(jnp.abs(root_step)), longest)
         return _State(
             jnp.where(share > 0, z + share * step, z),
+            after,
             state.iteration + jnp.where(is_last, 0, 1),
             longest,
             share == 0,
@@ -158,7 +177,8 @@ def minimise(
     # compiled once.
     zero, none, no = jnp.zeros((), start.dtype), jnp.zeros((), int), jnp.zeros((), bool)
     nowhere_yet = _Point(start, zero, jnp.zeros_like(start), jnp.zeros((len(start),) * 2, start.dtype))
-    begun = _State(start, none, zero + jnp.inf, no, no, nowhere_yet, nowhere_yet, none, zero)
+    endless = zero + jnp.inf
+    begun = _State(start, endless, none, endless, no, no, nowhere_yet, nowhere_yet, none, zero)
     ended = jax.lax.while_loop(lambda state: ~state.is_last, advance, begun)
     first, here, flat = ended.first, ended.here, ended.flat
     if mass is not None and len(start) > len(idle):
@@ -204,41 +224,46 @@ def share_of_step(
     z: Array,
     step: Array,
     slope: Array,
+    *,
+    before: Array | float = jnp.inf,
     wanted: Array | bool = True,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
 
     The loss must fall, from its value before the step, by a part of what its slope along the step promises,
-    or by nothing but rounding. The search computes that value, too: two programs for one loss may differ by
-    more than its rounding.
+    or by nothing but rounding.
 
     Args:
         loss: the loss.
         z: where the step begins.
         step: the step.
         slope: the slope of the loss along the step.
+        before: the loss before the step, if the same program has found it after the last one: two programs
+            for one loss may differ by more than its rounding. If it is infinite, the search computes it.
         wanted: whether a step is wanted at all; if not, its share is 0.
 
     Returns:
-        The share, and the loss before the step.
+        The share, the loss before the step, and the loss after that share of it.
     """
 
-    def shorten(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        share, before, _ = state
+    def shorten(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        share, before, _, _ = state
         is_before = share == 0
         after = loss(jnp.where(is_before, z, z + share * step))
         before = jnp.where(is_before, after, before)
         noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
         is_too_far = ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
         following = jnp.where(is_before, 1, jnp.where(is_too_far, share / 2, share))
-        return following, before, jnp.where(is_before, wanted, is_too_far)
+        return following, before, after, jnp.where(is_before, wanted, is_too_far)
 
     # All losses come from the one loop, so that it is compiled in one place. The verdict is carried: computed
     # again, it may round to another one, and the loop not end.
-    zero = jnp.zeros((), z.dtype)
-    first = zero, zero, jnp.ones((), bool)
-    share, before, _ = jax.lax.while_loop(lambda state: state[2], shorten, first)
-    return jnp.where(wanted & (share > 1e-10), share, 0), before
+    before = jnp.asarray(before, z.dtype)
+    is_known = jnp.isfinite(before)
+    first = jnp.where(is_known, 1, jnp.zeros((), z.dtype)), before, before, ~is_known | wanted
+    share, before, after, _ = jax.lax.while_loop(lambda state: state[3], shorten, first)
+    taken = wanted & (share > 1e-10)
+    return jnp.where(taken, share, 0), before, jnp.where(taken, after, before)
 
 
 class _Decomposed(NamedTuple):
@@ -255,21 +280,53 @@ class _Decomposed(NamedTuple):
     lowest: Float[Array, ""]
 
 
-def _decomposed(hessian: Array, idle: Array, size: Array | None) -> _Decomposed:
+class _Scaled(NamedTuple):
+    """A matrix scaled to a unit diagonal, with its Cholesky decomposition.
+
+    Attributes:
+        scale: the factors of rows and columns.
+        matrix: the scaled matrix.
+        lower: the triangle of this matrix, with the curvature 1 added along the idle directions.
+        is_safe: whether the triangle is there, and far from singular.
+    """
+
+    scale: Float[Array, " n"]
+    matrix: Float[Array, "n n"]
+    lower: Float[Array, "n n"]
+    is_safe: Bool[Array, ""]
+
+
+def _scaled(hessian: Array, idle: Array, size: Array | None) -> _Scaled:
     scale = _scale(jnp.abs(jnp.diag(hessian)), size)
-    scaled = _symmetric(hessian * scale[:, None] * scale)
-    # Along the idle directions it gets the curvature 1, and is otherwise the same.
+    matrix = _symmetric(hessian * scale[:, None] * scale)
     held = idle / scale
     held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
-    lower = triangle(scaled + held.T @ held)
-    is_safe = jnp.min(jnp.diag(lower)) ** 2 > _SAFE
+    lower = triangle(matrix + held.T @ held)
+    return _Scaled(scale, matrix, lower, jnp.min(jnp.diag(lower)) ** 2 > _SAFE)
+
+
+def _decomposed(
+    hessian: Array, idle: Array, size: Array | None, by_pairs: Bool[Array, ""] | None
+) -> _Decomposed:
+    """A Hessian, decomposed; one that is not safe with its pairs by magnitude if `by_pairs` says so.
+
+    In the latter case `flat` and `lowest` are those of the matrix that took its place.
+    """
+    scaled = _scaled(hessian, idle, size)
+    if by_pairs is not None:
+        scaled = jax.lax.cond(
+            by_pairs & ~scaled.is_safe,
+            lambda: _scaled(_pairs_by_magnitude(hessian), idle, size),
+            lambda: scaled,
+        )
+    scale, matrix, lower, is_safe = scaled
     least = _flat(scale)
 
     def by_eigenvalues(_: None) -> tuple[Array, Array]:
-        return eigen(scaled)
+        return eigen(matrix)
 
     def unused(_: None) -> tuple[Array, Array]:
-        return jnp.ones_like(scale), jnp.zeros_like(scaled)
+        return jnp.ones_like(scale), jnp.zeros_like(matrix)
 
     values, vectors = jax.lax.cond(is_safe, unused, by_eigenvalues, None)
     magnitudes = jnp.abs(values)
@@ -284,6 +341,12 @@ def _decomposed(hessian: Array, idle: Array, size: Array | None) -> _Decomposed:
 
     flat = jnp.where(is_safe, 0, jnp.sum(~counts) - len(idle))
     return _Decomposed(step, flat, jnp.where(is_safe, 0, jnp.min(values)))
+
+
+def _pairs_by_magnitude(hessian: Array) -> Array:
+    """The Hessian of a loss of differences, with the curvature of each pair taken by magnitude."""
+    pairs = jnp.abs(hessian - jnp.diag(jnp.diag(hessian)))
+    return jnp.diag(pairs.sum(1)) - pairs
 
 
 def _level(first: Array, last: Array, size: Array | None) -> tuple[Array, Array]:

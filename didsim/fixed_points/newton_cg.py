@@ -66,7 +66,7 @@ def minimise_convex(
         longest = jnp.max(jnp.abs(state.step))
         step = state.step * jnp.where(longest > LONGEST_STEP, LONGEST_STEP / longest, 1)
         slope = jnp.vdot(state.gradient, step)
-        share, _ = share_of_step(loss, state.z, step, slope)
+        share, _, _ = share_of_step(loss, state.z, step, slope)
         z = jnp.where(share > 0, state.z + share * step, state.z)
         return _State(z, *at(z), state.iteration + 1, share == 0)
 

@@ -154,6 +154,7 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
             start,
             jnp.ones((1, len(start)), start.dtype),
             moves=False,
+            of_differences=True,
             hessian=lambda h: pair.kernel.curvature(table, h, h).hessian(),
             mass=mass(table, start),
         )

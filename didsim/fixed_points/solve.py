@@ -171,8 +171,8 @@ def solve(
         A `Solution`. Closed forms cost O(N), or as much as `didsim.pair_sum`; `solve` also takes the gradient
         there, in O(N²) up to 1,024 sequences. A step of Newton's method is a Cholesky decomposition, O(N³/3),
         beside a Hessian in O(N²) (`Objective.curvature`). Where the Hessian is singular or has negative
-        eigenvalues, a step costs about 30 times as much. Each problem and start takes its own number of
-        steps.
+        eigenvalues, a step costs about 10 times as much; for a loss of differences of more than 64 sequences
+        it mostly is one more Cholesky decomposition. Each problem and start takes its own number of steps.
 
         Beyond 1,024 sequences no matrix is formed. A loss that is convex in the rewards, or in the logits if
         it has several terms, takes Newton's method with steps by conjugate gradients. A step takes a few

@@ -102,3 +102,21 @@ def test_one_number_that_does_not_matter() -> None:
     found = minimise(lambda z, _: 0 * jnp.sum(z), jnp.array([0.5]), jnp.ones((1, 1)), moves=False)
     assert float(found.z[0]) == 0.5
     assert bool(found.converged)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_pairs_by_magnitude_lead_to_a_minimum(scale: float) -> None:
+    """`Σ_ij W_ij (1 − sech(x_i − x_j − c_ij))` curves downwards far out, and is zero at `c`, a minimum."""
+    rng = np.random.default_rng(0)
+    middle, weights = rng.normal(size=100), scale * rng.dirichlet(np.ones(100), 100)
+
+    def loss(z: Array, _: Array) -> Array:
+        apart = z - middle
+        return jnp.sum(weights * (1 - 1 / jnp.cosh(apart[:, None] - apart)))
+
+    start, idle = jnp.asarray(middle + 1.5 * rng.normal(size=100)), jnp.ones((1, 100))
+    assert float(jnp.linalg.eigvalsh(jax.hessian(loss)(start, start))[0]) < 0
+    found = jax.jit(lambda z: minimise(loss, z, idle, moves=False, of_differences=True))(start)
+    assert bool(found.converged)
+    assert not bool(found.falls)
+    np.testing.assert_allclose(found.z - jnp.mean(found.z), middle - middle.mean(), atol=1e-10)
