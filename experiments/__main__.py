@@ -61,6 +61,9 @@ def main(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Run also what is finished.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a language model; the same as --set model=FOLDER.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Run experiments and write their data (NetCDF), pictures (PNG and PDF) and what the pictures show.
@@ -81,11 +84,12 @@ def main(
 
     # A limit that is nearly deterministic depends on the gradients of sequences of tiny probability.
     jax.config.update("jax_enable_x64", True)
+    settings = [*(settings or []), *([] if model is None else [f"model={model}"])]
     chosen = EXPERIMENTS if "all" in names else list(dict.fromkeys(names))
     try:
         local_path("--out", out)
         import_files(imports or ())
-        configs = {one: override(load(one).Config, settings or []) for one in chosen}
+        configs = {one: override(load(one).Config, settings) for one in chosen}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     try:
@@ -98,11 +102,15 @@ def main(
     except OSError as error:
         raise typer.BadParameter(f"--out must be a folder that can be written to: {error}") from None
     options = [word for path in imports or () for word in ("--import", str(path))]
-    options += [word for setting in settings or () for word in ("--set", setting)]
+    options += [word for setting in settings for word in ("--set", setting)]
     todo = []
     for one, config in configs.items():
         command = f"python -m experiments {shlex.join([one, *options])}"
-        job = Job(one, config, command, tuple(imports or ()), out)
+        from_data = "all" in names and getattr(load(one), "FROM_DATA", False)
+        if from_data and not (out / f"{one}.nc").is_file():
+            say(f"{one}: no data in {out} to draw; `{command}` makes them")
+            continue
+        job = Job(one, config, command, tuple(imports or ()), out, from_data)
         finding = None if again else finished(job)
         if finding is None:
             todo.append(job)

@@ -5,7 +5,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from experiments.__main__ import app
+from experiments.__main__ import EXPERIMENTS, app
 from experiments.shared.running import load
 
 SMALL = ["--set", "vocab_size=2", "--set", "max_length=3", "--set", "steps=60", "--set", "seeds=4"]
@@ -39,7 +39,13 @@ MORE = {
 GIVEN = {"four_answers": {"vocab_size", "max_length", "eos"}}
 """Settings that an experiment has no choice of: there are as many answers as probabilities."""
 
+TABULAR = [name for name in EXPERIMENTS if name != "real_lm"]
+"""The experiments that need no language model."""
+
 ROOT = Path(__file__).parent.parent
+
+DRAWN = [name for name in EXPERIMENTS if name in TABULAR or (ROOT / "figures" / f"{name}.nc").exists()]
+"""The experiments that `all` draws; one with a language model only where its data are."""
 
 
 def invoke(*arguments: str) -> Any:

@@ -30,10 +30,10 @@ from experiments.shared.limits import Limit
 from experiments.shared.names import readable
 from experiments.shared.running import load
 from tests.clipping import clipped
-from tests.experiment_cases import ROOT, invoke, settings
+from tests.experiment_cases import ROOT, TABULAR, invoke, settings
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", TABULAR)
 def test_an_experiment_of_the_smallest_space_writes_data_and_pictures(name: str, tmp_path: Path) -> None:
     least = max(2, load(name).Config.least)
     small = settings(name, vocab_size=least, max_length=1, eos=True, seeds=1, steps=1)

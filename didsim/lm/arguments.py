@@ -56,6 +56,24 @@ def token_lists(name: str, value: Any) -> list[list[int]]:
     return [tokens(f"{name}[{place}]", one) for place, one in enumerate(value)]
 
 
+def prompts_and_responses(prompts: Any, responses: Any) -> tuple[list[list[int]], list[list[int]]]:
+    """Lists of tokens, one prompt for each response."""
+    before, counted = token_lists("prompts", prompts), token_lists("responses", responses)
+    if len(before) != len(counted):
+        raise ValueError(f"`prompts` must be as many as `responses`, {len(counted)}; got {len(before)}")
+    return before, counted
+
+
+def fits_window(model: Any, length: int) -> None:
+    """Whether a model takes so many tokens at once, as far as it says."""
+    window = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if window is not None and length > window:
+        raise ValueError(
+            f"prompt and response together must fit the model's window of {window:,} tokens; they have "
+            f"{length:,}"
+        )
+
+
 def tokens(name: str, value: Any) -> list[int]:
     """Tokens as a list, which must not be empty."""
     try:

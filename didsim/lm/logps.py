@@ -1,5 +1,6 @@
 """Log-probabilities of responses under a causal language model: sums over the tokens of a response alone."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -69,21 +70,37 @@ def sequence_logps(model: Any, input_ids: Any, attention_mask: Any, response_mas
 @torch.no_grad()
 def _sums(model: Any, tokens: Any, attention: Any, marked: Any) -> Any:
     """Sums of the log-probabilities of the marked tokens, and of the most likely ones, `[2, sequences]`."""
-    device = next((one.device for one in model.parameters()), tokens.device)
-    tokens, attention, marked = (one.to(device) for one in (tokens, attention, marked))
-    with _evaluating(model):
-        logits = model(input_ids=tokens, attention_mask=attention.long()).logits
-    sums = []
-    for scores, following, counted in zip(logits[:, :-1], tokens[:, 1:], marked[:, 1:], strict=True):
-        scores = scores[counted]
-        log_probs = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)
-        of_tokens = log_probs.gather(1, following[counted, None])
-        sums.append(torch.stack([of_tokens.sum(), log_probs.amax(1).sum()]))
+    with evaluating(model):
+        sums = [
+            torch.stack([log_probs.gather(1, following[:, None]).sum(), log_probs.amax(1).sum()])
+            for log_probs, following in at_marked(model, tokens, attention, marked)
+        ]
     return torch.stack(sums, 1)
 
 
+def at_marked(model: Any, tokens: Any, attention: Any, marked: Any) -> Iterator[tuple[Any, Any]]:
+    """Of each sequence, log-probabilities `[marked, vocabulary]` of what may stand at the marked tokens.
+
+    The marked tokens come with them. Gradients flow; the model is used in the mode that it is in.
+    """
+    device = next((one.device for one in model.parameters()), tokens.device)
+    tokens, attention, marked = (one.to(device) for one in (tokens, attention, marked))
+    # Outputs before the first response are not needed, and the head is a large part of a small model.
+    start = int(marked.any(0).long().argmax())
+    rest = {"logits_to_keep": tokens.shape[1] - start + 1} if _keeps_logits(model) else {}
+    logits = model(input_ids=tokens, attention_mask=attention.long(), **rest).logits
+    logits = logits[:, start - 1 - tokens.shape[1] : -1]
+    for scores, following, counted in zip(logits, tokens[:, start:], marked[:, start:], strict=True):
+        scores = scores[counted]
+        yield scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1), following[counted]
+
+
+def _keeps_logits(model: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Without dropout; then every module as it was, since some may be kept in evaluation on purpose."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -114,10 +131,7 @@ def score(
             response, or `batch_size` is no positive integer.
     """
     size = _checks.integer("batch_size", batch_size, 1)
-    before = arguments.token_lists("prompts", prompts)
-    counted = arguments.token_lists("responses", responses)
-    if len(before) != len(counted):
-        raise ValueError(f"`prompts` must be as many as `responses`, {len(counted)}; got {len(before)}")
+    before, counted = arguments.prompts_and_responses(prompts, responses)
     return score_checked(model, before, counted, size)
 
 
@@ -130,12 +144,18 @@ def score_checked(
     longest_first = np.argsort(-sizes, kind="stable")  # so that memory that is too small shows at once
     for start in range(0, len(sizes), batch_size):
         rows = longest_first[start : start + batch_size]
-        width = int(sizes[rows].max())
-        tokens = torch.full((len(rows), width), _PAD)
-        attention, marked = torch.zeros(2, len(rows), width, dtype=torch.bool)
-        for row, place in enumerate(rows):
-            tokens[row, : sizes[place]] = torch.tensor(prompts[place] + responses[place])
-            attention[row, : sizes[place]] = True
-            marked[row, len(prompts[place]) : sizes[place]] = True
-        sums[:, rows] = _sums(model, tokens, attention, marked).double().cpu().numpy()
+        batch = padded([prompts[place] for place in rows], [responses[place] for place in rows])
+        sums[:, rows] = _sums(model, *batch).double().cpu().numpy()
     return Scores(sums[0], sums[1], np.array([len(one) for one in responses]))
+
+
+def padded(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> tuple[Any, Any, Any]:
+    """Tokens, attention mask and response mask of responses to prompts, padded at the right."""
+    sizes = [len(one) + len(other) for one, other in zip(prompts, responses, strict=True)]
+    tokens = torch.full((len(sizes), max(sizes)), _PAD)
+    attention, marked = torch.zeros(2, *tokens.shape, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        tokens[row, : sizes[row]] = torch.tensor(prompt + response)
+        attention[row, : sizes[row]] = True
+        marked[row, len(prompt) : sizes[row]] = True
+    return tokens, attention, marked

@@ -16,29 +16,17 @@ NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 PolicyName = Literal["energy_based", "autoregressive"]
 
 
-class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of every experiment: the random seed and the space of sequences.
-
-    Attributes:
-        least: the fewest sequences that the experiment needs.
+class BaseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of every experiment: the random seed.
 
     Raises:
-        ValueError: there is no such space, it is too small, a number is not finite, a tuple has an entry
-            twice, or the arrays of the experiment are more than memory can hold.
+        ValueError: a number is not finite, a tuple has an entry twice, or the arrays of the experiment are
+            more than memory can hold.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
-    vocab_size: Count = 4
-    max_length: Count = 4
-    eos: bool = False
-    least: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        size = self.make_space().size
-        if size < self.least:
-            raise ValueError(
-                f"`vocab_size` and `max_length` must make at least {self.least} sequences; got {size}"
-            )
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -51,11 +39,49 @@ class SpaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def numbers(self) -> dict[str, int]:
         """About how many numbers are in memory at once, by the setting that decides on them."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, int]:
+        """How large the experiment is, in a few numbers, by what they count."""
+        raise NotImplementedError
+
+
+class SpaceConfig(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of every experiment on tabular policies: also the space of sequences.
+
+    Attributes:
+        least: the fewest sequences that the experiment needs.
+
+    Raises:
+        ValueError: as `BaseConfig`, or there is no such space, or it is too small.
+    """
+
+    vocab_size: Count = 4
+    max_length: Count = 4
+    eos: bool = False
+    least: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        size = self.make_space().size
+        if size < self.least:
+            raise ValueError(
+                f"`vocab_size` and `max_length` must make at least {self.least} sequences; got {size}"
+            )
+        super().__post_init__()
+
+    def numbers(self) -> dict[str, int]:
+        """About how many numbers are in memory at once, by the setting that decides on them."""
         return {"vocab_size": 200 * self.make_space().size}
 
     def make_space(self) -> didsim.SequenceSpace:
         """The space of sequences."""
         return didsim.SequenceSpace(self.vocab_size, self.max_length, self.eos)
+
+    def facts(self) -> dict[str, int]:
+        """The numbers of sequences, of seeds or instances, and of steps, as far as a config has them."""
+        names = ("seeds", "instances", "steps")
+        settings = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {"sequences": self.make_space().size, **settings}
 
 
 class TrainingConfig(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +100,37 @@ class TrainingConfig(SpaceConfig, frozen=True, kw_only=True, forbid_unknown_fiel
         return {"seeds": 200 * self.seeds * self.make_space().size, "steps": 10 * self.seeds * records}
 
 
-Config = TypeVar("Config", bound=SpaceConfig)
+class LanguageConfig(BaseConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of an experiment that trains a language model.
+
+    Of each prompt `samples` responses of at most `length` tokens are drawn, and the last `blocks` blocks of
+    the model are trained. Each run is measured at the start and at `looks` later steps. The tempered
+    distribution is the reference to the power `exponent`, and the worst response is that of `worst_of`. A
+    rejected distribution is refused if its weights leave fewer than `least_effective` samples.
+    """
+
+    seeds: Annotated[int, msgspec.Meta(ge=2, lt=100)] = 3
+    samples: Annotated[int, msgspec.Meta(ge=2, lt=2**16)] = 32
+    length: Annotated[int, msgspec.Meta(ge=1, lt=2**16)] = 12
+    blocks: Count = 3
+    steps: Count = 60
+    batch_size: Count = 8
+    learning_rate: Positive = 5e-5
+    looks: Count = 1
+    exponent: Positive = 0.9
+    worst_of: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 4
+    least_effective: Positive = 5.0
+
+    def numbers(self) -> dict[str, int]:
+        """The records of all runs. Other parts of the memory depend on the model."""
+        return {"samples": 100 * self.seeds * self.samples * (self.looks + 1), "steps": self.steps}
+
+    def facts(self) -> dict[str, int]:
+        """How large the experiment is."""
+        return {name: getattr(self, name) for name in ("samples", "seeds", "steps")}
+
+
+Config = TypeVar("Config", bound=BaseConfig)
 
 
 def override(config: type[Config], settings: list[str]) -> Config:

@@ -63,7 +63,9 @@ def grouped(found: Mapping[str, Finding]) -> Iterator[tuple[str, dict[str, Findi
 def heading(name: str) -> str:
     """An experiment's name as a heading."""
     words = name.replace("_", " ").capitalize()
-    return words.replace("Did ", "DID ").replace(" did", " DID").replace("Simpo", "SimPO")
+    return (
+        words.replace("Did ", "DID ").replace(" did", " DID").replace("Simpo", "SimPO").replace(" lm", " LM")
+    )
 
 
 def in_numbers(one: Finding) -> str:

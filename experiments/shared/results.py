@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from didsim import plotting
 from didsim._files import written_whole
 from didsim._versions import NUMERICAL, versions
-from experiments.shared.configs import SpaceConfig
+from experiments.shared.configs import BaseConfig
 
 PACKAGES = sorted([*NUMERICAL, "matplotlib", "xarray"])
 """The packages that data and pictures depend on."""
 
 
-def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> xr.Dataset:
+def label(dataset: xr.Dataset, name: str, config: BaseConfig, command: str) -> xr.Dataset:
     """The dataset with its config, seed, versions and command in its attributes."""
     return dataset.assign_attrs(
         experiment=name,
@@ -25,14 +25,6 @@ def label(dataset: xr.Dataset, name: str, config: SpaceConfig, command: str) -> 
         versions=msgspec.json.encode(versions(PACKAGES)).decode(),
         command=command,
     )
-
-
-def facts(config: SpaceConfig) -> dict[str, int]:
-    """The numbers of sequences, of seeds or instances, and of steps, as far as a config has them."""
-    settings = {
-        name: getattr(config, name) for name in ("seeds", "instances", "steps") if hasattr(config, name)
-    }
-    return {"sequences": config.make_space().size, **settings}
 
 
 def save(

@@ -36,6 +36,7 @@ class Job(msgspec.Struct, frozen=True):
         command: the command that runs it alone.
         imports: Python files that were run first.
         out: the folder of its files.
+        from_data: whether the picture is drawn from the data that is in the folder.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job(msgspec.Struct, frozen=True):
     command: str
     imports: tuple[Path, ...]
     out: Path
+    from_data: bool = False
 
 
 class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,7 +102,11 @@ def run(job: Job, progress: bool) -> Finding:
     module, config = load(job.name), job.config
     _record(job).unlink(missing_ok=True)
     try:
-        dataset = results.label(module.run(config, progress=progress), job.name, config, job.command)
+        dataset = (
+            xr.load_dataset(job.out / f"{job.name}.nc")
+            if job.from_data
+            else results.label(module.run(config, progress=progress), job.name, config, job.command)
+        )
     except FloatingPointError as error:
         raise FloatingPointError(f"{job.name}: {error}") from error
     figures = {job.name: module.plot(dataset), **_further(module, "more_plots", dataset)}
@@ -109,9 +115,10 @@ def run(job: Job, progress: bool) -> Finding:
         title=(module.__doc__ or job.name).splitlines()[0],
         finding=module.finding(dataset),
         command=job.command,
-        seconds=round(time.perf_counter() - began),
+        # A run that was resumed, or is drawn from its data, tells its time itself.
+        seconds=int(dataset.attrs.get("seconds", round(time.perf_counter() - began))),
         pictures=tuple(f"{name}.png" for name in figures),
-        facts=results.facts(config),
+        facts=config.facts(),
     )
     files = {path.name: _digest(path.read_bytes()) for path in paths}
     text = msgspec.json.encode(Done(fingerprint(job), finding, files))
