@@ -11,7 +11,7 @@ than with any other after as many steps, and the log-probability of chosen respo
 `KL(π_ref ‖ π*)`. The first part is the paper's theorem if training ends at its optimum and generalises; the
 second part, too. By theory the fall is `KL(π_ref ‖ π)` exactly, of whatever policy training has reached.
 
-It takes most of an hour on two cores. So `all` draws the picture from the data that is there.
+It trains a language model 36 times. So `all` draws the picture from the data that is there.
 """
 
 import importlib.util

@@ -179,6 +179,15 @@ def test_the_picture_is_drawn_from_the_data(done: Path) -> None:
     xr.testing.assert_identical(data(done), before)
 
 
+def test_all_trains_no_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.__main__.EXPERIMENTS", ["real_lm"])
+    result = invoke("all", "--out", str(tmp_path), "--quiet")
+    assert result.exit_code == 0
+    words = " ".join(result.output.split())
+    assert f"real_lm: no data in {tmp_path} to draw; `python -m experiments real_lm` makes them" in words
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
