@@ -2,7 +2,7 @@
 
 logps        log-probabilities of responses under a model
 next_token   what two models say about the next token, over the whole vocabulary
-draw         responses drawn from a model
+responses    responses drawn from a model
 resample     rejected responses by resampling what the reference gave
 last_blocks  a model of which only the last blocks are trained
 train        DPO and DPO-PG, a loop that can be stopped and resumed
@@ -24,11 +24,11 @@ except ImportError as error:
     ) from error
 
 from didsim.lm.callback import DiagnoseCallback
-from didsim.lm.draw import draw
 from didsim.lm.last_blocks import LastBlocks
 from didsim.lm.logps import Scores, score, sequence_logps
 from didsim.lm.next_token import TokenSums, next_token_log_probs, token_sums
 from didsim.lm.resample import Weights, draw_pairs, optimal_rejected_weights, resampling_weights
+from didsim.lm.responses import draw
 from didsim.lm.table import PairsTable
 from didsim.lm.train import Trained, train_dpo
 
