@@ -76,8 +76,8 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
 
     Raises:
         ValueError: the model is not there, its tokenizer has no ending token, its window is too short, too
-            few samples carry the weight of a rejected distribution, or a finished part is damaged.
-        ImportError: the extra `lm` is not installed.
+            few samples carry the weight of a rejected distribution, a finished part is damaged, or the extra
+            `lm` is not installed.
     """
     try:
         from experiments.shared import language
@@ -86,8 +86,6 @@ def run(config: Config, progress: bool = False) -> xr.Dataset:
     model, tokenizer = load(config.model)
     end = ending_token(tokenizer)
     tasks = [make(tokenizer, config) for make in (_knowledge, _open)]
-    longest = max(len(prompt) for task in tasks for prompt in (*task.with_context, *task.prompts))
-    language.check_window(model, longest + config.length)
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"

@@ -22,6 +22,7 @@ from experiments.shared.questions import FACTS, OPEN  # noqa: E402
 from experiments.shared.running import Job, run  # noqa: E402
 from tests.clipping import clipped  # noqa: E402
 from tests.experiment_cases import invoke  # noqa: E402
+from tests.lm.cases import llama  # noqa: E402
 from tests.lm.spaces import END, LENGTH, exact, responses, tiny  # noqa: E402
 
 SMALL = {
@@ -58,20 +59,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>"
     )
     fast.save_pretrained(path)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=80,
-        initializer_range=0.5,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(path)
+    tokens: dict[str, Any] = {
+        "vocab_size": len(vocabulary),
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    llama(0, hidden_size=8, intermediate_size=8, max_position_embeddings=80, **tokens).save_pretrained(path)
     return path
 
 
@@ -227,11 +221,12 @@ def test_estimates_agree_with_the_distributions_over_all_responses() -> None:
     (of_target,) = lm.draw(model, [context], count, LENGTH, END, 2)
     places = {tuple(one): place for place, one in enumerate(each)}
     index = [places[tuple(one)] for one in drawn]
-    task = language.Task("x", 0.5, [prompt], [context], [])
+    # The third prompt is held out.
+    task = language.Task("x", 0.5, [[0], [0], prompt], [[0], [0], context], [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(language, "EVALUATED", count)
         pool = language.Pool([drawn], reference[index][None], target[index][None])
-        found = language._Measure(model, task, [0], pool, of_target)(policy)
+        found = language._Measure(model, task, pool, of_target)(policy)
     expected = {
         "kl_from_target": didsim.kl(target, learned),
         "kl_from_reference": didsim.kl(reference, learned),

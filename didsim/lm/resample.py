@@ -41,7 +41,7 @@ def resampling_weights(
         ValueError: weights are not finite numbers of two axes, or the median over prompts of the effective
             number of samples is below `least_effective`.
     """
-    values = _log_probs("log_weights", log_weights)
+    values = _numbers("log_weights", log_weights)
     least = _checks.real("least_effective", least_effective, _checks.non_negative)
     normalised = log_softmax(values, axis=1)
     effective = np.exp(-np.logaddexp.reduce(2 * normalised, axis=1))
@@ -65,6 +65,7 @@ def optimal_rejected_weights(
 
         w_k ∝ (π_ref(y_k) / π*(y_k))^β,   y_k ~ π_ref
 
+    Source: the distribution is the paper's (arXiv 2505.23761); the weights follow from `π_l / π_ref`.
     With chosen responses from the reference, and rejected ones from `π_l ∝ π_ref (π_ref/π*)^β`, the target
     `π*` is what DPO with the same beta converges to (`didsim.optimal_rejected`).
 
@@ -77,8 +78,8 @@ def optimal_rejected_weights(
     Raises:
         ValueError: an argument is wrong, or too few samples carry the weight.
     """
-    reference = _log_probs("reference_logps", reference_logps)
-    target = _log_probs("target_logps", target_logps)
+    reference = _numbers("reference_logps", reference_logps)
+    target = _numbers("target_logps", target_logps)
     if reference.shape != target.shape:
         raise ValueError(
             f"`reference_logps` and `target_logps` must have one shape; got {reference.shape} and "
@@ -101,6 +102,12 @@ def draw_pairs(
 
     Returns:
         The places of the chosen and of the rejected responses among the samples of their prompt.
+
+    Raises:
+        ValueError: `count` is no positive integer.
+
+    Cost:
+        Prompts times pairs times samples.
     """
     random = np.random.default_rng(seed)
     prompts, samples = rejected.log_weights.shape
@@ -110,7 +117,7 @@ def draw_pairs(
     return chosen, (rejected.log_weights[:, None, :] + noise).argmax(-1)
 
 
-def _log_probs(name: str, value: Any) -> Float[np.ndarray, "prompts samples"]:
+def _numbers(name: str, value: Any) -> Float[np.ndarray, "prompts samples"]:
     array = _checks.numbers_given(name, value).astype(float)
     if array.ndim != 2 or not array.size or not np.isfinite(array).all():
         raise ValueError(

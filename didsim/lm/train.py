@@ -53,8 +53,9 @@ def train_dpo(
 
     With `keeps_chosen` the gradient `∇` of a step is projected before Adam sees it. Let `g` be the gradient
     of the mean `log π(y_w)` of the step's pairs. If a step along `−∇` would lower it, `⟨∇, g⟩ > 0`, then `∇`
-    becomes `∇ − g ⟨∇, g⟩ / ⟨g, g⟩` (`didsim.dpo_pg`). Adam scales each parameter by itself, so that what it
-    does with this gradient can still lower the chosen responses a little.
+    becomes `∇ − g ⟨∇, g⟩ / ⟨g, g⟩`, as for `didsim.dpo_pg`. Adam then scales each parameter by itself. So a
+    step can still lower the chosen responses a little. Source: DPO is Rafailov et al. (arXiv 2305.18290);
+    DPO-PG follows its public description.
 
     Each epoch takes all pairs in a random order, and the last pairs that fill no batch are left out of it.
     The parameters that need a gradient are trained. The model computes as in evaluation, without dropout, so
@@ -71,7 +72,7 @@ def train_dpo(
         learning_rate: Adam's.
         keeps_chosen: whether to project.
         seed: what orders the pairs.
-        every: call `at`, and write the checkpoint, every so many steps; None for the end alone.
+        every: call `at`, and write the checkpoint, every so many steps; None for the start and the end alone.
         at: a function of the step that is called before the first step, then every so many, and at the end.
             What it returns is recorded, and must be of numbers, words, lists, dictionaries and tensors.
         checkpoint: a file for the trained parameters and Adam's state. If it is there, and of a run with the
@@ -168,11 +169,15 @@ class _Rows:
 
 
 def _reference(row: Mapping[str, Any], place: int) -> list[float]:
-    found = [float(row.get(name, np.nan)) for name in REFERENCE_KEYS]
+    given = [row.get(name) for name in REFERENCE_KEYS]
+    try:
+        found = [float(one) for one in given]  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        found = [np.nan]
     if not np.isfinite(found).all():
         raise ValueError(
             f"`pairs[{place}]` must have finite log-probabilities under {' and '.join(REFERENCE_KEYS)}; got "
-            f"{found}"
+            f"{given}"
         )
     return found
 

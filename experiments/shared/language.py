@@ -7,8 +7,6 @@ number of tokens; both policies are distributions over the same finitely many re
 
 import hashlib
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +20,9 @@ from rich.progress import track
 
 import didsim
 from didsim import lm
-from didsim._files import written_whole
 from didsim.lm import arguments
 from experiments.shared.configs import LanguageConfig
+from experiments.shared.parts import Parts
 
 SPLIT = 3
 """One of so many prompts is held out."""
@@ -59,6 +57,16 @@ class Task(NamedTuple):
     prompts: list[list[int]]
     with_context: list[list[int]]
     answers: list[Answer]
+
+    @property
+    def held_out(self) -> list[int]:
+        """The places of the prompts that no pair for training comes from."""
+        return list(range(SPLIT - 1, len(self.prompts), SPLIT))
+
+    @property
+    def trained(self) -> list[int]:
+        """The places of all other prompts."""
+        return [one for one in range(len(self.prompts)) if one not in self.held_out]
 
 
 class Variant(NamedTuple):
@@ -99,9 +107,6 @@ class Pool(NamedTuple):
     def of(self, prompts: Sequence[int]) -> "Pool":
         """The pool of some prompts."""
         return Pool([self.responses[one] for one in prompts], self.reference[prompts], self.target[prompts])
-
-
-check_window = arguments.fits_window
 
 
 def rejected_weights(pool: Pool, name: str, beta: float, config: LanguageConfig) -> lm.Weights:
@@ -155,10 +160,13 @@ def study(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: too few samples carry the weight of a rejected distribution, which is told before any
-            training; or a part is damaged, or of another study.
+        ValueError: prompt and response are longer than the model's window, or too few samples carry the
+            weight of a rejected distribution, both of which are told before any training; or a part is
+            damaged, or of another study.
     """
-    parts = _Parts(folder, _digest(model, end, tasks, config))
+    longest = max(len(prompt) for task in tasks for prompt in (*task.with_context, *task.prompts))
+    arguments.fits_window(model, longest + config.length)
+    parts = Parts(folder, _digest(model, end, tasks, config))
     pools = []
     for task in track(tasks, "real_lm: responses", disable=not progress):
         drawn = parts.get(f"{task.name}-pool", partial(_draw, model, end, task, config, say))
@@ -170,7 +178,7 @@ def study(
         runs = _Runs(model, task, config, drawn, parts, say)
         keys = [(name, seed) for seed in range(config.seeds) for name in VARIANTS]
         found = {key: runs.get(*key) for key in track(keys, f"real_lm: {task.name}", disable=not progress)}
-        datasets.append(_as_dataset(task, config, runs.pool, runs.held, runs.measure, found))
+        datasets.append(_as_dataset(task, config, runs.pool, runs.measure, found))
     return xr.concat(datasets, xr.DataArray([task.name for task in tasks], dims="task", name="task"))
 
 
@@ -186,7 +194,7 @@ def _draw(
     target = lm.score(model, _repeated(task.with_context, config.samples), flat, _BATCH).logps.reshape(shape)
     fall = (reference - target).mean()
     say(f"{task.name}: scored under both; KL(reference‖target) is about {fall:.2f} nats")
-    held = [task.with_context[one] for one in _held_out(len(drawn))]
+    held = [task.with_context[one] for one in task.held_out]
     of_target = lm.draw(model, held, EVALUATED, config.length, end, config.seed + 1)
     return {
         "responses": _as_array(flat, config.length),
@@ -208,14 +216,14 @@ class _Runs:
         task: Task,
         config: LanguageConfig,
         drawn: Mapping[str, np.ndarray],
-        parts: "_Parts",
+        parts: Parts,
         say: Callable[[str], Any],
     ) -> None:
         self._model, self._task, self._config, self._parts, self._say = model, task, config, parts, say
         self._kept: dict[tuple[int, ...], Any] = {}
-        self.pool, self.held = _pool(drawn), _held_out(len(task.prompts))
+        self.pool = _pool(drawn)
         of_target = _as_lists(drawn["of_target"])
-        self.measure = _Measure(model, task, self.held, self.pool.of(self.held), of_target)
+        self.measure = _Measure(model, task, self.pool.of(task.held_out), of_target)
 
     def get(self, name: str, seed: int) -> dict[str, np.ndarray]:
         """What was measured of a run, which is done if it is not finished."""
@@ -227,7 +235,7 @@ class _Runs:
         policy = lm.LastBlocks(self._model, self._config.blocks, self._kept)
         files = self._parts.folder / part
         found = _train(policy, self._task, self.pool, VARIANTS[name], self._config, seed, self.measure, files)
-        moved = (found["logps"][-1] - self.pool.of(self.held).reference).mean()
+        moved = (found["logps"][-1] - self.pool.of(self._task.held_out).reference).mean()
         self._say(
             f"{self._task.name}, {name}, seed {seed}: JS per token {found['js'][0].mean():.4f} to "
             f"{found['js'][-1].mean():.4f}, chosen moved by {moved:+.2f} nats, in "
@@ -247,11 +255,9 @@ def _train(
     files: Path,
 ) -> dict[str, np.ndarray]:
     """Train one policy, with its pairs table, and give what was measured at each look."""
-    held = _held_out(len(task.prompts))
-    train = [one for one in range(len(task.prompts)) if one not in held]
-    count = -(-config.steps * config.batch_size // len(train))
-    rows = _rows(task, pool, train, variant.rejected, count, config, seed)
-    others = _rows(task, pool, held, variant.rejected, TABLE_PAIRS, config, seed)
+    count = -(-config.steps * config.batch_size // len(task.trained))
+    rows = _rows(task, pool, task.trained, variant.rejected, count, config, seed)
+    others = _rows(task, pool, task.held_out, variant.rejected, TABLE_PAIRS, config, seed)
     few = [rows[place] for place in range(0, len(rows), max(1, count // TABLE_PAIRS))]
     table = lm.PairsTable(
         files.with_suffix(".parquet"), {"train": few, "held out": others}, batch_size=_BATCH
@@ -314,9 +320,8 @@ class _Measure:
     distributions are computed once.
     """
 
-    def __init__(
-        self, model: Any, task: Task, held: list[int], pool: Pool, of_target: list[list[int]]
-    ) -> None:
+    def __init__(self, model: Any, task: Task, pool: Pool, of_target: list[list[int]]) -> None:
+        held = task.held_out
         self._prompts = [task.prompts[one] for one in held]
         self._answers = [task.answers[one] for one in held] if task.answers else []
         self._pool, self._of_target = pool, of_target
@@ -358,7 +363,8 @@ class _Measure:
 def _answers(model: Any, prompts: list[list[int]], answers: list[Answer]) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of right answers after their stems, and ranks of their first tokens; NaN without."""
     if not answers:
-        return np.full((2, len(prompts)), np.nan)[0], np.full(len(prompts), np.nan)
+        none = np.full(len(prompts), np.nan)
+        return none, none
     before = [prompt + one.stem for prompt, one in zip(prompts, answers, strict=True)]
     tokens = [one.tokens for one in answers]
     logps = lm.score(model, before, tokens).logps
@@ -377,7 +383,6 @@ def _as_dataset(
     task: Task,
     config: LanguageConfig,
     pool: Pool,
-    held: list[int],
     measure: _Measure,
     found: Mapping[tuple[str, int], Mapping[str, np.ndarray]],
 ) -> xr.Dataset:
@@ -387,13 +392,12 @@ def _as_dataset(
     def stacked(name: str) -> np.ndarray:
         return np.array([[one[name] for one in row] for row in keys])
 
-    train = [one for one in range(len(task.prompts)) if one not in held]
     rejected = {one.rejected for one in VARIANTS.values()}
-    weights = {name: rejected_weights(pool.of(held), name, task.beta, config) for name in rejected}
+    weights = {name: rejected_weights(pool.of(task.held_out), name, task.beta, config) for name in rejected}
     effective = {
-        name: rejected_weights(pool.of(train), name, task.beta, config).effective for name in rejected
+        name: rejected_weights(pool.of(task.trained), name, task.beta, config).effective for name in rejected
     }
-    runs, own = ("variant", "seed", "step"), pool.of(held)
+    runs, own = ("variant", "seed", "step"), pool.of(task.held_out)
     nats, per_token = {"units": "nats"}, {"units": "nats per token"}
     answer = measure.answers_of_target
     variables: dict[str, Any] = {
@@ -444,10 +448,6 @@ def _pool(drawn: Mapping[str, np.ndarray]) -> Pool:
     return Pool(responses, drawn["reference"], drawn["target"])
 
 
-def _held_out(prompts: int) -> list[int]:
-    return list(range(SPLIT - 1, prompts, SPLIT))
-
-
 def _repeated(prompts: list[list[int]], times: int) -> list[list[int]]:
     return [one for one in prompts for _ in range(times)]
 
@@ -472,34 +472,3 @@ def _digest(model: Any, end: int, tasks: Sequence[Task], config: LanguageConfig)
         whole.update(name.encode())
         whole.update(value.contiguous().numpy().data)
     return whole.hexdigest()
-
-
-class _Parts:
-    """Finished parts, each a file of arrays with the digest of the study that it is of."""
-
-    def __init__(self, folder: Path, digest: str) -> None:
-        self.folder, self._digest = folder, digest
-
-    def get(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays of a part, made if they are not there.
-
-        Raises:
-            ValueError: the file is damaged, or of another study.
-        """
-        path = self.folder / f"{name}.npz"
-        if not path.exists():
-            arrays = make()
-            with written_whole(path) as (draft,):
-                named: dict[str, Any] = {"digest": np.array(self._digest), **arrays}
-                np.savez_compressed(draft, **named)
-            return arrays
-        mend = f"Move {self.folder} away to begin anew, or take another folder"
-        try:
-            with np.load(path) as file:
-                arrays = {key: file[key] for key in file.files}
-            digest = str(arrays.pop("digest"))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} is damaged: {error}. {mend}") from None
-        if digest != self._digest:
-            raise ValueError(f"{path} is of another model, other prompts or other settings. {mend}")
-        return arrays

@@ -71,7 +71,7 @@ def fingerprint(job: Job) -> str:
     own = Path(load(job.name).__file__ or "")
     code = [*sorted(_CODE.rglob("*.py")), *sorted(_SHARED.glob("*.py")), own, *job.imports]
     parts: list[bytes] = [path.read_bytes() for path in code]
-    parts += [job.command.encode(), msgspec.json.encode(job.config)]
+    parts += [job.command.encode(), msgspec.json.encode(job.config), str(job.from_data).encode()]
     parts += [json.dumps(versions(results.PACKAGES)).encode()]
     whole = hashlib.sha256()
     for part in parts:
@@ -99,14 +99,14 @@ def run(job: Job, progress: bool) -> Finding:
         OSError: a file cannot be written.
     """
     began = time.perf_counter()
-    module, config = load(job.name), job.config
+    module = load(job.name)
     _record(job).unlink(missing_ok=True)
     try:
-        dataset = (
-            xr.load_dataset(job.out / f"{job.name}.nc")
-            if job.from_data
-            else results.label(module.run(config, progress=progress), job.name, config, job.command)
-        )
+        if job.from_data:
+            dataset = xr.load_dataset(job.out / f"{job.name}.nc")
+        else:
+            found = module.run(job.config, progress=progress)
+            dataset = results.label(found, job.name, job.config, job.command)
     except FloatingPointError as error:
         raise FloatingPointError(f"{job.name}: {error}") from error
     figures = {job.name: module.plot(dataset), **_further(module, "more_plots", dataset)}
@@ -114,11 +114,11 @@ def run(job: Job, progress: bool) -> Finding:
     finding = Finding(
         title=(module.__doc__ or job.name).splitlines()[0],
         finding=module.finding(dataset),
-        command=job.command,
+        command=dataset.attrs["command"],
         # A run that was resumed, or is drawn from its data, tells its time itself.
         seconds=int(dataset.attrs.get("seconds", round(time.perf_counter() - began))),
         pictures=tuple(f"{name}.png" for name in figures),
-        facts=config.facts(),
+        facts=msgspec.json.decode(dataset.attrs["config"], type=type(job.config)).facts(),
     )
     files = {path.name: _digest(path.read_bytes()) for path in paths}
     text = msgspec.json.encode(Done(fingerprint(job), finding, files))

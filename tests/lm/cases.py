@@ -22,19 +22,19 @@ def gpt2(seed: int = 0, spread: float = 0.5) -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def llama(seed: int = 0, spread: float = 0.5) -> Any:
-    """Two layers with rotary positions."""
+def llama(seed: int = 0, spread: float = 0.5, **changes: Any) -> Any:
+    """Two layers with rotary positions. Settings of its config can be changed."""
     torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        initializer_range=spread,
+    settings: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+        "initializer_range": spread,
         **ONE,
-    )
-    return transformers.LlamaForCausalLM(config)
+    }
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**(settings | changes)))
 
 
 MODELS = {"gpt2": gpt2, "llama": llama}

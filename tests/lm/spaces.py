@@ -3,30 +3,16 @@
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 
-from tests.lm.cases import by_hand
+from tests.lm.cases import by_hand, llama
 
 VOCABULARY, END, LENGTH = 5, 2, 3
 
 
 def tiny(seed: int = 0, spread: float = 0.3) -> Any:
     """Two layers over five tokens."""
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        initializer_range=spread,
-        bos_token_id=None,
-        eos_token_id=END,
-        pad_token_id=END,
-    )
-    return transformers.LlamaForCausalLM(config).double()
+    tokens = {"vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": END, "pad_token_id": END}
+    return llama(seed, spread, max_position_embeddings=16, **tokens).double()
 
 
 def responses() -> list[list[int]]:
