@@ -226,7 +226,8 @@ def test_estimates_agree_with_the_distributions_over_all_responses() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(language, "EVALUATED", count)
         pool = language.Pool([drawn], reference[index][None], target[index][None])
-        found = language._Measure(model, task, pool, of_target)(policy)
+        measure = language._Measure(model, task, pool, of_target, lm.LastBlocks(model, 1))
+        found = measure(policy)
     expected = {
         "kl_from_target": didsim.kl(target, learned),
         "kl_from_reference": didsim.kl(reference, learned),
@@ -236,6 +237,8 @@ def test_estimates_agree_with_the_distributions_over_all_responses() -> None:
     fall = (found["logps"] - reference[index]).mean()
     assert fall == pytest.approx(-float(didsim.kl(reference, learned)), abs=0.15)
     np.testing.assert_allclose(found["logps"][0], learned[index], rtol=1e-9)
+    np.testing.assert_allclose(measure.untrained["logps"][0], reference[index], rtol=1e-5)
+    assert measure.untrained["kl_from_reference"][0] == pytest.approx(0, abs=1e-6)
 
 
 def test_other_distributions_are_those_of_the_library_on_all_responses() -> None:

@@ -223,7 +223,8 @@ class _Runs:
         self._kept: dict[tuple[int, ...], Any] = {}
         self.pool = _pool(drawn)
         of_target = _as_lists(drawn["of_target"])
-        self.measure = _Measure(model, task, self.pool.of(task.held_out), of_target)
+        untrained = lm.LastBlocks(model, config.blocks, self._kept)
+        self.measure = _Measure(model, task, self.pool.of(task.held_out), of_target, untrained)
 
     def get(self, name: str, seed: int) -> dict[str, np.ndarray]:
         """What was measured of a run, which is done if it is not finished."""
@@ -265,7 +266,8 @@ def _train(
 
     def look(step: int) -> dict[str, Any]:
         table.write(step, policy)
-        return {name: values.tolist() for name, values in measure(policy).items()}
+        found = measure(policy) if step else measure.untrained
+        return {name: values.tolist() for name, values in found.items()}
 
     trained = lm.train_dpo(
         policy,
@@ -317,10 +319,12 @@ class _Measure:
     """What is measured of a policy, on held-out prompts.
 
     Responses of the target and of the reference are the same for every policy, and their next-token
-    distributions are computed once.
+    distributions are computed once. So are the measures of the policy before training, `untrained`.
     """
 
-    def __init__(self, model: Any, task: Task, pool: Pool, of_target: list[list[int]]) -> None:
+    def __init__(
+        self, model: Any, task: Task, pool: Pool, of_target: list[list[int]], untrained: Any
+    ) -> None:
         held = task.held_out
         self._prompts = [task.prompts[one] for one in held]
         self._answers = [task.answers[one] for one in held] if task.answers else []
@@ -337,6 +341,7 @@ class _Measure:
         reference = lm.next_token_log_probs(model, self._before, of_target)
         did = lm.token_sums(self._target, reference).did_entropy
         self.did_entropy_of_target = _per_token(did, of_target)
+        self.untrained = self(untrained)
 
     def __call__(self, policy: Any) -> dict[str, np.ndarray]:
         """Measures `[prompts]`, and log-probabilities `[prompts, samples]` of the reference's responses."""
