@@ -62,7 +62,7 @@ class Config(LanguageConfig, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     model: str = ""
     folder: str = "figures/real_lm.parts"
-    questions: Annotated[int, msgspec.Meta(ge=6, le=len(OPEN))] = 45
+    questions: Annotated[int, msgspec.Meta(ge=6, le=len(OPEN))] = 30
     knowledge_beta: Positive = 0.25
     open_beta: Positive = 0.5
 

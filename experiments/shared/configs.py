@@ -113,10 +113,10 @@ class LanguageConfig(BaseConfig, frozen=True, kw_only=True, forbid_unknown_field
     samples: Annotated[int, msgspec.Meta(ge=2, lt=2**16)] = 32
     length: Annotated[int, msgspec.Meta(ge=1, lt=2**16)] = 12
     blocks: Count = 3
-    steps: Count = 120
+    steps: Count = 60
     batch_size: Count = 8
     learning_rate: Positive = 5e-5
-    looks: Count = 2
+    looks: Count = 1
     exponent: Positive = 0.9
     worst_of: Annotated[int, msgspec.Meta(ge=2, lt=2**31)] = 4
     least_effective: Positive = 5.0
