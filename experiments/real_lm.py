@@ -17,6 +17,7 @@ It trains a language model 36 times. So `all` draws the picture from the data th
 import importlib.util
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -374,6 +375,14 @@ def ahead(dataset: xr.Dataset, variant: str) -> tuple[float, float, float]:
     return float((js.sel(variant=variant) - js.sel(variant="optimal")).mean()), float(low), float(high)
 
 
+def same_as_optimal(dataset: xr.Dataset) -> list[str]:
+    """The variants of one task whose policies are those of the optimal rejected distribution, to the bit."""
+    ends = dataset["logps"].isel(step=-1).transpose("variant", ...)
+    optimal = ends.sel(variant="optimal").values
+    names = [str(name) for name in dataset["variant"].values if name != "optimal"]
+    return [name for name in names if np.array_equal(ends.sel(variant=name).values, optimal)]
+
+
 def finding(dataset: xr.Dataset) -> str:
     """What became of the claim, for each task."""
     steps = int(dataset["step"].values[-1])
@@ -387,13 +396,15 @@ def finding(dataset: xr.Dataset) -> str:
 
 def _told(one: xr.Dataset, ends: xr.Dataset) -> str:
     optimal = {name: float(values) for name, values in ends.sel(variant="optimal").mean("seed").items()}
-    gaps = {name: ahead(one, name) for name in one["variant"].values if name != "optimal"}
+    same = same_as_optimal(one)
+    gaps = {name: ahead(one, name) for name in one["variant"].values if name not in ("optimal", *same)}
     places = {
         "nearer than": [name for name, (_, low, _) in gaps.items() if low > 0],
         "farther than": [name for name, (_, _, high) in gaps.items() if high < 0],
         "not told apart from": [name for name, (_, low, high) in gaps.items() if low <= 0 <= high],
     }
     where = "; ".join(f"{what} {listed(names)}" for what, names in places.items() if names)
+    alike = f"“{listed(same)}” took the same steps to the bit, as no projection was needed. " if same else ""
     begun = float(one["js"].isel(step=0).mean())
     asked = float((one["reference_logps"] - one["target_logps"]).mean())
     beta, name = float(one["beta"]), str(one["task"].values).capitalize()
@@ -402,8 +413,8 @@ def _told(one: xr.Dataset, ends: xr.Dataset) -> str:
     return (
         f"**{name} questions** (β = {beta:g}): with the optimal rejected distribution the divergence from "
         f"the target (JS) goes from {begun:.4f} to {optimal['js']:.4f} nats per token on held-out questions. "
-        f"That is {where} (95% intervals over questions). Along the target's log-ratios the policy's have "
-        f"{slope} of their size, with a correlation of {correlation}. The log-probability of chosen "
+        f"That is {where} (95% intervals over questions). {alike}Along the target's log-ratios the policy's "
+        f"have {slope} of their size, with a correlation of {correlation}. The log-probability of chosen "
         f"responses moves by {moved} nats; −KL(reference‖policy) is {fit}, and at the target it would be "
         f"{number(-asked)}."
     )
@@ -417,49 +428,51 @@ def plot(dataset: xr.Dataset) -> Figure:
     """
     variants = [str(one) for one in dataset["variant"].values]
     looks = plotting.looks_of(variants)
+    # Large and small dots in turn, so that two runs that are the same both show.
+    sizes = {name: (3.0, 6.0)[place % 2 == 0] for place, name in enumerate(variants)}
     ends = summary(dataset)
     with plotting.style():
         figure, axes = plotting.new_figure(len(dataset["task"]), 3, height=4.6, squeeze=False)
         letters = iter("abcdef")
         for row, task in zip(axes, dataset["task"].values, strict=True):
             one, end = dataset.sel(task=task), ends.sel(task=task)
-            _course(row[0], one, looks)
-            _direction(row[1], end, looks)
-            _fall(row[2], one, end, looks)
+            _course(row[0], one, looks, sizes)
+            _direction(row[1], end, looks, sizes)
+            _fall(row[2], end, looks, sizes)
             for ax in row:
                 ax.set_title(f"({next(letters)}) {task}")
         handles = [
-            Line2D([], [], color=looks[name].color, marker=looks[name].marker(), markersize=4, label=name)
+            Line2D([], [], color=looks[name].color, marker="o", markersize=sizes[name], label=name)
             for name in variants
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
 
-def _course(ax: Axes, one: xr.Dataset, looks: Any) -> None:
+def _course(ax: Axes, one: xr.Dataset, looks: Any, sizes: Mapping[str, float]) -> None:
     js = one["js"].mean("prompt")
     for name, look in looks.items():
         plotting.plot_band(
-            ax, js.sel(variant=name), "step", color=look.color, marker=look.marker(), markersize=3
+            ax, js.sel(variant=name), "step", color=look.color, marker="o", markersize=sizes[name]
         )
     ax.set_xlabel("Step")
     ax.set_ylabel("JS to the target\n(nats per token)")
 
 
-def _direction(ax: Axes, end: xr.Dataset, looks: Any) -> None:
+def _direction(ax: Axes, end: xr.Dataset, looks: Any, sizes: Mapping[str, float]) -> None:
     for name, look in looks.items():
         own = end.sel(variant=name)
-        ax.plot(own["slope"], own["correlation"], look.marker(), color=look.color, markersize=4)
+        ax.plot(own["slope"], own["correlation"], "o", color=look.color, markersize=sizes[name])
     ax.axhline(0, color="0.5", linewidth=0.8)
     ax.axvline(0, color="0.5", linewidth=0.8)
     ax.set_xlabel("Slope on target")
     ax.set_ylabel("Correlation")
 
 
-def _fall(ax: Axes, one: xr.Dataset, end: xr.Dataset, looks: Any) -> None:
+def _fall(ax: Axes, end: xr.Dataset, looks: Any, sizes: Mapping[str, float]) -> None:
     for name, look in looks.items():
         own = end.sel(variant=name)
-        ax.plot(-own["kl_from_reference"], own["displacement"], look.marker(), color=look.color, markersize=4)
+        ax.plot(-own["kl_from_reference"], own["displacement"], "o", color=look.color, markersize=sizes[name])
     low = min(float(end["displacement"].min()), float(-end["kl_from_reference"].max()))
     ax.plot([low, 0], [low, 0], color="black", **plotting.EXACT)
     ax.set_xlabel("−KL (nats)")

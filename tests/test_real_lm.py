@@ -200,6 +200,18 @@ def test_what_cannot_work_is_told_first(
     assert not list(tmp_path.glob("*.parquet"))
 
 
+def test_variants_that_took_the_same_steps_are_told(done: Path) -> None:
+    dataset = data(done).copy(deep=True)
+    ends = dataset["logps"].transpose("variant", ...)
+    for name in ("optimal, DPO-PG", "uniform"):
+        own = list(dataset["variant"].values).index(name)
+        ends[own] = ends.sel(variant="optimal").values
+    ends[own] += 1e-3
+    dataset["logps"] = ends
+    assert real_lm.same_as_optimal(dataset.isel(task=0)) == ["optimal, DPO-PG"]
+    assert real_lm.finding(dataset).count("“optimal, DPO-PG” took the same steps") == 2
+
+
 def test_a_tokenizer_without_an_ending_token_is_told() -> None:
     with pytest.raises(ValueError, match="with an ending token"):
         real_lm.ending_token(type("Tokenizer", (), {"eos_token_id": None}))

@@ -31,6 +31,7 @@ GROUPS = {
         "exploration",
         "best_of_n_pairs",
     ),
+    "A real language model": ("real_lm",),
     "Finite data": ("two_stage", "generalisation", "finite_data", "overfitting"),
     "Simulations of other papers": (
         "sampling_rates",
