@@ -66,7 +66,7 @@ core: .venv/installed
 
 # What users install: the wheel outside this folder, on the oldest and the newest packages it admits.
 wheel: .venv/installed
-	$(PYTEST) --dist=loadgroup -m wheel
+	$(PYTEST) --dist=loadscope -m wheel tests/wheel
 
 # site/index.html, which opens without a server. Warnings and broken links are errors.
 docs: .venv/installed

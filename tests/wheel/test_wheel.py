@@ -66,64 +66,70 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(resolution, marks=pytest.mark.xdist_group(resolution))
-        for resolution in ("lowest-direct", "highest")
-    ],
-)
-def installed(
-    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Installed:
-    home = tmp_path_factory.mktemp(request.param)
-    _uv("venv", "--quiet", "--python", sys.executable, home / "venv")
-    into = ("pip", "install", "--quiet", "--python", home / "venv" / "bin" / "python")
-    # The lowest versions are those of a project's own file: those of a wheel count as indirect.
-    _uv(*into, "--resolution", request.param, "--requirement", ROOT / "pyproject.toml")
-    _uv(*into, "--no-deps", wheel)
-    (home / "work").mkdir()
-    return Installed(home / "venv" / "bin", home / "work")
+class FirstInstall:
+    """What holds in an environment, whichever packages it has.
+
+    A class is what goes to one worker, which installs its environment once.
+    """
+
+    resolution: str
+
+    @pytest.fixture(scope="class")
+    def installed(
+        self, request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> Installed:
+        resolution = request.cls.resolution
+        home = tmp_path_factory.mktemp(resolution)
+        _uv("venv", "--quiet", "--python", sys.executable, home / "venv")
+        into = ("pip", "install", "--quiet", "--python", home / "venv" / "bin" / "python")
+        # The lowest versions are those of a project's own file: those of a wheel count as indirect.
+        _uv(*into, "--resolution", resolution, "--requirement", ROOT / "pyproject.toml")
+        _uv(*into, "--no-deps", wheel)
+        (home / "work").mkdir()
+        return Installed(home / "venv" / "bin", home / "work")
+
+    def test_the_wheel_is_what_is_imported(self, installed: Installed) -> None:
+        place = installed.run("python", "-c", "import didsim; print(didsim.__file__)")
+        assert Path(place.strip()).is_relative_to(installed.bin.parent)
+        assert installed.run("didsim", "--version").startswith("didsim 0.")
+
+    def test_the_ten_lines_print_what_the_readme_says(self, installed: Installed) -> None:
+        example = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
+        printed = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[0]
+        assert installed.run("python", "-c", example) == printed
+
+    def test_the_theory_is_checked(self, installed: Installed) -> None:
+        installed.run("didsim", "check", "--instances", "10", "--out", "check.json", "--quiet")
+        assert (installed.folder / "check.json").stat().st_size > 0
+
+    def test_a_study_is_run_shown_drawn_and_exported(self, installed: Installed) -> None:
+        (installed.folder / "study.toml").write_text(STUDY)
+        assert "4 cells done" in installed.run("didsim", "run", "study.toml", "--quiet")
+        assert "│ done     │ 4 " in installed.run("didsim", "show", "study.zarr")
+        installed.run("didsim", "plot", "study.zarr", "--hue", "beta", "--out", "study.png")
+        assert (installed.folder / "study.png").read_bytes().startswith(b"\x89PNG")
+        for name in ("study.nc", "study.csv"):
+            installed.run("didsim", "export", "study.zarr", name)
+        with xr.open_dataset(installed.folder / "study.nc") as dataset:
+            assert dict(dataset.sizes) == {"beta": 2, "seed": 2, "step": 5}
+            assert dataset["js_to_limit"].notnull().all()
+
+    def test_what_an_extra_is_needed_for_names_it(self, installed: Installed) -> None:
+        (installed.folder / "study.toml").write_text(STUDY)
+        installed.run("didsim", "run", "study.toml", "--quiet")
+        assert "didsim[parquet]" in installed.run("didsim", "export", "study.zarr", "study.parquet", status=2)
+        told = installed.run(
+            "didsim", "run", "study.toml", "--store", "other.zarr", "--dask", "local:2", status=2
+        )
+        assert "didsim[distributed]" in told
 
 
-def test_the_wheel_is_what_is_imported(installed: Installed) -> None:
-    place = installed.run("python", "-c", "import didsim; print(didsim.__file__)")
-    assert Path(place.strip()).is_relative_to(installed.bin.parent)
-    assert installed.run("didsim", "--version").startswith("didsim 0.")
+class TestOnTheOldestPackages(FirstInstall):
+    resolution = "lowest-direct"
 
 
-def test_the_ten_lines_print_what_the_readme_says(installed: Installed) -> None:
-    example = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
-    printed = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[0]
-    assert installed.run("python", "-c", example) == printed
-
-
-def test_the_theory_is_checked(installed: Installed) -> None:
-    installed.run("didsim", "check", "--instances", "10", "--out", "check.json", "--quiet")
-    assert (installed.folder / "check.json").stat().st_size > 0
-
-
-def test_a_study_is_run_shown_drawn_and_exported(installed: Installed) -> None:
-    (installed.folder / "study.toml").write_text(STUDY)
-    assert "4 cells done" in installed.run("didsim", "run", "study.toml", "--quiet")
-    assert "│ done     │ 4 " in installed.run("didsim", "show", "study.zarr")
-    installed.run("didsim", "plot", "study.zarr", "--hue", "beta", "--out", "study.png")
-    assert (installed.folder / "study.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("study.nc", "study.csv"):
-        installed.run("didsim", "export", "study.zarr", name)
-    with xr.open_dataset(installed.folder / "study.nc") as dataset:
-        assert dict(dataset.sizes) == {"beta": 2, "seed": 2, "step": 5}
-        assert dataset["js_to_limit"].notnull().all()
-
-
-def test_what_an_extra_is_needed_for_names_it(installed: Installed) -> None:
-    (installed.folder / "study.toml").write_text(STUDY)
-    installed.run("didsim", "run", "study.toml", "--quiet")
-    assert "didsim[parquet]" in installed.run("didsim", "export", "study.zarr", "study.parquet", status=2)
-    told = installed.run(
-        "didsim", "run", "study.toml", "--store", "other.zarr", "--dask", "local:2", status=2
-    )
-    assert "didsim[distributed]" in told
+class TestOnTheNewestPackages(FirstInstall):
+    resolution = "highest"
 
 
 def _uv(*arguments: str | Path) -> None:
