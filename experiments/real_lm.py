@@ -412,9 +412,10 @@ def _told(one: xr.Dataset, ends: xr.Dataset) -> str:
     moved, fit = number(optimal["displacement"]), number(-optimal["kl_from_reference"])
     return (
         f"**{name} questions** (β = {beta:g}): with the optimal rejected distribution the divergence from "
-        f"the target (JS) goes from {begun:.4f} to {optimal['js']:.4f} nats per token on held-out questions. "
-        f"That is {where} (95% intervals over questions). {alike}Along the target's log-ratios the policy's "
-        f"have {slope} of their size, with a correlation of {correlation}. The log-probability of chosen "
+        f"the target (JS) goes from {begun:.4f} to {optimal['js']:.4f} nats per token on "
+        f"{one.sizes['prompt']} held-out questions. That is {where} (95% intervals over questions). "
+        f"{alike}Along the target's log-ratios the policy's have {slope} of their size, with a correlation "
+        f"of {correlation}. The log-probability of chosen "
         f"responses moves by {moved} nats; −KL(reference‖policy) is {fit}, and at the target it would be "
         f"{number(-asked)}."
     )
