@@ -388,8 +388,8 @@ def finding(dataset: xr.Dataset) -> str:
     steps = int(dataset["step"].values[-1])
     told = [_told(dataset.sel(task=task), summary(dataset).sel(task=task)) for task in dataset["task"]]
     told.append(
-        f"After {steps} steps training is far from its optimum, of which alone the theorem speaks; what they "
-        "show is the direction that each distribution gives."
+        f"After {steps} steps training is far from its optimum, of which alone the theorem speaks. So "
+        "the runs show the direction that each distribution gives, and no more."
     )
     return " ".join(told)
 
