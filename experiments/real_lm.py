@@ -430,7 +430,7 @@ def plot(dataset: xr.Dataset) -> Figure:
     variants = [str(one) for one in dataset["variant"].values]
     looks = plotting.looks_of(variants)
     # Large and small dots in turn, so that two runs that are the same both show.
-    sizes = {name: (3.0, 6.0)[place % 2 == 0] for place, name in enumerate(variants)}
+    sizes = {name: 6.0 if place % 2 == 0 else 3.0 for place, name in enumerate(variants)}
     ends = summary(dataset)
     with plotting.style():
         figure, axes = plotting.new_figure(len(dataset["task"]), 3, height=4.6, squeeze=False)

@@ -18,8 +18,10 @@ class LastBlocks(torch.nn.Module):
 
     The blocks are copied, so the other model keeps its own, and can be the reference. What comes out of the
     first blocks is kept for each sequence of tokens. So a sequence that comes up again, in a later epoch or
-    another run, costs its last blocks and the head alone. The normalisation after the blocks, the head and
-    the embeddings are shared and not trained: the model is frozen, and put into evaluation.
+    another run, costs its last blocks and the head alone. Its rounding stays that of the batch in which it
+    first came up. So runs in another order, and resumed ones, agree to rounding, not always to the bit. The
+    normalisation after the blocks, the head and the embeddings are shared and not trained: the model is
+    frozen, and put into evaluation.
 
     Calling it gives the outputs that the whole model gives. `generate` uses the whole model.
 

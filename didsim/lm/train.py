@@ -76,8 +76,8 @@ def train_dpo(
         at: a function of the step that is called before the first step, then every so many, and at the end.
             What it returns is recorded, and must be of numbers, words, lists, dictionaries and tensors.
         checkpoint: a file for the trained parameters and Adam's state. If it is there, and of a run with the
-            same settings and pairs, training goes on from it, with the same result as without a stop. It is
-            written whole or not at all.
+            same settings and pairs, training goes on from it, with the same result as without a stop (for
+            `LastBlocks`, to rounding). It is written whole or not at all.
 
     Raises:
         ValueError: an argument is wrong, there are fewer pairs than a batch, or the checkpoint is damaged or

@@ -69,7 +69,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class FirstInstall:
     """What holds in an environment, whichever packages it has.
 
-    A class is what goes to one worker, which installs its environment once.
+    A whole class goes to one worker. So each environment is installed once.
     """
 
     resolution: str
