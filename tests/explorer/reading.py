@@ -11,7 +11,6 @@ tests in one process to hold the targets themselves."""
 
 def settled(page: Any) -> None:
     """Wait until every panel shows what the library answered."""
-    page.wait_for_timeout(100)
     page.wait_for_selector(".waiting", state="detached", timeout=60_000)
 
 

@@ -12,6 +12,11 @@ pytestmark = pytest.mark.slow
 GRAVE = ("serious", "critical")
 
 
+def still(page: Any) -> None:
+    """Wait until colours no longer fade in."""
+    page.evaluate("Promise.allSettled(document.getAnimations().map((one) => one.finished)).then(() => null)")
+
+
 def grave_findings(page: Any) -> list[str]:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     found = axe.run(page).response["violations"]
@@ -30,7 +35,7 @@ def test_axe_finds_nothing_grave_and_nothing_sticks_out(
 ) -> None:
     page = opened(f"v=1&preset=overshoot&tab={tab}", width=width, scheme=scheme)
     settled(page)
-    page.wait_for_timeout(300)  # colours that fade in
+    still(page)
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     assert grave_findings(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -39,7 +44,7 @@ def test_axe_finds_nothing_grave_and_nothing_sticks_out(
 def test_axe_finds_nothing_grave_while_a_guess_is_asked_for(opened: Open) -> None:
     page = opened("v=1&preset=sixty&predict=true&projector=true&beta=0.2")
     settled(page)
-    page.wait_for_timeout(300)
+    still(page)
     assert grave_findings(page) == []
 
 
@@ -88,9 +93,7 @@ def test_everything_is_reached_by_keyboard_and_the_change_is_told(opened: Open) 
         assert one in reached
     page.locator("#beta").focus()
     page.keyboard.press("ArrowRight")
-    settled(page)
-    page.wait_for_timeout(900)
-    assert page.inner_text("#told").startswith("Learned: Best ")
+    page.wait_for_selector("#told:has-text('Learned: Best ')", state="attached")
 
 
 def test_the_theme_and_the_projector_are_switched(opened: Open) -> None:

@@ -35,7 +35,7 @@ def displacement(state: dict[str, Any]) -> float:
 
 def shares_of(page: Any, row: str) -> list[float]:
     """The shares of a row, as the link holds them; those of the preset if it does not."""
-    page.wait_for_timeout(120)
+    settled(page)
     query = page.evaluate("Object.fromEntries(new URLSearchParams(location.search))")
     state: State = PRESETS[query.get("preset") or "twelvefold"]().state
     return [float(one) for one in query[row].split(",")] if row in query else getattr(state, row)
@@ -183,7 +183,7 @@ def test_a_link_holds_the_state(opened: Open) -> None:
     page.click("[data-guess='-1']")
     settled(page)
     page.click("#copy-link")
-    page.wait_for_timeout(100)
+    page.wait_for_selector("#copy-link:has-text('Copied')")
     link = page.evaluate("navigator.clipboard.readText()")
     again = opened(link.partition("?")[2])
     assert again.input_value("#objective") == "ipo"

@@ -24,7 +24,7 @@ from didsim.explorer.dropped import curve_of
 from didsim.explorer.export import export
 from didsim.explorer.presets import PRESETS
 from tests.explorer.conftest import Open
-from tests.explorer.reading import SLOWED, bar, counter
+from tests.explorer.reading import SLOWED, bar, counter, settled
 from tests.test_lm_is_extra import BLOCKED, output_of
 
 RUNNER = CliRunner()
@@ -122,7 +122,7 @@ def test_bars_and_presets_work_in_the_export_without_python(opened: Open, hosted
     page = opened(url=hosted)
     for name in PRESETS:
         page.click(f"#presets button[data-preset={name}]")
-        page.wait_for_timeout(100)
+        settled(page)
         assert "{" not in page.inner_text("#notice span")
         assert len(page.inner_text("#notice span")) > 60
         assert page.locator("#training-card .needs").is_hidden(), name

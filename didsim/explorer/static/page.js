@@ -16,6 +16,7 @@ const INFINITE = 0;
 const WAIT = 40; // milliseconds without a change before the library is asked
 const SLOW = 700;
 const COMPILES = "Computing … The first time of a kind takes seconds, while the library compiles its program.";
+const ASKED = { responses: ["pairs-card", "training-card", "map-card"], sequences: ["space-card"] };
 const SHOWN = ["names", "reference", "chosen", "rejected", "target"];
 const get = (id) => document.getElementById(id);
 
@@ -65,10 +66,17 @@ class Page {
     this.state = next;
     this.answer = null;
     this.library.drop();
-    if (this.policy) this.training.go(0);
+    this.wait();
     this.draw();
     clearTimeout(this.soon);
     this.soon = setTimeout(() => this.ask(), WAIT);
+  }
+
+  /** Every card of the open tab waits for an answer from now on, not only once the library is asked. */
+  wait() {
+    for (const [tab, cards] of Object.entries(ASKED))
+      for (const card of cards) get(card).classList.toggle("waiting", tab === this.state.tab);
+    this.training.wait();
   }
 
   preset(name) {
@@ -84,6 +92,11 @@ class Page {
 
   get followsFinger() {
     return this.state.pairs === INFINITE && ["dpo", "simpo"].includes(this.state.objective);
+  }
+
+  /** The run of this state, once it is there. */
+  get currentRun() {
+    return this.training.isWaiting ? null : this.run;
   }
 
   get isHidden() {
@@ -105,8 +118,6 @@ class Page {
 
   async ask() {
     history.replaceState(null, "", `?${queryOf(this.state, this.settings)}`);
-    // Cards whose questions were dropped wait no longer, unless their tab is still open.
-    for (const card of document.querySelectorAll(".waiting")) card.classList.remove("waiting");
     if (this.state.tab === "sequences") return this.sequences.ask();
     await Promise.all([
       this.panel("limit", "pairs-card", (answer) => this.answered(answer)),
@@ -120,7 +131,6 @@ class Page {
   async panel(question, card, show) {
     const element = get(card);
     const needs = element.querySelector(".needs");
-    element.classList.add("waiting");
     const say = (text) => {
       if (!needs) return;
       needs.textContent = text;
@@ -141,7 +151,7 @@ class Page {
     } finally {
       clearTimeout(slow);
       // A card whose question was dropped goes on waiting for the next answer.
-      element.classList.toggle("waiting", isDropped);
+      if (!isDropped) element.classList.remove("waiting");
     }
   }
 
@@ -163,6 +173,7 @@ class Page {
     else this.training.clear();
     this.own.draw();
     this.drawNotice();
+    if (this.answer) this.drawGraph();
   }
 
   // --- Drawing ---
@@ -264,16 +275,16 @@ class Page {
     const words = get("notice").querySelector("span");
     const { number } = preset.notice;
     // A sentence of the library's numbers waits for them.
-    const waits = (!this.followsFinger && !this.answer && !this.missing) || (number === "unidentified_count" && !this.run);
+    const waits = (!this.followsFinger && !this.answer && !this.missing) || (number === "unidentified_count" && !this.currentRun);
     if (waits && this.library.isLive && words.textContent) return;
-    words.textContent = noticed(preset.notice, factsOf(this.state, this.limit(), this.answer, this.run));
+    words.textContent = noticed(preset.notice, factsOf(this.state, this.limit(), this.answer, this.currentRun));
   }
 
   drawGraph() {
     const { state, answer } = this;
     const counts = answer?.counts ?? null;
     const open = answer?.unidentified ?? [];
-    get("pairs-words").textContent = graphWords(state, answer, this.run);
+    get("pairs-words").textContent = graphWords(state, answer, this.currentRun);
     if (state.pairs === INFINITE || counts) drawGraph(get("graph"), state.names, counts, open);
     else get("graph").replaceChildren();
   }
@@ -344,7 +355,7 @@ class Page {
       button.addEventListener("click", () => {
         this.guessed = Number(button.dataset.guess);
         this.draw();
-        this.trained(this.run ?? null);
+        if (!this.training.isWaiting) this.trained(this.run ?? null);
         get("play").focus();
       });
     this.tabs();

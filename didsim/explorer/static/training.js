@@ -10,6 +10,7 @@ export class Training {
     this.moved = moved;
     this.at = 0;
     this.run = null;
+    this.isWaiting = true;
     const get = (id) => document.getElementById(id);
     this.buttons = { play: get("play"), step: get("step"), restart: get("restart") };
     this.scrub = get("scrub");
@@ -39,10 +40,18 @@ export class Training {
     return this.run ? this.run.steps.length - 1 : 0;
   }
 
+  /** The state has changed: what is shown is no longer its run, and cannot be played until the next one is there. */
+  wait() {
+    this.pause();
+    this.isWaiting = true;
+    if (this.at) this.go(0);
+    else this.allow();
+  }
+
   /** Another run, shown from its start. `limit` has the numbers that its curves should end at. */
   show(run, limit, finite) {
     this.pause();
-    Object.assign(this, { run, limit, finite });
+    Object.assign(this, { run, limit, finite, isWaiting: false });
     this.scrub.max = this.last;
     this.go(0);
   }
@@ -51,6 +60,7 @@ export class Training {
   clear() {
     this.pause();
     this.run = null;
+    this.isWaiting = false;
     this.go(0);
   }
 
@@ -73,9 +83,14 @@ export class Training {
     this.buttons.play.textContent = "Play";
   }
 
+  /** The buttons work while a run is there. */
+  allow() {
+    for (const button of [...Object.values(this.buttons), this.scrub]) button.disabled = !this.run || this.isWaiting;
+  }
+
   go(at) {
     this.at = Math.min(Math.max(at, 0), this.last);
-    for (const button of [...Object.values(this.buttons), this.scrub]) button.disabled = !this.run;
+    this.allow();
     this.scrub.value = this.at;
     this.written.textContent = this.run ? `step ${this.run.steps[this.at]}` : "";
     this.scrub.setAttribute("aria-valuetext", this.written.textContent);
