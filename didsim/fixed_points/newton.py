@@ -17,6 +17,8 @@ TOLERANCE = 1e-6
 _NOTHING = 1e-30
 # After a shorter step than this one, a Hessian that is not safe is decomposed into its eigenvalues.
 _NEAR = 0.1
+# Where the loss moves with the numbers, a shorter step than this one leaves the rest to a root search.
+_ENDS_IN_A_ROOT = 1e-8
 # So few numbers have eigenvalues that cost little.
 _FEW = 64
 # A Hessian of unit diagonal whose Cholesky decomposition has no smaller pivot is far from singular.
@@ -36,7 +38,8 @@ class Found(NamedTuple):
             known not to change are not counted.
         level: the number of those along which the function did not curve at the start either, if it does not
             change along them.
-        falls: whether the function curves downwards along some direction, as it does at a saddle.
+        falls: whether the function curves downwards along some direction, as it does at a saddle; or descent
+            leads away, since it moves a baseline.
         steps: the number of steps that were taken.
     """
 
@@ -59,6 +62,19 @@ class Found(NamedTuple):
 def _flat(like: Array) -> float:
     """The share of the largest curvature below which a curvature counts as zero."""
     return 5e3 * float(jnp.finfo(like.dtype).eps)
+
+
+class Curvature(NamedTuple):
+    """The Hessian of a loss at some numbers.
+
+    Attributes:
+        hessian: the Hessian.
+        by_magnitude: a function that returns a positive Hessian of about the same curvatures; None if there
+            is none that is cheap.
+    """
+
+    hessian: Float[Array, "numbers numbers"]
+    by_magnitude: Callable[[], Array] | None = None
 
 
 class _Point(NamedTuple):
@@ -84,6 +100,8 @@ class _State(NamedTuple):
         here: the point of this pass.
         flat: as in `_Decomposed`, at this point.
         lowest: as in `_Decomposed`, at this point.
+        repels: as in `_with_rank_one`, at this point.
+        record: the smallest gradient that such a step has reached.
     """
 
     z: Array
@@ -96,6 +114,8 @@ class _State(NamedTuple):
     here: _Point
     flat: Array
     lowest: Array
+    repels: Array
+    record: Array
 
 
 def minimise(
@@ -104,8 +124,8 @@ def minimise(
     idle: Float[Array, "idle numbers"],
     *,
     moves: bool,
-    of_differences: bool = False,
-    hessian: Callable[[Array], Array] | None = None,
+    by_baselines: bool = False,
+    curvature: Callable[[Array], Curvature] | None = None,
     mass: Array | None = None,
     size: Array | None = None,
 ) -> Found:
@@ -116,10 +136,15 @@ def minimise(
     `H` has negative or tiny eigenvalues, it is an eigendecomposition, at about 10 times that: negative ones
     are taken by magnitude, so that saddles repel, and tiny ones are left out.
 
-    For a loss of differences `H` is `Σ_ij W_ij (e_i − e_j)(e_i − e_j)ᵀ`. If there are more than 64 numbers, a
-    step far from the end takes the curvatures `W_ij` of the pairs by magnitude, in place of the eigenvalues.
-    That is a second Cholesky decomposition, and takes half as many steps. For fewer numbers eigenvalues cost
-    little. Their bolder steps lead to more of the minima, so that it tells more if several starts agree.
+    If there are more than 64 numbers, a step far from the end takes curvatures by magnitude in place of
+    eigenvalues, where `curvature` gives these. That is a second Cholesky decomposition, and takes half as
+    many steps or fewer. For fewer numbers eigenvalues cost little. Their bolder steps lead to more of the
+    minima, so that it tells more if several starts agree.
+
+    If the loss moves with `z`, its gradient at `held = z` has the Jacobian `H + K`, and a step by `H` alone
+    converges at a fixed rate, if at all. A baseline makes `K` a matrix of rank one. `_with_rank_one` has the
+    step for it, which is taken if it halves the gradient, and the smallest one that such a step has reached.
+    Therefore such steps and others cannot undo each other for ever.
 
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
@@ -127,8 +152,8 @@ def minimise(
         start: where to start.
         idle: directions along which the loss is known not to change, one in each row.
         moves: whether the loss depends on the numbers that are held fixed.
-        of_differences: whether the loss is a sum over pairs of functions of the difference of two numbers.
-        hessian: the Hessian of the loss in the former numbers, where both are the same. By default it is
+        by_baselines: whether it depends on them through baselines alone.
+        curvature: the Hessian of the loss in the former numbers, where both are the same. By default it is
             differentiated, at n times the cost of a gradient.
         mass: for each sequence, about how much the loss curves along its number. A direction with far less
             curvature than this counts as flat.
@@ -136,28 +161,43 @@ def minimise(
             their rounding. By default the curvature itself.
     """
     gradient = jax.grad(loss)
-    is_by_pairs = of_differences and len(start) > _FEW
+    ends_below = _ENDS_IN_A_ROOT if moves else 1e-13
+    no = jnp.zeros((), bool)
 
-    def hessian_at(z: Array) -> Array:
-        return jax.jacfwd(gradient)(z, z) if hessian is None else hessian(z)
+    def field(z: Array) -> Array:
+        return gradient(z, z)
+
+    def curvature_at(z: Array) -> Curvature:
+        return Curvature(jax.jacfwd(gradient)(z, z)) if curvature is None else curvature(z)
 
     def advance(state: _State) -> _State:
-        is_last = (state.iteration >= _STEPS) | ~(state.step > 1e-13) | state.stuck
+        is_last = (state.iteration >= _STEPS) | ~(state.step > ends_below) | state.stuck
         z, root_step = state.z, None
         if moves:
-            z, root_step = _root(lambda z: gradient(z, z), z, idle, is_last)
-        g, curvature = gradient(z, z), hessian_at(z)
+            z, root_step = _root(field, z, idle, is_last)
+        g, at_z = field(z), curvature_at(z)
         is_near = is_last | (state.step < _NEAR)
-        decomposed = _decomposed(curvature, idle, size, by_pairs=~is_near if is_by_pairs else None)
+        decomposed = _decomposed(at_z, idle, size, is_far=~is_near)
         step = decomposed.step(g)
         longest = jnp.max(jnp.abs(step))
+        jumps, repels, is_wanted, record = no, no, ~is_last, state.record
+        if by_baselines:
+            jump, repels = _with_rank_one(field, z, step, at_z.hessian, decomposed.step)
+            jumps = is_wanted & (decomposed.is_safe | (longest < 1))
+            jumps = jumps & (jnp.max(jnp.abs(jump)) < LONGEST_STEP)
+            reached = jnp.max(jnp.abs(field(z + jump)))
+            jumps = jumps & (reached < jnp.minimum(jnp.max(jnp.abs(g)), record) / 2)
+            record = jnp.where(jumps, reached, record)
+            step = jnp.where(jumps, jump, step)
+            longest = jnp.max(jnp.abs(step))
         step = step * jnp.minimum(1, LONGEST_STEP / longest)
         slope = jnp.vdot(g, step)
         known = jnp.full_like(state.value, jnp.inf) if moves else state.value
         share, value, after = share_of_step(
-            lambda moved: loss(moved, z), z, step, slope, before=known, wanted=~is_last
+            lambda moved: loss(moved, z), z, step, slope, before=known, wanted=is_wanted & ~jumps
         )
-        here = _Point(z, value, g, curvature)
+        share = jnp.where(jumps, 1, share)
+        here = _Point(z, value, g, at_z.hessian)
         if root_step is not None:
             longest = jnp.where(is_last, jnp.max(jnp.abs(root_step)), longest)
         return _State(
@@ -171,14 +211,16 @@ def minimise(
             here,
             decomposed.flat,
             decomposed.lowest,
+            repels,
+            record,
         )
 
     # The start, the steps and the end are passes of one loop, so that the loss and its derivatives are
     # compiled once.
-    zero, none, no = jnp.zeros((), start.dtype), jnp.zeros((), int), jnp.zeros((), bool)
+    zero, none = jnp.zeros((), start.dtype), jnp.zeros((), int)
     nowhere_yet = _Point(start, zero, jnp.zeros_like(start), jnp.zeros((len(start),) * 2, start.dtype))
     endless = zero + jnp.inf
-    begun = _State(start, endless, none, endless, no, no, nowhere_yet, nowhere_yet, none, zero)
+    begun = _State(start, endless, none, endless, no, no, nowhere_yet, nowhere_yet, none, zero, no, endless)
     ended = jax.lax.while_loop(lambda state: ~state.is_last, advance, begun)
     first, here, flat = ended.first, ended.here, ended.flat
     if mass is not None and len(start) > len(idle):
@@ -203,7 +245,7 @@ def minimise(
         ended.step,
         flat,
         level,
-        ended.lowest < -TOLERANCE,
+        (ended.lowest < -TOLERANCE) | ended.repels,
         ended.iteration,
     )
     if mass is None:
@@ -273,11 +315,13 @@ class _Decomposed(NamedTuple):
         step: Newton's step for a gradient.
         flat: the number of directions along which the Hessian does not curve, without the idle ones.
         lowest: the smallest eigenvalue of the scaled Hessian; 0 if all are known to be positive.
+        is_safe: whether it was the Hessian's own Cholesky decomposition that was taken.
     """
 
     step: Callable[[Array], Array]
     flat: Int[Array, ""]
     lowest: Float[Array, ""]
+    is_safe: Bool[Array, ""]
 
 
 class _Scaled(NamedTuple):
@@ -305,19 +349,16 @@ def _scaled(hessian: Array, idle: Array, size: Array | None) -> _Scaled:
     return _Scaled(scale, matrix, lower, jnp.min(jnp.diag(lower)) ** 2 > _SAFE)
 
 
-def _decomposed(
-    hessian: Array, idle: Array, size: Array | None, by_pairs: Bool[Array, ""] | None
-) -> _Decomposed:
-    """A Hessian, decomposed; one that is not safe with its pairs by magnitude if `by_pairs` says so.
+def _decomposed(at: Curvature, idle: Array, size: Array | None, is_far: Bool[Array, ""]) -> _Decomposed:
+    """A Hessian, decomposed; far from the end, one that is not safe has its curvatures by magnitude.
 
     In the latter case `flat` and `lowest` are those of the matrix that took its place.
     """
-    scaled = _scaled(hessian, idle, size)
-    if by_pairs is not None:
+    scaled = _scaled(at.hessian, idle, size)
+    is_own, positive = scaled.is_safe, at.by_magnitude
+    if positive is not None and len(at.hessian) > _FEW:
         scaled = jax.lax.cond(
-            by_pairs & ~scaled.is_safe,
-            lambda: _scaled(_pairs_by_magnitude(hessian), idle, size),
-            lambda: scaled,
+            is_far & ~scaled.is_safe, lambda: _scaled(positive(), idle, size), lambda: scaled
         )
     scale, matrix, lower, is_safe = scaled
     least = _flat(scale)
@@ -340,13 +381,48 @@ def _decomposed(
         return -scale * jnp.where(is_safe, by_triangle, by_values)
 
     flat = jnp.where(is_safe, 0, jnp.sum(~counts) - len(idle))
-    return _Decomposed(step, flat, jnp.where(is_safe, 0, jnp.min(values)))
+    return _Decomposed(step, flat, jnp.where(is_safe, 0, jnp.min(values)), is_own)
 
 
-def _pairs_by_magnitude(hessian: Array) -> Array:
-    """The Hessian of a loss of differences, with the curvature of each pair taken by magnitude."""
-    pairs = jnp.abs(hessian - jnp.diag(jnp.diag(hessian)))
-    return jnp.diag(pairs.sum(1)) - pairs
+def _with_rank_one(
+    field: Callable[[Array], Array],
+    z: Array,
+    step: Array,
+    hessian: Array,
+    inverse: Callable[[Array], Array],
+) -> tuple[Array, Array]:
+    """Newton's step to a root of a field whose Jacobian is `H + K`, with `K` of rank one. O(n²).
+
+    Let `s = −H⁻¹ F` be the step without `K`. Then `w = K s` is a multiple of the one direction that `K` maps
+    to, and so is `K y = κ w` with `y = H⁻¹ w`. The step `s − α y` solves `(H + K)(s − α y) = −F` if
+    `α = 1 / (1 + κ)`. Products with the Jacobian tell `w` and `κ`. The latter is taken one product later,
+    where rounding has no part in the direction. (Derived here.)
+
+    For a positive `H` the sign of `1 + κ` is that of the determinant of `H + K`. If it is negative, then so
+    is an eigenvalue, and descent leads away from the root.
+
+    Args:
+        field: the field `F`.
+        z: where to step from.
+        step: `s`.
+        hessian: `H`.
+        inverse: a function that maps `g` to `−H⁻¹ g`.
+
+    Returns:
+        The step, and whether `1 + κ` is negative.
+    """
+
+    def rest(along: Array) -> Array:
+        return jax.jvp(field, (z,), (along,))[1] - hessian @ along
+
+    def advance(along: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        moved = rest(along)
+        return -inverse(moved), (moved, along)
+
+    _, (moved, along) = jax.lax.scan(advance, step, length=3)
+    size = jnp.vdot(moved[1], moved[1])
+    kappa = jnp.vdot(moved[1], moved[2]) / jnp.where(size > 0, size, 1)
+    return step - along[1] / (1 + kappa), kappa < -1
 
 
 def _level(first: Array, last: Array, size: Array | None) -> tuple[Array, Array]:

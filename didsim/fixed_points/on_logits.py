@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.lbfgs import minimise_large
-from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.newton import Curvature, Found, minimise
 from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim.fixed_points.task import (
@@ -27,6 +27,7 @@ from didsim.fixed_points.task import (
     random_starts,
     solution_of,
 )
+from didsim.objectives.curvature import InLogProbs
 from didsim.objectives.objective import Objective
 from didsim.objectives.terms import Single
 from didsim.preferences.problem import Problem
@@ -133,7 +134,9 @@ def _masked(z: Array, support: Array) -> Array:
 
 @eqx.filter_jit
 def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
-    moves = task.objective.has_baseline or task.problem.online
+    online = task.problem.online
+    moves = task.objective.has_baseline or online
+    by_baselines = task.objective.has_baselines_alone and not online
 
     def one(given: tuple[Objective, Array, Problem, Array | None], start: Array) -> Found:
         objective, reference, problem, support = given
@@ -141,7 +144,7 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
         marginals, weights = None, None
         kept = jnp.ones(size, bool) if support is None else support
         can_move = kept & (jnp.sum(kept) > 1)  # the logit of one sequence alone changes nothing
-        if not problem.online:
+        if not online:
             weights = mass(problem, reference)
             if support is not None:
                 weights = jnp.where(can_move, weights, 0)
@@ -159,17 +162,30 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
             )
             return loss + anchor
 
-        def hessian(z: Array) -> Array:
+        def curvature(z: Array) -> Curvature:
             z = z if support is None else _masked(z, support)
-            found = objective.curvature(z, reference, problem, task.lengths, marginals)
-            # Where nothing can move there is rounding in place of a zero.
-            return jnp.where(can_move[:, None] & can_move, found, jnp.diag(jnp.where(kept, 0, 1.0)))
+            found = objective.in_log_probs(log_softmax(z), reference, problem, task.lengths, marginals)
+
+            def hessian(found: InLogProbs) -> Array:
+                # Where nothing can move there is rounding in place of a zero.
+                inside = can_move[:, None] & can_move
+                return jnp.where(inside, found.in_logits(z), jnp.diag(jnp.where(kept, 0, 1.0)))
+
+            return Curvature(hessian(found), lambda: hessian(found.by_magnitude()))
 
         idle = kept[None].astype(start.dtype)
-        return minimise(loss, start, idle, moves=moves, hessian=hessian, mass=weights)
+        return minimise(
+            loss,
+            start,
+            idle,
+            moves=moves,
+            by_baselines=by_baselines,
+            curvature=curvature,
+            mass=weights,
+        )
 
     problem = task.problem
-    if not problem.online:
+    if not online:
         problem = task.objective.tabulated(problem, task.size)
     return over_starts(one, (task.objective, task.reference, problem, support), guesses)
 

@@ -13,7 +13,7 @@ from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.closed_forms import policy_of, solve_closed_form
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.lbfgs import minimise_large
-from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.newton import Curvature, Found, minimise
 from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (
@@ -31,6 +31,7 @@ from didsim.fixed_points.task import (
     table_of,
 )
 from didsim.fixed_points.win_graph import Comparisons, compare
+from didsim.objectives.curvature import by_magnitude
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio, Scalar
 from didsim.objectives.terms import Pair, Term
@@ -149,13 +150,17 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
 
     def one(given: tuple[Term, Joint], start: Array) -> Found:
         pair, table = given
+
+        def curvature(h: Array) -> Curvature:
+            hessian = pair.kernel.curvature(table, h, h).hessian()
+            return Curvature(hessian, lambda: by_magnitude(hessian))
+
         return minimise(
             lambda h, _: pair.kernel.expect(table, h),
             start,
             jnp.ones((1, len(start)), start.dtype),
             moves=False,
-            of_differences=True,
-            hessian=lambda h: pair.kernel.curvature(table, h, h).hessian(),
+            curvature=curvature,
             mass=mass(table, start),
         )
 

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.newton import Curvature, Found, minimise
 from didsim.fixed_points.task import DENSE, Task, over_starts
 from didsim.fixed_points.win_graph import Comparisons
 from didsim.objectives.kernels import Kernel
@@ -119,7 +119,7 @@ def _minimised(kernel: Kernel, problem: Problem, keeps: Array, joined: Array) ->
             start,
             jnp.zeros((0, size), start.dtype),
             moves=False,
-            hessian=lambda h: kernel.curvature(kept, h, h).hessian() + joins,
+            curvature=lambda h: Curvature(kernel.curvature(kept, h, h).hessian() + joins),
         )
 
     starts = jnp.zeros((*keeps.shape[:-1], 1, size))

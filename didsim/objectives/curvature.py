@@ -6,11 +6,14 @@ all pairs gives in O(N²):
     L = Σ_ij M_ij k(x_i − y_j)
     ∂²L/∂x_i² = Σ_j M_ij k''(x_i − y_j),    ∂²L/∂x_i ∂y_j = −M_ij k''(x_i − y_j)
 
-A reward of the library depends on the log-probability `ℓ_i` of its own sequence alone, and `ℓ = z − lse(z)`.
-With `p = exp(ℓ)` and `J = diag(h') (I − 1 pᵀ)`, the Jacobian of the rewards in the logits,
+A reward of the library depends on the log-probability `ℓ_i` of its own sequence alone. As if all
+log-probabilities were free, with `J = diag(h')` and `s = Jᵀ ∂L/∂h`,
 
-    ∂²L/∂z² = Jᵀ (∂²L/∂h²) J + Σ_i ∂L/∂h_i · ∂²h_i/∂z²
-    Σ_i s_i ∂²h_i/∂z² = (I − p 1ᵀ) diag(s h'') (I − 1 pᵀ) − (Σ_i s_i h'_i) (diag(p) − p pᵀ)
+    B = ∂²L/∂ℓ² = Jᵀ (∂²L/∂h²) J + diag(∂L/∂h · h'')
+
+The terms of an objective add up here. In the logits `z`, with `ℓ = z − lse(z)` and `p = exp(ℓ)`,
+
+    ∂²L/∂z² = (I − p 1ᵀ) B (I − 1 pᵀ) − (Σ_i s_i) (diag(p) − p pᵀ)
 
 which is O(N²) as well. (Derived here.)
 """
@@ -20,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import log_softmax
+from jax.nn import softmax
 from jaxtyping import Array, Float
 
 from didsim._differences import difference
@@ -67,62 +70,96 @@ def of_table(
     return OfRewards(first.sum(1), -first.sum(0), second)
 
 
+class InLogProbs(NamedTuple):
+    """Derivatives of a loss in the log-probabilities of all sequences, as if they need not sum to one.
+
+    Attributes:
+        gradient: the first derivatives.
+        hessian: the second derivatives.
+    """
+
+    gradient: Float[Array, " n"]
+    hessian: Float[Array, "n n"]
+
+    def in_logits(self, logits: Float[Array, " n"]) -> Float[Array, "n n"]:
+        """The Hessian in logits of the policy."""
+        p = softmax(logits)
+        left = self.hessian - p[:, None] * self.hessian.sum(0)
+        normaliser = jnp.diag(p) - jnp.outer(p, p)
+        return left - left.sum(1)[:, None] * p - jnp.sum(self.gradient) * normaliser
+
+    def by_magnitude(self) -> "InLogProbs":
+        """A loss that curves as much as this one, but upwards, so that its Hessian in logits is positive.
+
+        The curvatures between sequences, of each sequence, and of the normaliser are taken by magnitude. Only
+        the sum of the gradient has a meaning then.
+        """
+        own = jnp.diag(jnp.abs(self.hessian.sum(1)))
+        return InLogProbs(-jnp.abs(self.gradient.sum(keepdims=True)), by_magnitude(self.hessian) + own)
+
+
+def by_magnitude(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The Hessian `Σ_ij W_ij (e_i − e_j)(e_i − e_j)ᵀ` of a loss of differences with all `W` by magnitude."""
+    between = jnp.abs(hessian - jnp.diag(jnp.diag(hessian)))
+    return jnp.diag(between.sum(1)) - between
+
+
+def of_function(loss: Callable[[Array], Array], log_probs: Float[Array, " n"]) -> InLogProbs:
+    """Derivatives of any function of log-probabilities: N times the cost of a gradient."""
+
+    def gradient(log_probs: Array) -> tuple[Array, Array]:
+        return (jax.grad(loss)(log_probs),) * 2
+
+    hessian, first = jax.jacfwd(gradient, has_aux=True)(log_probs)
+    return InLogProbs(first, hessian)
+
+
 class RewardMap:
-    """The map from logits to the rewards of all sequences, with its derivatives.
+    """The map from log-probabilities to the rewards of all sequences, with its derivatives.
 
     O(N²) for a reward that looks at one sequence at a time. For any other it has the dense Jacobian, and
     `pulled` is a product of N × N matrices.
     """
 
-    def __init__(self, reward: Reward, z: Array, reference: Array, lengths: Array | None) -> None:
-        def rewards(z: Array) -> Array:
-            return reward.of_space(log_softmax(z), reference, lengths)
+    def __init__(
+        self, reward: Reward, log_probs: Array, reference: Array | None, lengths: Array | None
+    ) -> None:
+        def rewards(log_probs: Array) -> Array:
+            return reward.of_space(log_probs, reference, lengths)
 
-        self._rewards, self._z = rewards, z
-        self._p = jnp.exp(log_softmax(z))
-        if reward.looks_at_one_sequence:
+        self._rewards, self._log_probs = rewards, log_probs
+        self._separate = reward.looks_at_one_sequence
+        if self._separate:
             self._slope, self._bend = derivatives(
-                lambda logps: reward(logps, reference, lengths), log_softmax(z)
+                lambda log_probs: reward(log_probs, reference, lengths), log_probs
             )
         else:
-            self._jacobian = jax.jacfwd(rewards)(z)
-        self._separate = reward.looks_at_one_sequence
+            self._jacobian = jax.jacfwd(rewards)(log_probs)
 
     def values(self) -> Float[Array, " n"]:
-        return self._rewards(self._z)
+        return self._rewards(self._log_probs)
 
     def pulled(self, matrix: Float[Array, "n m"]) -> Float[Array, "n m"]:
-        """`Jᵀ · matrix`, with the Jacobian `J` of the rewards in the logits."""
-        if not self._separate:
-            return self._jacobian.T @ matrix
-        scaled = self._slope[:, None] * matrix
-        return scaled - self._p[:, None] * scaled.sum(0)
+        """`Jᵀ · matrix`, with the Jacobian `J` of the rewards."""
+        return self._slope[:, None] * matrix if self._separate else self._jacobian.T @ matrix
 
-    def pulled_on_both_sides(self, matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-        """`Jᵀ · matrix · J`."""
-        return self.pulled(self.pulled(matrix).T).T
-
-    def bent(self, weights: Float[Array, " n"]) -> Float[Array, "n n"]:
-        """The Hessian of `Σ_i weights_i h_i` in the logits."""
-        if not self._separate:
-            return jax.jacfwd(jax.grad(lambda z: jnp.vdot(weights, self._rewards(z))))(self._z)
-        p = self._p
-        each = weights * self._bend
-        spread = jnp.outer(p, each)
-        total = jnp.vdot(weights, self._slope)
-        return jnp.diag(each - total * p) - spread - spread.T + (jnp.sum(each) + total) * jnp.outer(p, p)
+    def derivatives(self, first: Float[Array, " n"], second: Float[Array, "n n"]) -> InLogProbs:
+        """Those of a loss with a gradient and a Hessian in the rewards."""
+        if self._separate:
+            bent = jnp.diag(first * self._bend)
+        else:
+            bent = jax.jacfwd(jax.grad(lambda logps: jnp.vdot(first, self._rewards(logps))))(self._log_probs)
+        return InLogProbs(self.pulled(first[:, None])[:, 0], self.pulled(self.pulled(second).T).T + bent)
 
 
-def in_logits(chosen: RewardMap, rejected: RewardMap, of: OfRewards) -> Float[Array, "n n"]:
-    """The Hessian in the logits of a loss whose derivatives in the rewards are known.
+def in_log_probs(chosen: RewardMap, rejected: RewardMap, of: OfRewards) -> InLogProbs:
+    """The derivatives of a loss whose derivatives in the rewards are known.
 
     If all sequences have one reward, chosen or rejected, `chosen` and `rejected` are the same object.
     """
     if chosen is rejected:
-        return chosen.pulled_on_both_sides(of.hessian()) + chosen.bent(of.chosen + of.rejected)
+        return chosen.derivatives(of.chosen + of.rejected, of.hessian())
     mixed = chosen.pulled(rejected.pulled(of.across.T).T)
-    own = (
-        chosen.pulled_on_both_sides(jnp.diag(of.across.sum(1))) + chosen.bent(of.chosen),
-        rejected.pulled_on_both_sides(jnp.diag(of.across.sum(0))) + rejected.bent(of.rejected),
-    )
-    return own[0] + own[1] - mixed - mixed.T
+    won = chosen.derivatives(of.chosen, jnp.diag(of.across.sum(1)))
+    lost = rejected.derivatives(of.rejected, jnp.diag(of.across.sum(0)))
+    return InLogProbs(won.gradient + lost.gradient, won.hessian + lost.hessian - mixed - mixed.T)

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
+from didsim.objectives.curvature import InLogProbs
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term, WithTokens
@@ -273,10 +274,22 @@ class Objective(eqx.Module):
         a product of N × N matrices if the reward of a sequence depends on the others (ORPO). O(N³) for
         losses of single tokens and of sorted rewards.
         """
-        over = self._population(log_softmax(logits), reference, problem, lengths, marginals)
-        return sum_of(
-            [term.weighted(term.curvature(logits, reference, lengths, over)) for term in self.terms]
-        )
+        found = self.in_log_probs(log_softmax(logits), reference, problem, lengths, marginals)
+        return found.in_logits(logits)
+
+    def in_log_probs(
+        self,
+        log_probs: Float[Array, " n"],
+        reference: Array,
+        problem: Problem,
+        lengths: Array | None,
+        marginals: Marginals | None = None,
+    ) -> InLogProbs:
+        """Derivatives of `population_loss` in log-probabilities as if these were free; see `curvature`."""
+        space = Sequences(log_probs, reference, lengths)
+        over = self._population(log_probs, reference, problem, lengths, marginals)
+        parts = [jax.tree.map(term.weighted, term.in_log_probs(space, over)) for term in self.terms]
+        return InLogProbs(sum_of([one.gradient for one in parts]), sum_of([one.hessian for one in parts]))
 
     def own_curvature(
         self, logits: Float[Array, " n"], reference: Array, problem: Problem, lengths: Array | None
@@ -338,6 +351,12 @@ class Objective(eqx.Module):
     def has_baseline(self) -> bool:
         """Whether a term depends on the policy through numbers that are held fixed, as a baseline."""
         return any(term.has_baseline for term in self.terms)
+
+    @property
+    def has_baselines_alone(self) -> bool:
+        """Whether all numbers that are held fixed are baselines of single sequences, and there is one."""
+        holds = [term for term in self.terms if term.has_baseline]
+        return bool(holds) and all(isinstance(term, Single) for term in holds)
 
     def tabulated(self, problem: Problem, size: int) -> Problem:
         """A problem as the table of its pairs, over which a step costs less.

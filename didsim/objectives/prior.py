@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax.nn import log_softmax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from didsim import _checks
+from didsim.objectives.curvature import InLogProbs
 from didsim.objectives.rewards import given_reference
 from didsim.objectives.terms import Population, Sequences, Term, check_parts
 
@@ -55,23 +55,18 @@ class Divergence(Term):
             return jnp.sum(jnp.exp(space.logps) * -self.kernel(h), axis=-1)
         return jnp.sum(jnp.exp(given_reference(space.ref_logps)) * self.kernel(h), axis=-1)
 
-    def curvature(
-        self, z: Float[Array, " n"], reference: Array, lengths: Array | None, over: Population
-    ) -> Float[Array, "n n"]:
-        """The Hessian of `expected` in the logits, O(N²).
+    def in_log_probs(self, space: Sequences, over: Population) -> InLogProbs:
+        """Derivatives of `expected` in the log-probabilities, O(N²).
 
-        With `p` the policy it is `diag(p) − p pᵀ` for `KL(reference ‖ π)`. For `KL(π ‖ reference)`, let `a`
-        be the log-ratio `log π/reference` minus its mean under `p`, which is the divergence. The gradient
-        is `p a`, and the Hessian `diag(p (a + 1)) − p pᵀ − (p a) pᵀ − p (p a)ᵀ`. (Derived here.)
+        `KL(reference ‖ π)` is linear in them, with the gradient `−reference`. With `p` the policy and `r` the
+        log-ratio `log π/reference`, `KL(π ‖ reference)` has the gradient `p (r + 1)` and the Hessian
+        `diag(p (r + 2))`. (Derived here.)
         """
-        log_probs = log_softmax(z)
-        p = jnp.exp(log_probs)
         if self.direction == "forward":
-            return jnp.diag(p) - jnp.outer(p, p)
-        ratio = log_probs - reference
-        pull = p * (ratio - jnp.sum(p * ratio))
-        beside = jnp.outer(p, pull)
-        return jnp.diag(pull + p) - jnp.outer(p, p) - beside - beside.T
+            reference = jnp.exp(given_reference(space.ref_logps))
+            return InLogProbs(-reference, jnp.zeros((reference.shape[-1],) * 2, reference.dtype))
+        p, ratio = jnp.exp(space.logps), self.reward.of_space(*space)
+        return InLogProbs(p * (ratio + 1), jnp.diag(p * (ratio + 2)))
 
     @property
     def knows_own_curvature(self) -> bool:

@@ -18,14 +18,13 @@ from typing import Any, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.nn import log_softmax
 from jaxtyping import Array, Float
 
 from didsim import _checks
 from didsim._differences import difference
 from didsim.information import expectation
 from didsim.objectives.baselines import Baseline
-from didsim.objectives.curvature import RewardMap, derivatives, in_logits
+from didsim.objectives.curvature import InLogProbs, RewardMap, derivatives, in_log_probs, of_function
 from didsim.objectives.kernels import Kernel, Squared
 from didsim.objectives.rewards import Reward, Scalar
 from didsim.objectives.ties import TieKernel
@@ -183,18 +182,15 @@ class Term(eqx.Module):
     def expected(self, space: Sequences, over: Population) -> Array:
         """The expected loss over the pairs of a population, without the weight of the term."""
 
-    def curvature(
-        self, z: Float[Array, " n"], reference: Array, lengths: Array | None, over: Population
-    ) -> Float[Array, "n n"]:
-        """The Hessian of `expected` in the logits `z` of the policy, without the weight of the term.
+    def in_log_probs(self, space: Sequences, over: Population) -> InLogProbs:
+        """Derivatives of `expected` in the log-probabilities of `space`, without the weight of the term.
 
-        By default it is differentiated column by column: N times the cost of a gradient.
+        They are as if log-probabilities need not sum to one. By default the Hessian is differentiated column
+        by column: N times the cost of a gradient.
         """
-
-        def loss(z: Array) -> Array:
-            return self.expected(Sequences(log_softmax(z), reference, lengths), over)
-
-        return jax.jacfwd(jax.grad(loss))(z)
+        return of_function(
+            lambda log_probs: self.expected(space._replace(logps=log_probs), over), space.logps
+        )
 
     @property
     def knows_own_curvature(self) -> bool:
@@ -300,15 +296,14 @@ class Pair(Term):
             over.problem, of_chosen.of_space(*space), of_rejected.of_space(*space)
         )
 
-    def curvature(
-        self, z: Float[Array, " n"], reference: Array, lengths: Array | None, over: Population
-    ) -> Float[Array, "n n"]:
-        """The Hessian of `expected` in the logits. O(N²); see `didsim.objectives.curvature`."""
+    def in_log_probs(self, space: Sequences, over: Population) -> InLogProbs:
+        """Derivatives of `expected` in the log-probabilities. O(N²); see `didsim.objectives.curvature`."""
         of_chosen, of_rejected = self._rewards
-        chosen = RewardMap(of_chosen, z, reference, lengths)
-        rejected = chosen if self._has_one_reward else RewardMap(of_rejected, z, reference, lengths)
-        table = over.problem.joint(z.shape[-1])
-        return in_logits(chosen, rejected, self.kernel.curvature(table, chosen.values(), rejected.values()))
+        chosen = RewardMap(of_chosen, *space)
+        rejected = chosen if self._has_one_reward else RewardMap(of_rejected, *space)
+        table = over.problem.joint(space.logps.shape[-1])
+        of_rewards = self.kernel.curvature(table, chosen.values(), rejected.values())
+        return in_log_probs(chosen, rejected, of_rewards)
 
     @property
     def knows_own_curvature(self) -> bool:
@@ -395,18 +390,16 @@ class Single(Term):
         losses = self._loss(self.reward.of_space(*space), self._baseline(over))
         return expectation(self._marginal(over).astype(losses.dtype), losses)
 
-    def curvature(
-        self, z: Float[Array, " n"], reference: Array, lengths: Array | None, over: Population
-    ) -> Float[Array, "n n"]:
-        """The Hessian of `expected` in the logits. O(N²); see `didsim.objectives.curvature`."""
-        reward, baseline = RewardMap(self.reward, z, reference, lengths), self._baseline(over)
+    def in_log_probs(self, space: Sequences, over: Population) -> InLogProbs:
+        """Derivatives of `expected` in the log-probabilities. O(N²); see `didsim.objectives.curvature`."""
+        reward, baseline = RewardMap(self.reward, *space), self._baseline(over)
         h, weights = reward.values(), jnp.exp(self._marginal(over))
         # A sequence that the policy never has, on a support that leaves it out, is not moved.
         first, second = (
             jnp.where(jnp.isfinite(h) & (weights > 0), weights * one, 0)
             for one in derivatives(lambda h: self._loss(h, baseline), h)
         )
-        return reward.pulled_on_both_sides(jnp.diag(second)) + reward.bent(first)
+        return reward.derivatives(first, jnp.diag(second))
 
     @property
     def knows_own_curvature(self) -> bool:

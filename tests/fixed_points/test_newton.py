@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from jax import Array
 
-from didsim.fixed_points.newton import minimise
+from didsim.fixed_points.newton import Curvature, Found, minimise
+from didsim.objectives.curvature import by_magnitude
 
 NONE = jnp.zeros((0, 5))  # no direction along which nothing changes
 SCALES = np.array([1e-8, 1e-3, 1.0, 1e4, 1e9])
@@ -116,7 +119,44 @@ def test_pairs_by_magnitude_lead_to_a_minimum(scale: float) -> None:
 
     start, idle = jnp.asarray(middle + 1.5 * rng.normal(size=100)), jnp.ones((1, 100))
     assert float(jnp.linalg.eigvalsh(jax.hessian(loss)(start, start))[0]) < 0
-    found = jax.jit(lambda z: minimise(loss, z, idle, moves=False, of_differences=True))(start)
+
+    def curvature(z: Array) -> Curvature:
+        hessian = jax.hessian(loss)(z, z)
+        return Curvature(hessian, lambda: by_magnitude(hessian))
+
+    found = jax.jit(lambda z: minimise(loss, z, idle, moves=False, curvature=curvature))(start)
     assert bool(found.converged)
     assert not bool(found.falls)
     np.testing.assert_allclose(found.z - jnp.mean(found.z), middle - middle.mean(), atol=1e-10)
+
+
+@jax.jit
+def _root_of_a_loss_that_moves(hessian: Array, c: Array, u: Array, v: Array, start: Array) -> Found:
+    def loss(z: Array, held: Array) -> Array:
+        return z @ (hessian @ z) / 2 - z @ c + (z @ u) * (held @ v)
+
+    return minimise(loss, start, jnp.zeros((0, len(start))), moves=True, by_baselines=True)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 7, 40]), st.floats(-3, 3))
+@example(0, 40, -0.99)
+@example(0, 40, -1.01)
+@example(0, 1, -0.99)
+def test_a_loss_that_moves_with_one_number(seed: int, size: int, kappa: float) -> None:
+    """`∇L = H z − c + u (v · z)` has one root. Descent stays there if `1 + vᵀ H⁻¹ u` is positive."""
+    rng = np.random.default_rng(seed)
+    square = rng.normal(size=(size, size))
+    hessian = square @ square.T / size + np.eye(size)
+    u, v, root = rng.normal(size=(3, size))
+    slope = v @ np.linalg.solve(hessian, u)
+    assume(abs(1 + kappa) > 1e-3 and abs(slope) > 1e-3)
+    u = u * kappa / slope
+    c = hessian @ root + u * (v @ root)
+    start = root + rng.uniform(-1, 1, size)
+    found = _root_of_a_loss_that_moves(*map(jnp.asarray, (hessian, c, u, v, start)))
+    np.testing.assert_allclose(found.z, root, atol=1e-7)
+    # Steps without the part of rank one shrink the error by κ each, or not at all.
+    assert int(found.steps) <= 8
+    descends = np.linalg.eigvals(hessian + np.outer(u, v)).real.min() > 0
+    assert bool(found.converged) == (kappa > -1)
+    assert descends <= (kappa > -1)

@@ -231,3 +231,14 @@ def test_arguments_of_another_kind_are_refused() -> None:
         didsim.fixed_point(didsim.dpo(), REFERENCE, REFERENCE)
     with pytest.raises(ValueError, match="`reference` must be log-probabilities normalised"):
         didsim.fixed_point(didsim.dpo(), REFERENCE + 1, PROBLEM)
+
+
+@pytest.mark.parametrize("name", ["kto", "bco"])
+def test_a_baseline_takes_few_steps(name: str) -> None:
+    """Steps for which it stands still would go on to the bound of 300, in the rounding of the gradient."""
+    draw = np.random.default_rng(0)
+    reference, chosen, rejected = log_softmax(jnp.asarray(draw.normal(size=(3, 128))), axis=-1)
+    solution = didsim.solve(didsim.OBJECTIVES[name](0.5), reference, didsim.Contrastive(chosen, rejected))
+    assert solution.certificate.converged
+    assert solution.certificate.agreed
+    assert solution.certificate.steps <= 20

@@ -50,6 +50,24 @@ def test_a_hessian_is_that_of_autodiff(name: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11 * scale + 1e-15, err_msg=kind)
 
 
+@pytest.mark.parametrize("name", [name for name in didsim.OBJECTIVES if name != "dpo_pg"])
+def test_curvatures_by_magnitude_are_a_positive_hessian(name: str) -> None:
+    """Only a constant added to all logits changes nothing. For a convex loss of pairs it is the Hessian."""
+    objective = didsim.OBJECTIVES[name]()
+    lengths = None if name in WITHOUT_LENGTHS else jnp.asarray(LENGTHS)
+    table = didsim.Contrastive(REFERENCE, Q).joint(SIZE)
+    for z in (Z, 8 * Z):
+        found = objective.in_log_probs(log_softmax(z), REFERENCE, table, lengths)
+        matrix = np.asarray(found.by_magnitude().in_logits(z))
+        rounding = 1e-12 * np.abs(matrix).max()
+        np.testing.assert_allclose(matrix, matrix.T, rtol=0, atol=rounding)
+        np.testing.assert_allclose(matrix.sum(1), 0, atol=rounding)
+        assert np.linalg.eigvalsh(matrix)[0] >= -rounding
+        if name in {"dpo", "ipo", "exponential"}:
+            expected = by_autodiff(objective, z, table, lengths)
+            np.testing.assert_allclose(matrix, expected, rtol=0, atol=rounding)
+
+
 def without_pairs_of_a_sequence_with_itself(problem: Problem) -> Problem:
     """They have no curvature, but count as if they had one in what each sequence has by itself."""
     table = jnp.where(jnp.eye(SIZE, dtype=bool), -jnp.inf, problem.joint(SIZE).log_probs)
