@@ -142,6 +142,10 @@ def solve(
     lowered together. It then has one minimum over the convex set `Σ e^(log π) ≤ 1`, and this is it. (Derived
     here.)
 
+    A baseline (KTO, BCO) is that of the policy itself, and no gradient passes through it. Such a loss ends
+    where its gradient vanishes, where the loss rises on all sides for that baseline, and where descent stays
+    although it moves the baseline. BCO can have several such ends.
+
     Args:
         objective: what is minimised. A gradient rule (DPO-PG) minimises nothing, and its certificate says so.
         reference: the reference policy.
