@@ -285,7 +285,10 @@ class Objective(eqx.Module):
         lengths: Array | None,
         marginals: Marginals | None = None,
     ) -> InLogProbs:
-        """Derivatives of `population_loss` in log-probabilities as if these were free; see `curvature`."""
+        """Derivatives of `population_loss` in log-probabilities, as if these need not sum to one.
+
+        Arguments, costs and what is held fixed are those of `curvature`. Arguments are not checked.
+        """
         space = Sequences(log_probs, reference, lengths)
         over = self._population(log_probs, reference, problem, lengths, marginals)
         parts = [jax.tree.map(term.weighted, term.in_log_probs(space, over)) for term in self.terms]

@@ -115,6 +115,7 @@ INNER = {
     "objectives.Objective.direction",
     "plotting.Look.marker",
     "objectives.Objective.curvature",
+    "objectives.Objective.in_log_probs",
     "objectives.Objective.population_loss",
     "objectives.Objective.tabulated",
     "objectives.KeepsChosen.direction",
