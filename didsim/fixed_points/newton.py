@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from didsim.fixed_points.decompositions import eigen, least_squares, linear, solved, triangle
+from didsim.fixed_points.hessians import Curvature, decomposed, level_directions
+from didsim.fixed_points.roots import LONGEST_STEP, root, step_with_rank_one
 
-LONGEST_STEP = 8.0
-"""A step changes no number by more than this."""
 _STEPS = 300
 TOLERANCE = 1e-6
 """How far from a stationary point a solver may stop."""
@@ -19,10 +18,6 @@ _NOTHING = 1e-30
 _NEAR = 0.1
 # Where the loss moves with the numbers, a shorter step than this one leaves the rest to a root search.
 _ENDS_IN_A_ROOT = 1e-8
-# So few numbers have eigenvalues that cost little.
-_FEW = 64
-# A Hessian of unit diagonal whose Cholesky decomposition has no smaller pivot is far from singular.
-_SAFE = 1e-7
 _ROUNDING = 8
 
 
@@ -59,24 +54,6 @@ class Found(NamedTuple):
         return (self.step < TOLERANCE) & rises
 
 
-def _flat(like: Array) -> float:
-    """The share of the largest curvature below which a curvature counts as zero."""
-    return 5e3 * float(jnp.finfo(like.dtype).eps)
-
-
-class Curvature(NamedTuple):
-    """The Hessian of a loss at some numbers.
-
-    Attributes:
-        hessian: the Hessian.
-        by_magnitude: a function that returns a positive Hessian of about the same curvatures; None if there
-            is none that is cheap.
-    """
-
-    hessian: Float[Array, "numbers numbers"]
-    by_magnitude: Callable[[], Array] | None = None
-
-
 class _Point(NamedTuple):
     """The loss at some numbers, and its derivatives."""
 
@@ -98,9 +75,9 @@ class _State(NamedTuple):
         is_last: whether this pass only looked at where the method had ended.
         first: the point of the first pass.
         here: the point of this pass.
-        flat: as in `_Decomposed`, at this point.
-        lowest: as in `_Decomposed`, at this point.
-        repels: as in `_with_rank_one`, at this point.
+        flat: as in `Decomposed`, at this point.
+        lowest: as in `Decomposed`, at this point.
+        repels: as in `step_with_rank_one`, at this point.
         record: the smallest gradient that such a step has reached.
     """
 
@@ -142,9 +119,9 @@ def minimise(
     minima, so that it tells more if several starts agree.
 
     If the loss moves with `z`, its gradient at `held = z` has the Jacobian `H + K`, and a step by `H` alone
-    converges at a fixed rate, if at all. A baseline makes `K` a matrix of rank one. `_with_rank_one` has the
-    step for it, which is taken if it halves the gradient, and the smallest one that such a step has reached.
-    Therefore such steps and others cannot undo each other for ever.
+    converges at a fixed rate, if at all. A baseline makes `K` a matrix of rank one. `step_with_rank_one` has
+    the step for it. It is taken if it halves both the gradient here and the smallest gradient that such a
+    step has reached. So these steps and others cannot undo each other for ever.
 
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
@@ -174,16 +151,16 @@ def minimise(
         is_last = (state.iteration >= _STEPS) | ~(state.step > ends_below) | state.stuck
         z, root_step = state.z, None
         if moves:
-            z, root_step = _root(field, z, idle, is_last)
+            z, root_step = root(field, z, idle, is_last)
         g, at_z = field(z), curvature_at(z)
         is_near = is_last | (state.step < _NEAR)
-        decomposed = _decomposed(at_z, idle, size, is_far=~is_near)
-        step = decomposed.step(g)
+        at = decomposed(at_z, idle, size, is_far=~is_near)
+        step = at.step(g)
         longest = jnp.max(jnp.abs(step))
         jumps, repels, is_wanted, record = no, no, ~is_last, state.record
         if by_baselines:
-            jump, repels = _with_rank_one(field, z, step, at_z.hessian, decomposed.step)
-            jumps = is_wanted & (decomposed.is_safe | (longest < 1))
+            jump, repels = step_with_rank_one(field, z, step, at_z.hessian, at.step)
+            jumps = is_wanted & (at.is_safe | (longest < 1))
             jumps = jumps & (jnp.max(jnp.abs(jump)) < LONGEST_STEP)
             reached = jnp.max(jnp.abs(field(z + jump)))
             jumps = jumps & (reached < jnp.minimum(jnp.max(jnp.abs(g)), record) / 2)
@@ -209,8 +186,8 @@ def minimise(
             is_last,
             jax.tree.map(lambda a, b: jnp.where(state.iteration == 0, a, b), here, state.first),
             here,
-            decomposed.flat,
-            decomposed.lowest,
+            at.flat,
+            at.lowest,
             repels,
             record,
         )
@@ -230,7 +207,7 @@ def minimise(
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(start.dtype).eps)
 
     def level_there(_: None) -> Array:
-        level, along = _level(first.hessian, here.hessian, size)
+        level, along = level_directions(first.hessian, here.hessian, size)
         # One program computes all three, as two may differ by more than the rounding of the loss.
         signs = jnp.array([0.0, 1.0, -1.0], start.dtype)
         values = jax.vmap(lambda sign: loss(here.z + sign * along, here.z))(signs)
@@ -308,198 +285,6 @@ def share_of_step(
     return jnp.where(taken, share, 0), before, jnp.where(taken, after, before)
 
 
-class _Decomposed(NamedTuple):
-    """A Hessian, decomposed.
-
-    Attributes:
-        step: Newton's step for a gradient.
-        flat: the number of directions along which the Hessian does not curve, without the idle ones.
-        lowest: the smallest eigenvalue of the scaled Hessian; 0 if all are known to be positive.
-        is_safe: whether it was the Hessian's own Cholesky decomposition that was taken.
-    """
-
-    step: Callable[[Array], Array]
-    flat: Int[Array, ""]
-    lowest: Float[Array, ""]
-    is_safe: Bool[Array, ""]
-
-
-class _Scaled(NamedTuple):
-    """A matrix scaled to a unit diagonal, with its Cholesky decomposition.
-
-    Attributes:
-        scale: the factors of rows and columns.
-        matrix: the scaled matrix.
-        lower: the triangle of this matrix, with the curvature 1 added along the idle directions.
-        is_safe: whether the triangle is there, and far from singular.
-    """
-
-    scale: Float[Array, " n"]
-    matrix: Float[Array, "n n"]
-    lower: Float[Array, "n n"]
-    is_safe: Bool[Array, ""]
-
-
-def _scaled(hessian: Array, idle: Array, size: Array | None) -> _Scaled:
-    scale = _scale(jnp.abs(jnp.diag(hessian)), size)
-    matrix = _symmetric(hessian * scale[:, None] * scale)
-    held = idle / scale
-    held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
-    lower = triangle(matrix + held.T @ held)
-    return _Scaled(scale, matrix, lower, jnp.min(jnp.diag(lower)) ** 2 > _SAFE)
-
-
-def _decomposed(at: Curvature, idle: Array, size: Array | None, is_far: Bool[Array, ""]) -> _Decomposed:
-    """A Hessian, decomposed; far from the end, one that is not safe has its curvatures by magnitude.
-
-    In the latter case `flat` and `lowest` are those of the matrix that took its place.
-    """
-    scaled = _scaled(at.hessian, idle, size)
-    is_own, positive = scaled.is_safe, at.by_magnitude
-    if positive is not None and len(at.hessian) > _FEW:
-        scaled = jax.lax.cond(
-            is_far & ~scaled.is_safe, lambda: _scaled(positive(), idle, size), lambda: scaled
-        )
-    scale, matrix, lower, is_safe = scaled
-    least = _flat(scale)
-
-    def by_eigenvalues(_: None) -> tuple[Array, Array]:
-        return eigen(matrix)
-
-    def unused(_: None) -> tuple[Array, Array]:
-        return jnp.ones_like(scale), jnp.zeros_like(matrix)
-
-    values, vectors = jax.lax.cond(is_safe, unused, by_eigenvalues, None)
-    magnitudes = jnp.abs(values)
-    counts = magnitudes > least * jnp.max(magnitudes)
-
-    def step(g: Array) -> Array:
-        # Along directions that do not count the gradient is rounding.
-        along = (scale * g) @ vectors
-        by_values = vectors @ jnp.where(counts, along / jnp.maximum(magnitudes, least), 0)
-        by_triangle = solved(jnp.where(is_safe, lower, jnp.eye(len(lower), dtype=lower.dtype)), scale * g)
-        return -scale * jnp.where(is_safe, by_triangle, by_values)
-
-    flat = jnp.where(is_safe, 0, jnp.sum(~counts) - len(idle))
-    return _Decomposed(step, flat, jnp.where(is_safe, 0, jnp.min(values)), is_own)
-
-
-def _with_rank_one(
-    field: Callable[[Array], Array],
-    z: Array,
-    step: Array,
-    hessian: Array,
-    inverse: Callable[[Array], Array],
-) -> tuple[Array, Array]:
-    """Newton's step to a root of a field whose Jacobian is `H + K`, with `K` of rank one. O(n²).
-
-    Let `s = −H⁻¹ F` be the step without `K`. Then `w = K s` is a multiple of the one direction that `K` maps
-    to, and so is `K y = κ w` with `y = H⁻¹ w`. The step `s − α y` solves `(H + K)(s − α y) = −F` if
-    `α = 1 / (1 + κ)`. Products with the Jacobian tell `w` and `κ`. The latter is taken one product later,
-    where rounding has no part in the direction. (Derived here.)
-
-    For a positive `H` the sign of `1 + κ` is that of the determinant of `H + K`. If it is negative, then so
-    is an eigenvalue, and descent leads away from the root.
-
-    Args:
-        field: the field `F`.
-        z: where to step from.
-        step: `s`.
-        hessian: `H`.
-        inverse: a function that maps `g` to `−H⁻¹ g`.
-
-    Returns:
-        The step, and whether `1 + κ` is negative.
-    """
-
-    def rest(along: Array) -> Array:
-        return jax.jvp(field, (z,), (along,))[1] - hessian @ along
-
-    def advance(along: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-        moved = rest(along)
-        return -inverse(moved), (moved, along)
-
-    _, (moved, along) = jax.lax.scan(advance, step, length=3)
-    size = jnp.vdot(moved[1], moved[1])
-    kappa = jnp.vdot(moved[1], moved[2]) / jnp.where(size > 0, size, 1)
-    return step - along[1] / (1 + kappa), kappa < -1
-
-
-def _level(first: Array, last: Array, size: Array | None) -> tuple[Array, Array]:
-    """The number of directions along which neither of two Hessians curves, and one mixture of them.
-
-    The largest entry of the mixture is 1.
-    """
-    scale = _scale(jnp.maximum(jnp.abs(jnp.diag(first)), jnp.abs(jnp.diag(last))), size)
-    values, vectors = eigen(_symmetric(_magnitude(first, scale) + _magnitude(last, scale)))
-    level = values <= _flat(values) * jnp.max(values)
-    mixture = scale * (vectors @ jnp.where(level, jnp.cos(jnp.arange(len(values), dtype=scale.dtype)), 0))
-    longest = jnp.max(jnp.abs(mixture))
-    return jnp.sum(level), mixture / jnp.where(longest > 0, longest, 1)
-
-
-def _magnitude(hessian: Array, scale: Array) -> Array:
-    """The scaled Hessian with its eigenvalues taken by magnitude."""
-    values, vectors = eigen(_symmetric(hessian * scale[:, None] * scale))
-    return (vectors * jnp.abs(values)) @ vectors.T
-
-
-def _symmetric(matrix: Array) -> Array:
-    return (matrix + matrix.T) / 2
-
-
-def is_rounding(number: Array, size: Array) -> Array:
-    """Whether a number is no more than the rounding of terms of some size."""
-    return jnp.abs(number) <= 64 * jnp.finfo(size.dtype).eps * size
-
-
 def _same(a: Array, b: Array) -> Array:
     """Whether two values of a loss differ by no more than their rounding."""
     return jnp.abs(a - b) <= 64 * jnp.finfo(a.dtype).eps * jnp.maximum(jnp.abs(a), jnp.abs(b))
-
-
-def _scale(diagonal: Array, size: Array | None) -> Array:
-    """Factors of rows and columns that give a matrix of this diagonal a unit diagonal, but for rounding."""
-    if size is not None:
-        diagonal = jnp.where(is_rounding(diagonal, size), size, diagonal)
-    return jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
-
-
-def _root(
-    field: Callable[[Array], Array], start: Array, idle: Array, wanted: Array, steps: int = 30
-) -> tuple[Array, Array]:
-    """A root of a field near a start, and the next step from there: Newton's method.
-
-    It goes on until a step no longer shrinks the field. If no root is `wanted`, it returns the start.
-    """
-
-    def advance(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        z, _, iteration, _ = state
-        jacobian, here = jax.jacfwd(lambda z: (field(z),) * 2, has_aux=True)(z)
-        step = root_step(jacobian, here, idle)
-        shrinks = jnp.max(jnp.abs(field(z + step))) < jnp.max(jnp.abs(here))
-        better = shrinks & (iteration < steps)
-        return jnp.where(better, z + step, z), better, iteration + 1, step
-
-    first = start, wanted, jnp.zeros((), int), jnp.zeros_like(start)
-    z, _, _, step = jax.lax.while_loop(lambda state: state[1], advance, first)
-    return z, step
-
-
-def root_step(jacobian: Array, field: Array, idle: Array) -> Array:
-    """Newton's step to a root of a field with a given Jacobian.
-
-    The Jacobian is zero along the idle directions. With a curvature added there, one linear system is to be
-    solved. If its solution is not one of the Jacobian itself, the shortest least-squares step is taken.
-    """
-    size = jnp.max(jnp.abs(jacobian))
-    held = idle * jnp.sqrt(size) / jnp.linalg.norm(idle, axis=-1, keepdims=True)
-    quick = -linear(jacobian + held.T @ held, field)
-    left = jnp.max(jnp.abs(jacobian @ quick + field))
-    fits = left <= 1e-8 * jnp.max(jnp.abs(field))
-    return jax.lax.cond(
-        fits & (jnp.max(jnp.abs(quick)) < LONGEST_STEP),
-        lambda _: quick,
-        lambda _: -least_squares(jacobian, field),
-        None,
-    )

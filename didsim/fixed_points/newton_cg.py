@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
-from didsim.fixed_points.newton import LONGEST_STEP, Found, share_of_step
+from didsim.fixed_points.newton import Found, share_of_step
+from didsim.fixed_points.roots import LONGEST_STEP
 
 _STEPS = 100
 _PRODUCTS = 400

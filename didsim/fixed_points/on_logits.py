@@ -10,8 +10,9 @@ from jax.nn import log_softmax
 from jaxtyping import Array
 
 from didsim.fixed_points.certificate import Method, Solution
+from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.lbfgs import minimise_large
-from didsim.fixed_points.newton import Curvature, Found, minimise
+from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim.fixed_points.task import (

@@ -11,7 +11,8 @@ from jaxtyping import Array
 from didsim._batches import batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Method, Solution
-from didsim.fixed_points.newton import Found, is_rounding, minimise
+from didsim.fixed_points.hessians import is_rounding
+from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.on_logits import rounding_kinks
 from didsim.fixed_points.task import (
     DENSE,

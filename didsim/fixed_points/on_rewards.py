@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool
 
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.closed_forms import policy_of, solve_closed_form
+from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.lbfgs import minimise_large
-from didsim.fixed_points.newton import Curvature, Found, minimise
+from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (

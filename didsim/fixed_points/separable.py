@@ -33,7 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from didsim.fixed_points.newton import Curvature, Found, minimise
+from didsim.fixed_points.hessians import Curvature
+from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.task import DENSE, Task, over_starts
 from didsim.fixed_points.win_graph import Comparisons
 from didsim.objectives.kernels import Kernel

@@ -359,7 +359,7 @@ class Objective(eqx.Module):
     def has_baselines_alone(self) -> bool:
         """Whether all numbers that are held fixed are baselines of single sequences, and there is one."""
         holds = [term for term in self.terms if term.has_baseline]
-        return bool(holds) and all(isinstance(term, Single) for term in holds)
+        return bool(holds) and all(term.holds_baseline_alone for term in holds)
 
     def tabulated(self, problem: Problem, size: int) -> Problem:
         """A problem as the table of its pairs, over which a step costs less.

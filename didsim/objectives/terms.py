@@ -115,6 +115,11 @@ class Term(eqx.Module):
         return False
 
     @property
+    def holds_baseline_alone(self) -> bool:
+        """Whether a baseline, which is a single number, is all that is held fixed."""
+        return False
+
+    @property
     def needs_tokens(self) -> bool:
         """Whether the loss of a pair depends on its single tokens (`didsim.objectives.tokens`)."""
         return False
@@ -352,6 +357,10 @@ class Single(Term):
     @property
     def has_baseline(self) -> bool:
         return self.baseline is not None
+
+    @property
+    def holds_baseline_alone(self) -> bool:
+        return self.has_baseline
 
     @property
     def sees_policy(self) -> bool:

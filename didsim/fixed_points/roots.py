@@ -1,0 +1,95 @@
+"""Roots of the gradient of a loss that moves with its numbers."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from didsim.fixed_points.decompositions import least_squares, linear
+
+LONGEST_STEP = 8.0
+"""A step changes no number by more than this."""
+
+
+def root(
+    field: Callable[[Array], Array], start: Array, idle: Array, wanted: Array, steps: int = 30
+) -> tuple[Array, Array]:
+    """A root of a field near a start, and the next step from there: Newton's method.
+
+    It goes on until a step no longer shrinks the field. If no root is `wanted`, it returns the start.
+    """
+
+    def advance(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        z, _, iteration, _ = state
+        jacobian, here = jax.jacfwd(lambda z: (field(z),) * 2, has_aux=True)(z)
+        step = root_step(jacobian, here, idle)
+        shrinks = jnp.max(jnp.abs(field(z + step))) < jnp.max(jnp.abs(here))
+        better = shrinks & (iteration < steps)
+        return jnp.where(better, z + step, z), better, iteration + 1, step
+
+    first = start, wanted, jnp.zeros((), int), jnp.zeros_like(start)
+    z, _, _, step = jax.lax.while_loop(lambda state: state[1], advance, first)
+    return z, step
+
+
+def root_step(jacobian: Array, field: Array, idle: Array) -> Array:
+    """Newton's step to a root of a field with a given Jacobian.
+
+    The Jacobian is zero along the idle directions. With a curvature added there, one linear system is to be
+    solved. If its solution is not one of the Jacobian itself, the shortest least-squares step is taken.
+    """
+    size = jnp.max(jnp.abs(jacobian))
+    held = idle * jnp.sqrt(size) / jnp.linalg.norm(idle, axis=-1, keepdims=True)
+    quick = -linear(jacobian + held.T @ held, field)
+    left = jnp.max(jnp.abs(jacobian @ quick + field))
+    fits = left <= 1e-8 * jnp.max(jnp.abs(field))
+    return jax.lax.cond(
+        fits & (jnp.max(jnp.abs(quick)) < LONGEST_STEP),
+        lambda _: quick,
+        lambda _: -least_squares(jacobian, field),
+        None,
+    )
+
+
+def step_with_rank_one(
+    field: Callable[[Array], Array],
+    z: Array,
+    step: Array,
+    hessian: Array,
+    step_for: Callable[[Array], Array],
+) -> tuple[Array, Array]:
+    """Newton's step to a root of a field whose Jacobian is `H + K`, with `K` of rank one. O(n²).
+
+    Let `s = −H⁻¹ F` be the step without `K`. Then `w = K s` is a multiple of the one direction that `K` maps
+    to, and so is `K y = κ w` with `y = H⁻¹ w`. The step `s − α y` solves `(H + K)(s − α y) = −F` if
+    `α = 1 / (1 + κ)`. Products with the Jacobian tell `w` and `κ`. The latter is taken one product later,
+    where rounding has no part in the direction. (Derived here.)
+
+    For a positive `H` the sign of `1 + κ` is that of the determinant of `H + K`. If it is negative, then so
+    is an eigenvalue, and descent leads away from the root.
+
+    Args:
+        field: the field `F`.
+        z: where to step from.
+        step: `s`.
+        hessian: `H`.
+        step_for: the step `−H⁻¹ g` for a gradient `g`.
+
+    Returns:
+        The step, and whether `1 + κ` is negative.
+    """
+
+    def rest(along: Array) -> Array:
+        return jax.jvp(field, (z,), (along,))[1] - hessian @ along
+
+    def advance(along: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        moved = rest(along)
+        return -step_for(moved), (moved, along)
+
+    # At a root no step is left to tell `κ`, and any direction that `K` does not map to zero will do.
+    some = jnp.cos(jnp.arange(len(z), dtype=z.dtype))
+    _, (moved, along) = jax.lax.scan(advance, jnp.where(jnp.any(step != 0), step, some), length=3)
+    size = jnp.vdot(moved[1], moved[1])
+    kappa = jnp.vdot(moved[1], moved[2]) / jnp.where(size > 0, size, 1)
+    return step - along[1] / (1 + kappa), kappa < -1
