@@ -27,6 +27,14 @@ def known(value: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def at_once() -> contextlib.AbstractContextManager[None]:
+    """A context in which what is known is computed at once, and so stays known, inside `jit` as well."""
+    # Elsewhere it is computed at once anyway. There JAX's context would only slow compilation down: it
+    # compiles every constant of a program as a program of its own.
+    is_inside_jit = not known(jnp.zeros(()))
+    return jax.ensure_compile_time_eval() if is_inside_jit else contextlib.nullcontext()
+
+
 def instance(name: str, value: Any, kind: type, expected: str) -> None:
     """Raise `ValueError` unless the value is an instance of `kind`."""
     if not isinstance(value, kind):
@@ -208,7 +216,7 @@ def _number(
     """
     value = python_number(value)
     # What is known stays known under `jit`, so that a second check of it needs no run.
-    with jax.ensure_compile_time_eval() if known(value) else contextlib.nullcontext():
+    with at_once() if known(value) else contextlib.nullcontext():
         array = _array(name, value, "a real number", jnp.number)
         if jnp.issubdtype(array.dtype, jnp.complexfloating):
             raise ValueError(f"`{name}` must be a real number; got dtype {array.dtype}")

@@ -59,3 +59,12 @@ def test_the_import_itself_loads_nothing_heavy() -> None:
     program = "import sys, didsim; print(*{'jax', 'xarray', 'zarr', 'scipy', 'optax'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == ""
+
+
+def test_solving_and_training_do_not_load_xarray() -> None:
+    # Importing it takes longer than most first calls would without it.
+    program = (
+        "import sys, didsim; didsim.solve; didsim.train; print(*{'xarray', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""

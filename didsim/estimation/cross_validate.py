@@ -1,11 +1,10 @@
 """Which value of a parameter does best on pairs that were held out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import ArrayLike, Int, Key, Real
 
 from didsim import _checks
@@ -14,6 +13,9 @@ from didsim.fixed_points.path import SolutionPath, solve_path
 from didsim.information import LogProbsLike
 from didsim.objectives.objective import Objective
 from didsim.preferences.explicit import NamedPairs, Pairs
+
+if TYPE_CHECKING:
+    import xarray
 
 _MEASURES = {
     "log_loss": ("Log loss", "nats"),
@@ -48,8 +50,10 @@ class CrossValidation(NamedTuple):
             raise ValueError("`data` must have a minimiser in every fold at one value or more; got none")
         return float(self.path.values[np.nanargmin(means)])
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self) -> "xarray.Dataset":
         """A labelled dataset with dimensions `(parameter, "fold")`."""
+        import xarray  # here, as the import takes longer than many a run
+
         dims = (self.path.parameter, "fold")
         found = {"long_name": "Whether there is a minimiser", "units": "1"}
         variables: dict[str, Any] = {"found": (dims, ~np.isnan(self.path.log_probs).any(axis=-1), found)}
@@ -57,7 +61,7 @@ class CrossValidation(NamedTuple):
             for (name, (long_name, units)), values in zip(_MEASURES.items(), part, strict=True):
                 about = {"long_name": f"{long_name} of {where} pairs", "units": units}
                 variables[f"{where.replace('-', '_')}_{name}"] = (dims, values, about)
-        return xr.Dataset(variables, coords={self.path.parameter: self.path.values})
+        return xarray.Dataset(variables, coords={self.path.parameter: self.path.values})
 
 
 def cross_validate(

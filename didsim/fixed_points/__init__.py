@@ -17,6 +17,7 @@ roots           how it ends where the loss moves with the policy
 newton_cg       the same for many numbers, if the loss is convex
 lbfgs           the same for many numbers, if it is not
 decompositions  of matrices, one at a time
+blas            the threads that these may take
 smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
 separable       where descent ends if these identify no minimiser

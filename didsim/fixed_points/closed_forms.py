@@ -32,7 +32,7 @@ def closed_form(
 
 def solve_closed_form(task: Task, pair: Term, problem: Problem) -> Solution | None:
     """The closed form with its certificate; None if there is none. The problem must compare all sequences."""
-    h = _best_reward(pair, problem)
+    h = best_rewards(pair, problem)
     if h is None:
         return None
     method = Method.ONE_ROOT if pair.reward.inverse_needs_root(task.lengths) else Method.CLOSED_FORM
@@ -63,5 +63,6 @@ def policy_of(task: Task, pair: Term, h: Array) -> Array:
 
 
 @eqx.filter_jit
-def _best_reward(pair: Term, problem: Problem) -> Array | None:
+def best_rewards(pair: Term, problem: Problem) -> Array | None:
+    """The rewards that minimise a loss of differences, if a formula gives them; see `Kernel.best_reward`."""
     return pair.kernel.best_reward(problem)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from didsim.fixed_points.hessians import Curvature, decomposed, level_directions
@@ -48,7 +49,7 @@ class Found(NamedTuple):
     steps: Int[Array, "*starts"] | int = 0
 
     @property
-    def converged(self) -> Bool[Array, "*starts"]:
+    def converged(self) -> Bool[Array | np.ndarray, "*starts"]:
         """Whether Newton's next step is tiny, and the loss rises along every direction that is not level."""
         rises = (self.flat >= 0) & (self.flat <= self.level) & ~self.falls
         return (self.step < TOLERANCE) & rises

@@ -19,7 +19,6 @@ from didsim.fixed_points.task import (
     DENSE,
     First,
     Task,
-    begun_at,
     best_of,
     check_dense,
     compared_by,
@@ -27,6 +26,7 @@ from didsim.fixed_points.task import (
     over_starts,
     random_starts,
     solution_of,
+    with_start,
 )
 from didsim.objectives.curvature import InLogProbs
 from didsim.objectives.objective import Objective
@@ -84,8 +84,9 @@ def solve_on_logits(
     The policy of `first` takes the reference's place as the first start.
     """
     log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
-    guesses = task.reference[:, None] + random_starts(task, 1 if convex and support is None else starts)
-    guesses = begun_at(guesses, None if first is None else first.log_probs)
+    noise = random_starts(task, 1 if convex and support is None else starts)
+    starting = np.asarray(task.reference)[:, None] + noise
+    guesses = jnp.asarray(with_start(starting, 0, None if first is None else first.log_probs))
     if task.size > DENSE:
         if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
@@ -96,15 +97,15 @@ def solve_on_logits(
         method = Method.NEWTON_ON_LOGITS
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
     ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
-    best, ends, agreed = best_of(task, found, ends)
+    best, policies, agreed = best_of(task, found, ends)
     if unique is None:
         unique = np.asarray(False)
         if log_convex and not task.objective.has_baseline:
             # A set of log-probabilities that sum to at most one is convex; see `solve`.
-            unique = np.asarray(_shift_slope(task, ends)) <= max(1e-9, _NO_SLOPE * task.eps)
+            unique = np.asarray(_shift_slope(task, jnp.asarray(policies))) <= max(1e-9, _NO_SLOPE * task.eps)
     return solution_of(
         task,
-        ends,
+        policies,
         method,
         found=best,
         gradient=best.gradient,
@@ -185,10 +186,7 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
             mass=weights,
         )
 
-    problem = task.problem
-    if not online:
-        problem = task.objective.tabulated(problem, task.size)
-    return over_starts(one, (task.objective, task.reference, problem, support), guesses)
+    return over_starts(one, (task.objective, task.reference, task.tabulated(), support), guesses)
 
 
 @eqx.filter_jit
@@ -222,4 +220,4 @@ def _shift_slope(task: Task, log_probs: Array) -> Array:
 
         return jax.grad(loss)(jnp.zeros((), log_probs.dtype))
 
-    return slope(task.objective, task.reference, task.problem, log_probs)
+    return slope(task.objective, task.reference, task.tabulated(), log_probs)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from didsim.fixed_points.certificate import Method, Solution
-from didsim.fixed_points.closed_forms import policy_of, solve_closed_form
+from didsim.fixed_points.closed_forms import best_rewards, policy_of, solve_closed_form
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.lbfgs import minimise_large
@@ -21,7 +21,6 @@ from didsim.fixed_points.task import (
     DENSE,
     First,
     Task,
-    begun_at,
     best_of,
     check_dense,
     mass,
@@ -30,6 +29,7 @@ from didsim.fixed_points.task import (
     rewards_at,
     solution_of,
     table_of,
+    with_start,
 )
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.objectives.curvature import by_magnitude
@@ -38,6 +38,9 @@ from didsim.objectives.rewards import LogRatio, Scalar
 from didsim.objectives.terms import Pair, Term
 from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
+
+# From rewards of this size other losses are level, so that no step leads back.
+_LEVEL = 30.0
 
 
 def solve_on_rewards(task: Task, pair: Term, starts: int, first: First | None = None) -> Solution:
@@ -96,15 +99,15 @@ def _by_newton(
     identified = jnp.asarray(whole)
     guesses = random_starts(task, 1 if convex else starts)
     if guesses.shape[1] > 1:
-        guesses = guesses.at[:, 1].set(_of_logistic_loss(task, problem, identified, guesses[:, 1:2]))
-    guesses = begun_at(guesses, None if first is None else _first_rewards(task, first))
+        guesses = with_start(guesses, 1, _of_logistic_loss(task, problem, identified, guesses[:, 1]))
+    guesses = with_start(guesses, 0, None if first is None else _first_rewards(task, first))
     method = _method(task, pair)
-    found = _SOLVERS[method](pair, problem, identified, guesses)
+    found = _SOLVERS[method](pair, problem, identified, jnp.asarray(guesses))
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
-    best, ends, agreed = best_of(task, found, ends)
+    best, policies, agreed = best_of(task, found, ends)
     return solution_of(
         task,
-        ends,
+        policies,
         method,
         found=best,
         unique=convex,
@@ -121,11 +124,21 @@ def _method(task: Task, pair: Term) -> Method:
     return Method.NEWTON_CG_ON_REWARDS if pair.kernel.convex else Method.LBFGS_ON_REWARDS
 
 
-def _of_logistic_loss(task: Task, problem: Problem, identified: Array, guesses: Array) -> Array:
-    """The rewards that minimise the logistic loss of the pairs, which is convex; `guesses` if none do."""
+def _of_logistic_loss(task: Task, problem: Problem, identified: Array, others: np.ndarray) -> np.ndarray:
+    """The rewards that minimise the logistic loss of the pairs, which is convex.
+
+    If none do, or if they are too far out, `others` are returned.
+    """
     likelihood = Pair(LogRatio(jnp.ones(task.runs)), Logistic())
-    found = _SOLVERS[_method(task, likelihood)](likelihood, problem, identified, jnp.zeros_like(guesses))
-    rewards: Array = jnp.where(found.converged[..., None], found.z, guesses)[:, 0]
+    if problem.compares_all and (best := best_rewards(likelihood, problem)) is not None:
+        known = np.asarray(best, others.dtype)
+        known = known - known.mean(axis=-1, keepdims=True)
+        return np.where(np.abs(known).max(axis=-1, keepdims=True) < _LEVEL, known, others)
+    zero = jnp.zeros_like(task.reference)[:, None]
+    found = _SOLVERS[_method(task, likelihood)](likelihood, problem, identified, zero)
+    # In NumPy, in which a first call need not compile each operation.
+    found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], found)
+    rewards: np.ndarray = np.where(found.converged[:, None], found.z, others)
     return rewards
 
 

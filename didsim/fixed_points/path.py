@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import numpy as np
-import xarray as xr
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from didsim import _checks
@@ -17,6 +16,9 @@ from didsim.information import LogProbsLike
 from didsim.objectives.objective import Objective
 from didsim.policies import Policy
 from didsim.preferences.problem import Problem
+
+if TYPE_CHECKING:
+    import xarray
 
 # What a labelled dataset holds of a certificate, by its field.
 _LONG_NAMES = {
@@ -56,7 +58,7 @@ class SolutionPath(eqx.Module):
     verdicts: tuple[Verdict, ...] = eqx.field(static=True)
     solutions: tuple[Solution, ...]
 
-    def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
+    def to_dataset(self, batch_dims: Sequence[str] = ()) -> "xarray.Dataset":
         """A labelled dataset with dimensions `(parameter, *batch_dims, "sequence")`.
 
         It holds the log-probabilities in nats, the numbers of the certificate, and the names of the verdicts.
@@ -64,6 +66,8 @@ class SolutionPath(eqx.Module):
         Raises:
             ValueError: `batch_dims` does not name every batch axis by a name of its own.
         """
+        import xarray  # here, as the import takes longer than many a run
+
         batch_dims = _checks.words("batch_dims", batch_dims)
         dims = (self.parameter, *batch_dims)
         if len(batch_dims) != self.log_probs.ndim - 2 or len({*dims, "sequence"}) != len(dims) + 1:
@@ -81,7 +85,7 @@ class SolutionPath(eqx.Module):
         }
         for name, long_name in _LONG_NAMES.items():
             variables[name] = (dims, getattr(self.certificate, name), {"long_name": long_name})
-        return xr.Dataset(variables, coords={self.parameter: self.values})
+        return xarray.Dataset(variables, coords={self.parameter: self.values})
 
 
 def solve_path(

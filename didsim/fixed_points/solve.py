@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Int
 from didsim import _checks
 from didsim._batches import as_runs, batched
 from didsim._memory import fitting_int
+from didsim.fixed_points.blas import on_one_thread
 from didsim.fixed_points.certificate import Given, NoMinimiserError, Solution
 from didsim.fixed_points.closed_forms import (
     closed_form,
@@ -216,7 +217,7 @@ def _solve(
     if not _checks.known((objective, reference, problem, policy)):
         raise ValueError("`solve` must be called outside jit, vmap and grad: it compiles what it needs")
     # Inside `jit`, what is known is solved while the program is traced.
-    with jax.ensure_compile_time_eval():
+    with _checks.at_once():
         array, lengths, batch = _checked(objective, reference, problem, lengths)
         given = Given(objective, jnp.asarray(reference), problem, lengths)
         starts = fitting_int("starts", starts, _START * array.shape[-1])
@@ -228,7 +229,7 @@ def _solve(
         dtype = array.dtype
         eps = float(jnp.finfo(dtype).eps)
         task = Task.over_runs(objective, array, problem, lengths, batch, measured, eps)
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), on_one_thread():
             task, policy, first = in_dtype((task, policy, first), np.dtype("float64"))
             task = eqx.tree_at(lambda task: task.reference, task, log_softmax(task.reference))
             if policy is not None:

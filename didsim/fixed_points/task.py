@@ -68,6 +68,13 @@ class Task(eqx.Module):
     def size(self) -> int:
         return self.reference.shape[1]
 
+    def tabulated(self) -> Problem:
+        """The problems as tables of their pairs, where a loss costs less over these."""
+        problem = self.problem
+        if self.size > DENSE or problem.online:
+            return problem
+        return self.objective.tabulated(problem, self.size)
+
 
 def compared_by(task: Task) -> Comparisons | None:
     """Which sequences the pairs compare; None unless the loss is of differences of rewards alone."""
@@ -81,7 +88,7 @@ def compared_by(task: Task) -> Comparisons | None:
 
 def solution_of(
     task: Task,
-    log_probs: Array,
+    log_probs: Array | np.ndarray,
     method: Method,
     *,
     found: Found | None = None,
@@ -182,11 +189,9 @@ def in_dtype(tree: Any, dtype: np.dtype) -> Any:
 
 
 @eqx.filter_jit
-def _gradient_norm(task: Task, log_probs: Array) -> Array:
+def _gradient_norm(task: Task, log_probs: Array | np.ndarray) -> Array:
     """The largest entry of the gradient in logits, by magnitude."""
-    problem = task.problem
-    if task.size <= DENSE and not problem.online:
-        problem = task.objective.tabulated(problem, task.size)
+    problem = task.tabulated()
 
     @eqx.filter_vmap
     def norm(objective: Objective, reference: Array, problem: Problem, log_probs: Array) -> Array:
@@ -204,11 +209,11 @@ def check_dense(task: Task, what: str) -> None:
         raise ValueError(f"`problem` must have at most {DENSE} sequences for {what}; got one of {task.size}")
 
 
-def random_starts(task: Task, starts: int) -> Array:
+def random_starts(task: Task, starts: int) -> np.ndarray:
     """Starts for each run: zero, and normal ones of growing spread. All runs have the same ones."""
     shape = (starts, task.size)
-    noise = jax.random.normal(jax.random.key(0), shape, task.reference.dtype)
-    return jnp.broadcast_to(noise * jnp.arange(starts)[:, None] / 2, (task.runs, *shape))
+    noise = np.asarray(jax.random.normal(jax.random.key(0), shape, task.reference.dtype))
+    return np.broadcast_to(noise * np.arange(starts)[:, None] / 2, (task.runs, *shape))
 
 
 class First(NamedTuple):
@@ -223,42 +228,48 @@ class First(NamedTuple):
     rewards: Float[Array, "runs sequences"] | None
 
 
-def begun_at(guesses: Array, first: Array | None) -> Array:
-    """The starts of each run, with a first one that was given in place of the usual first.
+def with_start(guesses: np.ndarray, which: int, start: Array | np.ndarray | None) -> np.ndarray:
+    """The starts of each run, with one that is given in place of a usual one.
 
     Args:
         guesses: the usual starts, `[runs, starts, numbers]`.
-        first: the first start of each run, `[runs, numbers]`, or None.
+        which: the number of the start.
+        start: this start of each run, `[runs, numbers]`, or None.
     """
-    return guesses if first is None else guesses.at[:, 0].set(first)
+    if start is None:
+        return guesses
+    guesses = np.array(guesses)
+    guesses[:, which] = start
+    return guesses
 
 
-def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, Array, np.ndarray | None]:
+def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, np.ndarray, np.ndarray | None]:
     """The start of each run that ended lowest, and whether all starts agree.
 
     If any start converged, only converged ones count. Starts agree if all converged, and at the same policy.
+    All is in NumPy, in which a first call need not compile each operation.
     """
     runs, starts = found.value.shape
-    value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
-    good = found.converged & jnp.isfinite(value)
-    value = jnp.where(good | ~good.any(axis=1, keepdims=True), value, jnp.inf)
-    which = jnp.argmin(value, axis=1)
-    best: Found = jax.tree.map(lambda leaf: leaf[jnp.arange(runs), which], found)
-    chosen = ends[jnp.arange(runs), which]
+    of_starts, policies = jax.tree.map(np.asarray, found), np.asarray(ends)
+    value = np.where(np.isfinite(of_starts.value), of_starts.value, np.inf)
+    good = of_starts.converged & np.isfinite(value)
+    value = np.where(good | ~good.any(axis=1, keepdims=True), value, np.inf)
+    which = np.argmin(value, axis=1)
+    best: Found = jax.tree.map(lambda leaf: leaf[np.arange(runs), which], of_starts)
+    chosen = policies[np.arange(runs), which]
     if starts == 1:
         return best, chosen, None
-    meet = [_meet(points, which) for points in (ends, rewards_at(task, ends))]
-    return best, chosen, (np.asarray(good) & np.logical_and(*meet)).all(axis=1)
+    meet = [_meet(points, which) for points in (policies, np.asarray(rewards_at(task, ends)))]
+    return best, chosen, (good & np.logical_and(*meet)).all(axis=1)
 
 
-def _meet(points: Array, which: Array) -> np.ndarray:
+def _meet(ends: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Whether each start ended where the chosen one did.
 
     That is to within ten times the solver's tolerance, for log-probabilities and for implicit rewards. Of
     these two, a small beta makes the rewards alike, and a large one the log-probabilities.
     """
-    ends = np.asarray(points)
-    chosen = ends[np.arange(len(ends)), np.asarray(which)][:, None]
+    chosen = ends[np.arange(len(ends)), which][:, None]
     with np.errstate(invalid="ignore"):
         apart = np.where(ends == chosen, 0, np.abs(ends - chosen)).max(axis=-1)
     size = np.where(np.isfinite(chosen), np.abs(chosen), 0).max(axis=-1)

@@ -1,15 +1,18 @@
 """The result of training: the policy and its records, or an error that holds both."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import numpy as np
-import xarray as xr
 from jaxtyping import Array, Int, PyTree
 
 from didsim import _checks
 from didsim.policies import HasLogProbs, partition
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class Run(eqx.Module):
@@ -35,13 +38,15 @@ class Run(eqx.Module):
     evaluated: HasLogProbs | None
     attributes: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = eqx.field(static=True)
 
-    def to_dataset(self, batch_dims: Sequence[str] = ()) -> xr.Dataset:
+    def to_dataset(self, batch_dims: Sequence[str] = ()) -> "xarray.Dataset":
         """The metrics as a labelled dataset with dimensions `(*batch_dims, "step")`.
 
         Raises:
             ValueError: `batch_dims` does not name every batch axis, or a metric has more than one number for
                 each record.
         """
+        import xarray  # here, as the import takes longer than many a run
+
         batch_dims = _checks.words("batch_dims", batch_dims)
         variables = {}
         attributes = dict(self.attributes)
@@ -53,7 +58,7 @@ class Run(eqx.Module):
                 )
             dims = (*batch_dims, "step")
             variables[name] = (dims, np.asarray(values), dict(attributes[name]))
-        return xr.Dataset(variables, coords={"step": ("step", self.steps, {"long_name": "Step"})})
+        return xarray.Dataset(variables, coords={"step": ("step", self.steps, {"long_name": "Step"})})
 
 
 class DivergenceError(FloatingPointError):

@@ -1,5 +1,7 @@
 """Minimisers against training, other solvers and closed forms by hand; and what is certified of them."""
 
+import subprocess
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -242,3 +244,21 @@ def test_a_baseline_takes_few_steps(name: str) -> None:
     assert solution.certificate.converged
     assert solution.certificate.agreed
     assert solution.certificate.steps <= 20
+
+
+@pytest.mark.parametrize("objective", ["cdpo(0.5, 0.1)", "exo(0.5)", "cpo(0.5)", "kto(0.5)"])
+def test_a_first_call_compiles_few_programs(objective: str) -> None:
+    # Each operation outside of a compiled program is one more to compile.
+    program = f"""
+import jax, didsim, numpy as np
+compiled = []
+def listen(event, duration, **about):
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiled.append(about.get("fun_name"))
+logs = np.log(np.random.default_rng(0).dirichlet(np.ones(5), 3))
+jax.monitoring.register_event_duration_secs_listener(listen)
+didsim.solve(didsim.{objective}, logs[0], didsim.Contrastive(logs[1], logs[2]))
+print(len(compiled))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert 3 <= int(done.stdout) <= 32, done.stdout
