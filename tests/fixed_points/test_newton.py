@@ -9,6 +9,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from jax import Array
 
+from didsim.fixed_points import roots
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.newton import Found, minimise
 from didsim.objectives.curvature import by_magnitude
@@ -129,6 +130,20 @@ def test_pairs_by_magnitude_lead_to_a_minimum(scale: float) -> None:
     assert bool(found.converged)
     assert not bool(found.falls)
     np.testing.assert_allclose(found.z - jnp.mean(found.z), middle - middle.mean(), atol=1e-10)
+
+
+def test_what_rounding_leaves_along_an_idle_direction_takes_no_singular_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gradient is zero along such a direction, but for its rounding. At a root that is all of it."""
+    monkeypatch.setattr(roots, "least_squares", lambda matrix, right: jnp.full_like(right, jnp.nan))
+    rng = np.random.default_rng(0)
+    idle, step = np.ones((1, 5)), rng.normal(size=5)
+    apart = np.eye(5) - 1 / 5
+    jacobian = apart @ (rng.normal(size=(5, 5)) + 5 * np.eye(5)) @ apart
+    field = -jacobian @ step + 0.01
+    found = roots.root_step(jnp.asarray(jacobian), jnp.asarray(field), jnp.asarray(idle))
+    np.testing.assert_allclose(found, apart @ step, rtol=1e-12)
 
 
 @jax.jit
