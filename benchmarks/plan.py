@@ -69,7 +69,7 @@ FULL = Plan(
     solves=(
         *(
             ("contrastive", name, 256, dtype)
-            for name in ("simpo", "cdpo", "cpo", "nca", "orpo", "kto", "exo")
+            for name in ("simpo", "cdpo", "cpo", "nca", "orpo", "kto", "exo", "bco", "discopop")
             for dtype in ("float64", "float32")
         ),
         ("batch", "cdpo", 64, "float64"),

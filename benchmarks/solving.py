@@ -31,6 +31,8 @@ _OBJECTIVES: dict[str, Callable[[], didsim.Objective]] = {
     "nca": lambda: didsim.nca(0.5),
     "kto": lambda: didsim.kto(0.5),
     "exo": lambda: didsim.exo(0.5),
+    "bco": lambda: didsim.bco(0.5),
+    "discopop": lambda: didsim.discopop(0.5),
 }
 _PAIRS, _BATCH = 10**6, 256
 _WARM = 3  # calls after the first; the fastest and the median of them are reported

@@ -16,14 +16,16 @@ _SAFE = 1e-7
 
 
 class Curvature(NamedTuple):
-    """The Hessian of a loss at some numbers.
+    """The derivatives of a loss at some numbers.
 
     Attributes:
+        gradient: the gradient.
         hessian: the Hessian.
         by_magnitude: a function that returns a positive Hessian of about the same curvatures; None if there
             is none that is cheap.
     """
 
+    gradient: Float[Array, " numbers"]
     hessian: Float[Array, "numbers numbers"]
     by_magnitude: Callable[[], Array] | None = None
 

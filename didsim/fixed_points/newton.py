@@ -131,8 +131,8 @@ def minimise(
         idle: directions along which the loss is known not to change, one in each row.
         moves: whether the loss depends on the numbers that are held fixed.
         by_baselines: whether it depends on them through baselines alone.
-        curvature: the Hessian of the loss in the former numbers, where both are the same. By default it is
-            differentiated, at n times the cost of a gradient.
+        curvature: the derivatives of the loss in the former numbers, where both are the same. By default the
+            gradient is differentiated, at n times its cost.
         mass: for each sequence, about how much the loss curves along its number. A direction with far less
             curvature than this counts as flat.
         size: for each number, the size of the terms that add up to its curvature. A curvature far below is
@@ -146,14 +146,18 @@ def minimise(
         return gradient(z, z)
 
     def curvature_at(z: Array) -> Curvature:
-        return Curvature(jax.jacfwd(gradient)(z, z)) if curvature is None else curvature(z)
+        if curvature is not None:
+            return curvature(z)
+        hessian, g = jax.jacfwd(lambda free: (gradient(free, z),) * 2, has_aux=True)(z)
+        return Curvature(g, hessian)
 
     def advance(state: _State) -> _State:
         is_last = (state.iteration >= _STEPS) | ~(state.step > ends_below) | state.stuck
         z, root_step = state.z, None
         if moves:
             z, root_step = root(field, z, idle, is_last)
-        g, at_z = field(z), curvature_at(z)
+        at_z = curvature_at(z)
+        g = at_z.gradient
         is_near = is_last | (state.step < _NEAR)
         at = decomposed(at_z, idle, size, is_far=~is_near)
         step = at.step(g)

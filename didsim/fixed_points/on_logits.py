@@ -165,15 +165,16 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
             return loss + anchor
 
         def curvature(z: Array) -> Curvature:
-            z = z if support is None else _masked(z, support)
-            found = objective.in_log_probs(log_softmax(z), reference, problem, task.lengths, marginals)
+            logits = z if support is None else _masked(z, support)
+            found = objective.in_log_probs(log_softmax(logits), reference, problem, task.lengths, marginals)
 
             def hessian(found: InLogProbs) -> Array:
                 # Where nothing can move there is rounding in place of a zero.
                 inside = can_move[:, None] & can_move
-                return jnp.where(inside, found.in_logits(z), jnp.diag(jnp.where(kept, 0, 1.0)))
+                return jnp.where(inside, found.in_logits(logits), jnp.diag(jnp.where(kept, 0, 1.0)))
 
-            return Curvature(hessian(found), lambda: hessian(found.by_magnitude()))
+            gradient = jnp.where(kept, found.gradient_in_logits(logits), z)
+            return Curvature(gradient, hessian(found), lambda: hessian(found.by_magnitude()))
 
         idle = kept[None].astype(start.dtype)
         return minimise(

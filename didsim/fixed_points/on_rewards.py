@@ -166,8 +166,9 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
         pair, table = given
 
         def curvature(h: Array) -> Curvature:
-            hessian = pair.kernel.curvature(table, h, h).hessian()
-            return Curvature(hessian, lambda: by_magnitude(hessian))
+            found = pair.kernel.curvature(table, h, h)
+            hessian = found.hessian()
+            return Curvature(found.chosen + found.rejected, hessian, lambda: by_magnitude(hessian))
 
         return minimise(
             lambda h, _: pair.kernel.expect(table, h),

@@ -115,13 +115,12 @@ def _minimised(kernel: Kernel, problem: Problem, keeps: Array, joined: Array) ->
         def loss(h: Array, _: Array) -> Array:
             return kernel.expect(kept, h) + jnp.sum((rows @ h) ** 2) / 2
 
-        return minimise(
-            loss,
-            start,
-            jnp.zeros((0, size), start.dtype),
-            moves=False,
-            curvature=lambda h: Curvature(kernel.curvature(kept, h, h).hessian() + joins),
-        )
+        def curvature(h: Array) -> Curvature:
+            found = kernel.curvature(kept, h, h)
+            return Curvature(found.chosen + found.rejected + rows.T @ (rows @ h), found.hessian() + joins)
+
+        idle = jnp.zeros((0, size), start.dtype)
+        return minimise(loss, start, idle, moves=False, curvature=curvature)
 
     starts = jnp.zeros((*keeps.shape[:-1], 1, size))
     found = over_starts(one, (kernel, problem.joint(size), keeps, joined), starts)

@@ -287,35 +287,23 @@ def rewards_at(task: Task, ends: Array) -> Array:
     return of_run(task.objective, task.reference, ends)
 
 
-# Programs of fewer numbers than this take as long for several problems at once as for one.
-_TOGETHER = 8192
-
-
 def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) -> Found:
-    """What a solver of one problem finds from one start, for all runs and starts.
+    """What a solver of one problem finds from one start, for all runs and starts, one after the other.
 
-    Each goes on until it has converged, and no longer. Only small problems are solved several at once.
+    Each goes on until it has converged, and no longer. Several at once would all do what one of them needs,
+    such as a decomposition into eigenvalues. That takes two to five times as long, also for few sequences.
 
     Args:
         one: the solver, a function of a problem and a start.
         given: the problems, with an axis of runs.
         guesses: the starts, `[runs, starts, numbers]`.
     """
-    runs, starts, size = guesses.shape
-    at_once = max(1, _TOGETHER // size**2)
-    of_starts = _divisor(starts, at_once)
 
-    def from_all_starts(given: Any, guesses: Array) -> Found:
-        return jax.lax.map(lambda start: one(given, start), guesses, batch_size=of_starts)
+    def from_all_starts(run: tuple[Any, Array]) -> Found:
+        given, starts = run
+        return jax.lax.map(lambda start: one(given, start), starts)
 
-    of_runs = _divisor(runs, at_once // (of_starts or 1))
-    return jax.lax.map(lambda run: from_all_starts(*run), (given, guesses), batch_size=of_runs)
-
-
-def _divisor(number: int, most: int) -> int | None:
-    """The largest divisor of a number that is at most `most`; None for 1."""
-    found = max((k for k in range(1, min(number, most) + 1) if number % k == 0), default=1)
-    return None if found == 1 else found
+    return jax.lax.map(from_all_starts, (given, guesses))
 
 
 @eqx.filter_jit

@@ -81,6 +81,10 @@ class InLogProbs(NamedTuple):
     gradient: Float[Array, " n"]
     hessian: Float[Array, "n n"]
 
+    def gradient_in_logits(self, logits: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The gradient in logits of the policy, `s − p Σ_i s_i`."""
+        return self.gradient - softmax(logits) * jnp.sum(self.gradient)
+
     def in_logits(self, logits: Float[Array, " n"]) -> Float[Array, "n n"]:
         """The Hessian in logits of the policy."""
         p = softmax(logits)

@@ -124,7 +124,7 @@ def test_pairs_by_magnitude_lead_to_a_minimum(scale: float) -> None:
 
     def curvature(z: Array) -> Curvature:
         hessian = jax.hessian(loss)(z, z)
-        return Curvature(hessian, lambda: by_magnitude(hessian))
+        return Curvature(jax.grad(loss)(z, z), hessian, lambda: by_magnitude(hessian))
 
     found = jax.jit(lambda z: minimise(loss, z, idle, moves=False, curvature=curvature))(start)
     assert bool(found.converged)
