@@ -161,6 +161,7 @@ def _of_solves(solves: Sequence[Solve]) -> list[Target]:
             "×",
         ),
         Target("convex minimisers, N = 4,096", 2, True, slowest("contrastive", 4096), " s"),
+        Target("the same, first call", 3, True, slowest("contrastive", 4096, "first"), " s"),
         Target("convex minimisers, N = 10⁵", 20, True, slowest("contrastive", 10**5), " s"),
         Target("convex minimisers, N = 10⁶", 300, True, slowest("contrastive", 10**6), " s"),
         Target("the same, peak memory", 4, True, None if memory is None else memory / 1024, " GiB"),

@@ -160,7 +160,8 @@ def solve(
             rewards, the second is where the logistic loss of the same pairs ends. A single start has no other
             to disagree with. That starts agree proves nothing: on intransitive tables, 8 starts of EXO can
             agree on a minimum that is not the lowest. 64 starts found the lowest that is known in each of 500
-            problems of 6 sequences (`tests/fixed_points/test_lowest.py`). DiscoPOP has more minima.
+            problems of 6 sequences (`tests/fixed_points/test_lowest.py`). DiscoPOP has more minima, and
+            rounding may tell in which of them a start ends.
         start: a policy near the minimiser, as log-probabilities or as a `Solution` of a similar problem. It
             takes the place of the reference as the first start, and so saves steps. The certificate means the
             same. For if the solver does not converge from there in every problem, or the loss is level along
@@ -177,7 +178,8 @@ def solve(
         there, in O(N²) up to 1,024 sequences. A step of Newton's method is a Cholesky decomposition, O(N³/3),
         beside a Hessian in O(N²) (`Objective.curvature`). Where the Hessian is singular or has negative
         eigenvalues, a step costs about 10 times as much; for a loss of differences of more than 64 sequences
-        it mostly is one more Cholesky decomposition. Each problem and start takes its own number of steps.
+        it mostly is one more Cholesky decomposition. Problems and starts are taken one after the other, each
+        with its own number of steps. LAPACK has one thread meanwhile, in the whole process.
 
         Beyond 1,024 sequences no matrix is formed. A loss that is convex in the rewards, or in the logits if
         it has several terms, takes Newton's method with steps by conjugate gradients. A step takes a few
