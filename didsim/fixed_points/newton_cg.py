@@ -22,6 +22,7 @@ class _State(NamedTuple):
     """Where the search is, with the value, the gradient and Newton's step there.
 
     Before it starts, they are those of a step of zero, so that all is computed in one place, inside the loop.
+    The value is the one that the line search found, and infinite before it starts.
     """
 
     z: Array
@@ -40,7 +41,7 @@ def minimise_convex(
     A step solves `H s = −g` by conjugate gradients, with `H` scaled to a unit diagonal. For a loss of
     differences the scaled `H` is `I − D^(−1/2) W D^(−1/2)`, with the weights `W` of a graph and their row
     sums `D`. The better the pairs connect the sequences, the fewer products with `H` a step takes: about ten
-    for a population, more for few pairs. `H` is never formed. A product costs about two gradients, and memory
+    for a population, more for few pairs. `H` is never formed. A product costs about a gradient, and memory
     is that of a gradient.
 
     Args:
@@ -48,28 +49,27 @@ def minimise_convex(
         start: where to start.
         diagonal: the diagonal of the Hessian. Entries that are off by a factor cost time alone.
     """
-    value_and_gradient = jax.value_and_grad(loss)
 
-    def at(z: Array) -> tuple[Array, Array, Array]:
-        (value, g), product = jax.linearize(value_and_gradient, z)
+    def at(z: Array) -> tuple[Array, Array]:
+        g, product = jax.linearize(jax.grad(loss), z)
         d = diagonal(z)
         scale = jax.lax.rsqrt(jnp.where(d > 0, d, 1))
         # A shift of all numbers gets the curvature 1.
         shift = 1 / (scale * jnp.linalg.norm(1 / scale))
 
         def scaled(u: Array) -> Array:
-            return scale * product(scale * u)[1] + shift * jnp.vdot(shift, u)
+            return scale * product(scale * u) + shift * jnp.vdot(shift, u)
 
         u, _ = cg(scaled, -scale * g, tol=_LEFT, maxiter=_PRODUCTS)
-        return value, g, scale * u
+        return g, scale * u
 
     def advance(state: _State) -> _State:
         longest = jnp.max(jnp.abs(state.step))
         step = state.step * jnp.where(longest > LONGEST_STEP, LONGEST_STEP / longest, 1)
         slope = jnp.vdot(state.gradient, step)
-        share, _, _ = share_of_step(loss, state.z, step, slope)
+        share, _, value = share_of_step(loss, state.z, step, slope, before=state.value)
         z = jnp.where(share > 0, state.z + share * step, state.z)
-        return _State(z, *at(z), state.iteration + 1, share == 0)
+        return _State(z, value, *at(z), state.iteration + 1, share == 0)
 
     def going(state: _State) -> Array:
         is_far = jnp.max(jnp.abs(state.step)) > _ENOUGH

@@ -183,7 +183,7 @@ def solve(
 
         Beyond 1,024 sequences no matrix is formed. A loss that is convex in the rewards, or in the logits if
         it has several terms, takes Newton's method with steps by conjugate gradients. A step takes a few
-        products with the Hessian, each at about twice the cost of a gradient: O(N) to O(N log N) for
+        products with the Hessian, each at about the cost of a gradient: O(N) to O(N log N) for
         populations, O(N + pairs) for `Pairs`. Any other loss takes L-BFGS, at one or two gradients a step.
 
         All is solved in float64, whatever dtype is given, and then rounded. The certificate holds for the

@@ -37,8 +37,9 @@ _FEW = 64  # with fewer sequences than this, summing all pairs is faster
 
 # The primitive. Operands: weights of the first sequence, weights of the second, x and the offset. All have
 # the same batch axes and one dtype. Parameters: the kernel; three tuples of orders of derivatives of the
-# kernel, whose totals, rows and columns are returned (see Sums); and the tolerance, or None for the default
-# of the dtype.
+# kernel, whose totals, rows and columns are returned (see Sums); the tolerance, or None for the default of
+# the dtype; and whether rows and columns are apart: not those of one gradient, so that each kind is held to
+# its own error.
 
 _pair_sums_p = Primitive("pair_sums")
 _pair_sums_p.multiple_results = True
@@ -65,12 +66,19 @@ def bind(
     rows: Orders = (),
     columns: Orders = (),
     tolerance: float | None,
+    apart: bool = False,
 ) -> list[Array]:
-    parameters = {"totals": totals, "rows": rows, "columns": columns, "tolerance": tolerance}
+    parameters = {
+        "totals": totals,
+        "rows": rows,
+        "columns": columns,
+        "tolerance": tolerance,
+        "apart": apart,
+    }
     return _pair_sums_p.bind(*operands, kernel=kernel, **parameters)
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "totals", "rows", "columns", "tolerance"))
+@functools.partial(jax.jit, static_argnames=("kernel", "totals", "rows", "columns", "tolerance", "apart"))
 def _compute(
     *operands: Array,
     kernel: Form,
@@ -78,6 +86,7 @@ def _compute(
     rows: Orders,
     columns: Orders,
     tolerance: float | None,
+    apart: bool,
 ) -> list[Array]:
     """The sums, by the fastest method that keeps the tolerance. Batch axes are first flattened to one."""
     *batch, size = operands[0].shape
@@ -99,13 +108,13 @@ def _compute(
         sums = jax.vmap(functools.partial(sorted_sums, wanted(lambda one: one.pieces)))(*flat)
     elif isinstance(kernel, Polynomial):
         estimate = functools.partial(moment_sums, wanted(lambda one: one.coefficients))
-        sums = _first_good([estimate], jnp.zeros((), int), tolerance, wanted(), *flat)
+        sums = _first_good([estimate], jnp.zeros((), int), tolerance, apart, wanted(), *flat)
     else:
         degrees = [degree for degree in _DEGREES[dtype] if 5 * degree <= 3 * size]
         estimates = [functools.partial(interpolated_sums, wanted(), m, kernel.strip) for m in degrees]
         rate = convergence_rate(jnp.max(half_range(flat[2])), kernel.strip)
         choice = jnp.sum(jnp.asarray(degrees) * jnp.log(rate) < math.log(_MARGIN / tolerance))
-        sums = _first_good(estimates, choice, tolerance, wanted(), *flat)
+        sums = _first_good(estimates, choice, tolerance, apart, wanted(), *flat)
     shapes = [batch] * len(totals) + [[*batch, size]] * (len(rows) + len(columns))
     return [one.reshape(shape) for one, shape in zip(jax.tree.leaves(sums), shapes, strict=True)]
 
@@ -114,6 +123,7 @@ def _first_good(
     estimates: Sequence[Callable[..., Estimate]],
     choice: Array,
     tolerance: float,
+    apart: bool,
     wanted: Wanted[Any],
     *operands: Array,
 ) -> Sums:
@@ -126,7 +136,7 @@ def _first_good(
             found = jax.vmap(estimate)(*operands)
         else:
             found = jax.lax.map(lambda entry: estimate(*entry), operands, batch_size=together)
-        return found.sums, _good_enough(found, tolerance, *operands[:2])
+        return found.sums, _good_enough(found, tolerance, apart, *operands[:2])
 
     def exact() -> tuple[Sums, Array]:
         return tiled_sums(wanted, *operands), jnp.ones((), bool)
@@ -144,7 +154,7 @@ def _first_good(
     return jax.lax.while_loop(lambda state: ~state[2], next_branch, start)[1]
 
 
-def _good_enough(estimate: Estimate, tolerance: float, first: Array, second: Array) -> Array:
+def _good_enough(estimate: Estimate, tolerance: float, apart: bool, first: Array, second: Array) -> Array:
     """Whether every error is within the tolerance. NaN passes: an exact sum would be NaN too."""
 
     def within(error: Array, size: Array) -> Array:
@@ -154,7 +164,7 @@ def _good_enough(estimate: Estimate, tolerance: float, first: Array, second: Arr
         within(error, size) for error, size in zip(estimate.errors.totals, estimate.sizes.totals, strict=True)
     ]
     row_errors, column_errors = ([error.reshape(-1, 1) for error in errors] for errors in estimate.errors[1:])
-    if len(row_errors) == len(column_errors):
+    if len(row_errors) == len(column_errors) and not apart:
         # These are for a gradient in x. Its entries are A_i rows_i − B_i columns_i.
         first_size, second_size = jnp.abs(first), jnp.abs(second)
         largest = [jnp.max(one, axis=-1) for one in (first_size, second_size)]
@@ -178,7 +188,13 @@ mlir.register_lowering(_pair_sums_p, mlir.lower_fun(_compute, multiple_results=T
 
 @_pair_sums_p.def_abstract_eval
 def _shapes(
-    *operands: Any, kernel: Form, totals: Orders, rows: Orders, columns: Orders, tolerance: Any
+    *operands: Any,
+    kernel: Form,
+    totals: Orders,
+    rows: Orders,
+    columns: Orders,
+    tolerance: Any,
+    apart: bool,
 ) -> list[Any]:
     *_, x, offset = operands
     return [offset] * len(totals) + [x] * (len(rows) + len(columns))
@@ -209,6 +225,7 @@ def _differentiate(
     rows: Orders,
     columns: Orders,
     tolerance: float | None,
+    apart: bool,
 ) -> tuple[list[Array], list[Any]]:
     """The differentials of totals, rows and columns.
 
@@ -218,6 +235,8 @@ def _differentiate(
         d total_n   = Σ dA R_n[B] + Σ dB C_n[A] + Σ A D R_{n+1}[B] − Σ B dx C_{n+1}[A]
         d R_n[B]    = R_n[dB] + D R_{n+1}[B] − R_{n+1}[B dx]
         d C_n[A]    = C_n[dA] + C_{n+1}[A D] − dx C_{n+1}[A]
+
+    Rows and columns of one order come from one call, if both are needed.
     """
     first, second, x, offset = primals
     in_first, in_second, in_x, in_offset = (not isinstance(t, ad.Zero) for t in tangents)
@@ -229,7 +248,12 @@ def _differentiate(
     all_rows = sorted({*rows, *above(rows), *above(totals), *(totals if in_first else ())})
     all_columns = sorted({*columns, *above(columns), *above(totals), *(totals if in_second else ())})
     common: dict[str, Any] = {"kernel": kernel, "tolerance": tolerance}
-    orders: dict[str, Any] = {"totals": totals, "rows": tuple(all_rows), "columns": tuple(all_columns)}
+    orders: dict[str, Any] = {
+        "totals": totals,
+        "rows": tuple(all_rows),
+        "columns": tuple(all_columns),
+        "apart": apart,
+    }
     if x.shape[-1] < _LONG:
         # Totals have a call of their own. A gradient seldom uses them, and an unused call costs nothing.
         sums = bind(primals, totals=totals, **common) if totals else []
@@ -240,15 +264,32 @@ def _differentiate(
     row_of = dict(zip(all_rows, results[len(totals) :], strict=False))
     column_of = dict(zip(all_columns, results[len(totals) + len(all_rows) :], strict=True))
 
-    def rows_of(order: int, weights: Array) -> Array:
-        return bind((jnp.zeros_like(x), weights, x, offset), rows=(order,), **common)[0]
-
-    def columns_of(order: int, weights: Array) -> Array:
-        return bind((weights, jnp.zeros_like(x), x, offset), columns=(order,), **common)[0]
+    def mapped(of_rows: Orders, of_columns: Orders, seconds: Array, firsts: Array) -> tuple[Any, Any]:
+        """`R_n[seconds]` and `C_n[firsts]` of some orders."""
+        found: tuple[dict[int, Array], dict[int, Array]] = {}, {}
+        for order in sorted({*of_rows, *of_columns}):
+            needed = order in of_rows, order in of_columns
+            zeros = jnp.zeros_like(x)
+            weights = firsts if needed[1] else zeros, seconds if needed[0] else zeros
+            in_one_call = bind(
+                (*weights, x, offset),
+                rows=(order,) * needed[0],
+                columns=(order,) * needed[1],
+                apart=True,
+                **common,
+            )
+            kinds = [kind for kind, is_needed in zip(found, needed, strict=True) if is_needed]
+            for kind, one in zip(kinds, in_one_call, strict=True):
+                kind[order] = one
+        return found
 
     def changed(of: Array, terms: list[Array]) -> Any:
         return sum(terms[1:], terms[0]) if terms else ad.Zero(jax.typeof(of).to_tangent_aval())
 
+    row_by_weights, column_by_weights = mapped(
+        rows if in_second else (), columns if in_first else (), d_second, d_first
+    )
+    row_by_moves, column_by_moves = mapped(above(rows), above(columns), second * d_x, first * step)
     changes = []
     for order, total in zip(totals, sums, strict=True):
         terms = [jnp.sum(d_first * row_of[order], axis=-1)] if in_first else []
@@ -258,14 +299,14 @@ def _differentiate(
             terms.append(jnp.sum(flow, axis=-1))
         changes.append(changed(total, terms))
     for order in rows:
-        terms = [rows_of(order, d_second)] if in_second else []
+        terms = [row_by_weights[order]] if in_second else []
         if moves:
-            terms += [step * row_of[order + 1], -rows_of(order + 1, second * d_x)]
+            terms += [step * row_of[order + 1], -row_by_moves[order + 1]]
         changes.append(changed(row_of[order], terms))
     for order in columns:
-        terms = [columns_of(order, d_first)] if in_first else []
+        terms = [column_by_weights[order]] if in_first else []
         if moves:
-            terms += [-d_x * column_of[order + 1], columns_of(order + 1, first * step)]
+            terms += [-d_x * column_of[order + 1], column_by_moves[order + 1]]
         changes.append(changed(column_of[order], terms))
     outputs = [*sums, *(row_of[order] for order in rows), *(column_of[order] for order in columns)]
     return outputs, changes
@@ -277,15 +318,25 @@ ad.primitive_jvps[_pair_sums_p] = _differentiate
 def _transpose(
     cotangents: Sequence[Any], first: Any, second: Any, x: Array, offset: Array, **parameters: Any
 ) -> tuple[Any, ...]:
-    """Rows are linear in the second weights, and columns in the first. Each map is the other's transpose."""
-    (cotangent,) = cotangents
-    swapped = parameters | {"rows": parameters["columns"], "columns": parameters["rows"]}
-    zeros = jnp.zeros_like(x)
-    if isinstance(cotangent, ad.Zero):
+    """Rows are linear in the second weights, and columns in the first. Each map is the other's transpose.
+
+    There is at most one order of either, as `_differentiate` binds them.
+    """
+    rows, columns = parameters["rows"], parameters["columns"]
+    of_rows, of_columns = cotangents[: len(rows)], cotangents[len(rows) :]
+
+    def known(of: Sequence[Any], is_linear: bool) -> Any:
+        return is_linear and len(of) > 0 and not isinstance(of[0], ad.Zero)
+
+    to_second = known(of_rows, ad.is_undefined_primal(second))
+    to_first = known(of_columns, ad.is_undefined_primal(first))
+    if not (to_first or to_second):
         return None, None, None, None
-    if ad.is_undefined_primal(second):
-        return None, bind((cotangent, zeros, x, offset), **swapped)[0], None, None
-    return bind((zeros, cotangent, x, offset), **swapped)[0], None, None, None
+    zeros = jnp.zeros_like(x)
+    weights = of_rows[0] if to_second else zeros, of_columns[0] if to_first else zeros
+    turned = parameters | {"rows": columns if to_first else (), "columns": rows if to_second else ()}
+    found = bind((*weights, x, offset), **turned)
+    return found[0] if to_first else None, found[-1] if to_second else None, None, None
 
 
 ad.primitive_transposes[_pair_sums_p] = _transpose

@@ -48,6 +48,35 @@ def test_forward_derivatives_in_everything_agree_with_the_gradient(name: str) ->
     assert abs(float(change) - expected) <= 1e-12 * size
 
 
+@pytest.mark.parametrize("name", ["softplus", "square", "hinge"])
+def test_a_hessian_product_backwards_is_the_one_forwards(name: str) -> None:
+    """In all arguments at once: rows and columns that come from one call are transposed by one."""
+    rng = np.random.default_rng(8)
+    primals = (*map(jnp.asarray, rng.random((3, 65))), jnp.asarray(0.3))
+    tangents = (*map(jnp.asarray, rng.normal(size=(3, 65))), jnp.asarray(-0.7))
+    gradient = jax.grad(PAIR_SUM[name], (0, 1, 2, 3))
+    _, forwards = jax.jit(lambda p, t: jax.jvp(gradient, p, t))(primals, tangents)
+    backwards = jax.jit(lambda p, t: jax.vjp(gradient, *p)[1](t))(primals, tangents)
+    for one, other in zip(forwards, backwards, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * (1 + np.abs(one).max()))
+
+
+def test_a_hessian_product_takes_one_call() -> None:
+    rng = np.random.default_rng(9)
+    a, b, x, v = map(jnp.asarray, rng.random((4, 65)))
+    _, product = jax.linearize(lambda x: jax.grad(PAIR_SUM["softplus"], 2)(a, b, x, 0.0), x)
+    assert primitives_within(jax.make_jaxpr(product)(v).jaxpr) == 1
+    transposed = jax.linear_transpose(product, v)
+    assert primitives_within(jax.make_jaxpr(transposed)(v).jaxpr) == 1
+
+
+def primitives_within(program: Any) -> int:
+    """The number of calls of the primitive."""
+    inner = [inside for equation in program.eqns for inside in programs_within(equation.params)]
+    here = sum(equation.primitive.name == "pair_sums" for equation in program.eqns)
+    return here + sum(map(primitives_within, inner))
+
+
 # Which arrays are mapped over, and one entry too wide for the fast way.
 MAPPED = {
     "everything": (0, 0, 0, 0),
