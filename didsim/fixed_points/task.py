@@ -247,10 +247,16 @@ def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, np.ndarray, n
     """The start of each run that ended lowest, and whether all starts agree.
 
     If any start converged, only converged ones count. Starts agree if all converged, and at the same policy.
+    Far out, where the gradient is rounding, a step may be tiny by chance. So a start that converged there
+    counts only if all starts converged; otherwise its last step is taken as endless.
+
     All is in NumPy, in which a first call need not compile each operation.
     """
     runs, starts = found.value.shape
     of_starts, policies = jax.tree.map(np.asarray, found), np.asarray(ends)
+    is_far = np.where(np.isfinite(policies), policies, 0).min(axis=-1) < _FAR
+    by_chance = is_far & ~of_starts.converged.all(axis=1, keepdims=True)
+    of_starts = of_starts._replace(step=np.where(by_chance, np.inf, of_starts.step))
     value = np.where(np.isfinite(of_starts.value), of_starts.value, np.inf)
     good = of_starts.converged & np.isfinite(value)
     value = np.where(good | ~good.any(axis=1, keepdims=True), value, np.inf)

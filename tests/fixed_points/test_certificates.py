@@ -15,6 +15,8 @@ from scipy.special import log_softmax
 
 import didsim
 from didsim.fixed_points import Verdict, separable
+from didsim.fixed_points.newton import Found
+from didsim.fixed_points.task import Task, best_of
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio
 from didsim.objectives.terms import Population, Sequences, Term
@@ -150,3 +152,33 @@ def test_no_limit_is_looked_for_where_none_is_known(monkeypatch: pytest.MonkeyPa
     solution = didsim.solve(didsim.dpo(0.1), reference, didsim.Pairs(jnp.array([0, 2]), jnp.array([1, 3])))
     assert not solution.certificate.finite
     assert np.isnan(solution.certificate.limit).all()
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.1])
+def test_one_start_that_stops_far_out_by_rounding_is_no_minimiser(beta: float) -> None:
+    """AOT with a sequence that is never rejected falls for ever, and where it stops is rounding."""
+    reference = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
+    with np.errstate(divide="ignore"):
+        rejected = np.log([0, 0.5, 0.3, 0.2])
+    problem = didsim.Contrastive(np.log([0.25, 0.25, 0.25, 0.25]), rejected)
+    known = didsim.solve(didsim.aot(beta), reference, problem, starts=24).certificate
+    assert not known.converged
+    assert known.runs_off
+
+
+@pytest.mark.parametrize(("end", "counts"), [(-299.0, True), (-301.0, False)])
+def test_a_start_that_converged_far_out_counts_if_all_did(end: float, counts: bool) -> None:
+    policies = np.log(np.array([[[0.5, 0.5], [0.5, 0.5]]]))
+    policies[0, 0, 1] = end
+    objective, uniform = didsim.cpo(1.0), jnp.log(jnp.full((1, 2), 0.5))
+    problem = didsim.Contrastive(uniform, uniform)
+    task = Task.over_runs(objective, uniform, problem, None, (1,), False, 0.0)
+    ends, values, none = jnp.asarray(policies), jnp.array([[0.0, 1.0]]), jnp.zeros((1, 2), int)
+    for other, expected in ((1.0, counts), (0.0, True)):
+        step = jnp.array([[0.0, other]])
+        found = Found(ends, values, step, step, none, none, none > 0, none)
+        best, chosen, agreed = best_of(task, found, ends)
+        assert best.converged.tolist() == [expected]
+        assert chosen[0, 1] == end
+        assert agreed is not None
+        assert not agreed.any()
