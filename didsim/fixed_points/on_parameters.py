@@ -51,8 +51,9 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
     idle = _null_space(np.asarray(jax.jacfwd(log_probs_of)(flat)))
     convex = is_convex(policy, task.objective, task.problem)
     starts = 1 if convex else starts
-    noise = jax.random.normal(jax.random.key(0), (starts, flat.size), flat.dtype).at[0].set(0)
-    guesses = jnp.broadcast_to(flat + noise, (task.runs, *noise.shape))
+    noise = np.array(jax.random.normal(jax.random.key(0), (starts, flat.size), flat.dtype))
+    noise[0] = 0
+    guesses = jnp.asarray(np.broadcast_to(np.asarray(flat) + noise, (task.runs, *noise.shape)))
 
     compared = compared_by(task) if policy.holds_all else None
 

@@ -264,24 +264,22 @@ def _differentiate(
     row_of = dict(zip(all_rows, results[len(totals) :], strict=False))
     column_of = dict(zip(all_columns, results[len(totals) + len(all_rows) :], strict=True))
 
-    def mapped(of_rows: Orders, of_columns: Orders, seconds: Array, firsts: Array) -> tuple[Any, Any]:
+    def mapped(
+        of_rows: Orders, of_columns: Orders, seconds: Array, firsts: Array
+    ) -> tuple[dict[int, Array], dict[int, Array]]:
         """`R_n[seconds]` and `C_n[firsts]` of some orders."""
-        found: tuple[dict[int, Array], dict[int, Array]] = {}, {}
+        by_row, by_column, zeros = {}, {}, jnp.zeros_like(x)
         for order in sorted({*of_rows, *of_columns}):
-            needed = order in of_rows, order in of_columns
-            zeros = jnp.zeros_like(x)
-            weights = firsts if needed[1] else zeros, seconds if needed[0] else zeros
-            in_one_call = bind(
-                (*weights, x, offset),
-                rows=(order,) * needed[0],
-                columns=(order,) * needed[1],
-                apart=True,
-                **common,
-            )
-            kinds = [kind for kind, is_needed in zip(found, needed, strict=True) if is_needed]
-            for kind, one in zip(kinds, in_one_call, strict=True):
-                kind[order] = one
-        return found
+            has_row, has_column = order in of_rows, order in of_columns
+            weights = firsts if has_column else zeros, seconds if has_row else zeros
+            one: dict[str, Any] = common | {"apart": True}
+            one |= {"rows": (order,) * has_row, "columns": (order,) * has_column}
+            results = iter(bind((*weights, x, offset), **one))
+            if has_row:
+                by_row[order] = next(results)
+            if has_column:
+                by_column[order] = next(results)
+        return by_row, by_column
 
     def changed(of: Array, terms: list[Array]) -> Any:
         return sum(terms[1:], terms[0]) if terms else ad.Zero(jax.typeof(of).to_tangent_aval())
