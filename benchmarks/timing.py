@@ -10,9 +10,10 @@ import jax
 
 _SAMPLE = 0.02  # seconds of calls behind one sample: many for a function of microseconds
 
-# A sample is preceded by a call that does not count, as what ran before has emptied the caches; after a long
-# call, which frees memory in the background for a while, by half a second of them.
-_LONG = 0.1
+# A sample is preceded by a call that does not count, as what ran before has emptied the caches; after a call
+# of milliseconds, which frees memory in the background for a while, by half a second of them. Without that, a
+# call of 0.25 ms took 0.4 to 0.54 ms.
+_LONG = 0.002
 _SETTLING = 0.5
 
 

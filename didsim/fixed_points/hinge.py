@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import linprog
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import NegativeCycleError, shortest_path
 
@@ -52,6 +51,9 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
     weights = np.where(np.eye(size, dtype=bool), 0, weights)
     if not weights.any():
         return HingeSolution(np.zeros(size), 0.0, np.inf if size > 1 else 0.0, True)
+    # Loaded when it is needed: that takes a quarter of a second, and few losses have a hinge.
+    from scipy.optimize import linprog
+
     largest = weights.max()
     weights = weights / largest
     within = _what_can_flow(weights)

@@ -14,6 +14,8 @@ from didsim.fixed_points.roots import LONGEST_STEP, root, step_with_rank_one
 _STEPS = 300
 TOLERANCE = 1e-6
 """How far from a stationary point a solver may stop."""
+SHORTEST_SHARE = 1e-10
+"""The share of a step below which a line search gives up."""
 _NOTHING = 1e-30
 # After a shorter step than this one, a Hessian that is not safe is decomposed into its eigenvalues.
 _NEAR = 0.1
@@ -254,9 +256,6 @@ def share_of_step(
 ) -> tuple[Array, Array, Array]:
     """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
 
-    The loss must fall, from its value before the step, by a part of what its slope along the step promises,
-    or by nothing but rounding.
-
     Args:
         loss: the loss.
         z: where the step begins.
@@ -275,8 +274,7 @@ def share_of_step(
         is_before = share == 0
         after = loss(jnp.where(is_before, z, z + share * step))
         before = jnp.where(is_before, after, before)
-        noise = _ROUNDING * jnp.finfo(z.dtype).eps * jnp.abs(before)
-        is_too_far = ~(after <= before + 1e-4 * share * slope + noise) & (share > 1e-10)
+        is_too_far = ~falls_enough(before, after, share, slope) & (share > SHORTEST_SHARE)
         following = jnp.where(is_before, 1, jnp.where(is_too_far, share / 2, share))
         return following, before, after, jnp.where(is_before, wanted, is_too_far)
 
@@ -286,8 +284,14 @@ def share_of_step(
     is_known = jnp.isfinite(before)
     first = jnp.where(is_known, 1, jnp.zeros((), z.dtype)), before, before, ~is_known | wanted
     share, before, after, _ = jax.lax.while_loop(lambda state: state[3], shorten, first)
-    taken = wanted & (share > 1e-10)
+    taken = wanted & (share > SHORTEST_SHARE)
     return jnp.where(taken, share, 0), before, jnp.where(taken, after, before)
+
+
+def falls_enough(before: Array, after: Array, share: Array, slope: Array) -> Array:
+    """Whether a loss falls by a part of what its slope along a step promises, or by nothing but rounding."""
+    noise = _ROUNDING * jnp.finfo(after.dtype).eps * jnp.abs(before)
+    return after <= before + 1e-4 * share * slope + noise
 
 
 def _same(a: Array, b: Array) -> Array:

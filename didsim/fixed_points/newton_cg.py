@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
-from didsim.fixed_points.newton import Found, share_of_step
+from didsim.fixed_points.newton import SHORTEST_SHARE, Found, falls_enough
 from didsim.fixed_points.roots import LONGEST_STEP
+from didsim.objectives.curvature import Expansion
 
 _STEPS = 100
 _PRODUCTS = 400
@@ -19,23 +20,30 @@ _ENOUGH = 1e-12
 
 
 class _State(NamedTuple):
-    """Where the search is, with the value, the gradient and Newton's step there.
+    """Where the search is, and where it looks next: at `z + share · step`.
 
-    Before it starts, they are those of a step of zero, so that all is computed in one place, inside the loop.
-    The value is the one that the line search found, and infinite before it starts.
+    Attributes:
+        z: the last point that was accepted.
+        value: the loss there; infinite before the first point.
+        gradient: the gradient there.
+        step: Newton's step from there, at most `LONGEST_STEP` long.
+        left: the largest entry of Newton's step.
+        share: the share of it that is tried next.
+        steps: the number of steps that were taken.
+        lost: whether the loss was not a number.
     """
 
     z: Array
     value: Array
     gradient: Array
     step: Array
-    iteration: Array
-    stuck: Array
+    left: Array
+    share: Array
+    steps: Array
+    lost: Array
 
 
-def minimise_convex(
-    loss: Callable[[Array], Array], start: Array, diagonal: Callable[[Array], Array]
-) -> Found:
+def minimise_convex(around: Callable[[Array], Expansion], start: Array) -> Found:
     """The minimum of a convex function that no shift of all numbers changes, from one start.
 
     A step solves `H s = −g` by conjugate gradients, with `H` scaled to a unit diagonal. For a loss of
@@ -44,41 +52,53 @@ def minimise_convex(
     for a population, more for few pairs. `H` is never formed. A product costs about a gradient, and memory
     is that of a gradient.
 
+    A point is looked at once, for the loss and its derivatives together: nearly every step is taken whole. So
+    the program holds few sums over pairs, which take long to compile.
+
     Args:
-        loss: the function.
+        around: the function around a point. If its value is not a number somewhere, the search stops, and the
+            value found is NaN. Entries of the diagonal that are off by a factor cost time alone.
         start: where to start.
-        diagonal: the diagonal of the Hessian. Entries that are off by a factor cost time alone.
     """
 
-    def at(z: Array) -> tuple[Array, Array]:
-        g, product = jax.linearize(jax.grad(loss), z)
-        d = diagonal(z)
+    def newton_step(at: Expansion) -> Array:
+        d = at.diagonal()
         scale = jax.lax.rsqrt(jnp.where(d > 0, d, 1))
         # A shift of all numbers gets the curvature 1.
         shift = 1 / (scale * jnp.linalg.norm(1 / scale))
 
         def scaled(u: Array) -> Array:
-            return scale * product(scale * u) + shift * jnp.vdot(shift, u)
+            return scale * at.product(scale * u) + shift * jnp.vdot(shift, u)
 
-        u, _ = cg(scaled, -scale * g, tol=_LEFT, maxiter=_PRODUCTS)
-        return g, scale * u
+        u, _ = cg(scaled, -scale * at.gradient, tol=_LEFT, maxiter=_PRODUCTS)
+        return scale * u
 
-    def advance(state: _State) -> _State:
-        longest = jnp.max(jnp.abs(state.step))
-        step = state.step * jnp.where(longest > LONGEST_STEP, LONGEST_STEP / longest, 1)
-        slope = jnp.vdot(state.gradient, step)
-        share, _, value = share_of_step(loss, state.z, step, slope, before=state.value)
-        z = jnp.where(share > 0, state.z + share * step, state.z)
-        return _State(z, value, *at(z), state.iteration + 1, share == 0)
+    def look(state: _State) -> _State:
+        z = state.z + state.share * state.step
+        at = around(z)
+        slope = jnp.vdot(state.gradient, state.step)
+
+        def accept() -> _State:
+            step = newton_step(at)
+            left = jnp.max(jnp.abs(step))
+            step = step * jnp.where(left > LONGEST_STEP, LONGEST_STEP / left, 1)
+            is_start = jnp.isinf(state.value)
+            steps = state.steps + jnp.where(is_start, 0, 1)
+            return _State(z, at.value, at.gradient, step, left, jnp.ones_like(left), steps, state.lost)
+
+        def shorten() -> _State:
+            return state._replace(share=state.share / 2, lost=jnp.isnan(at.value))
+
+        return jax.lax.cond(falls_enough(state.value, at.value, state.share, slope), accept, shorten)
 
     def going(state: _State) -> Array:
-        is_far = jnp.max(jnp.abs(state.step)) > _ENOUGH
-        return (state.iteration <= _STEPS) & (is_far | (state.iteration == 0)) & ~state.stuck
+        return (state.left > _ENOUGH) & (state.share > SHORTEST_SHARE) & (state.steps < _STEPS) & ~state.lost
 
     nothing = jnp.zeros_like(start)
-    endless, counted = jnp.full((), jnp.inf, start.dtype), jnp.zeros((), int)
-    first = _State(start, endless, nothing, nothing, counted, jnp.zeros((), bool))
-    last = jax.lax.while_loop(going, advance, first)
-    size, step = (jnp.max(jnp.abs(one)) for one in (last.gradient, last.step))
+    endless, one, counted = jnp.full((), jnp.inf, start.dtype), jnp.ones((), start.dtype), jnp.zeros((), int)
     is_false = jnp.zeros((), bool)
-    return Found(last.z, last.value, size, step, counted, counted, is_false, last.iteration)
+    first = _State(start, endless, nothing, nothing, endless, one, counted, is_false)
+    last = jax.lax.while_loop(going, look, first)
+    value = jnp.where(last.lost, jnp.nan, last.value)
+    size = jnp.max(jnp.abs(last.gradient))
+    return Found(last.z, value, size, last.left, counted, counted, is_false, last.steps)

@@ -10,6 +10,7 @@ from jax.nn import log_softmax
 from jaxtyping import Array
 
 from didsim.fixed_points.certificate import Method, Solution
+from didsim.fixed_points.compiling import compiled
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
@@ -31,6 +32,7 @@ from didsim.fixed_points.task import (
 from didsim.objectives.curvature import InLogProbs
 from didsim.objectives.objective import Objective
 from didsim.objectives.terms import Single
+from didsim.pairwise.primitive import by_fewest_nodes
 from didsim.preferences.problem import Problem
 
 # When all log-probabilities are shifted, a slope of this many roundings of the given numbers is none.
@@ -92,7 +94,7 @@ def solve_on_logits(
             check_dense(task, "a loss that depends on the policy other than through its gradient")
         is_smooth = convex and not has_kinks(task.objective) and task.objective.knows_own_curvature
         method = Method.NEWTON_CG_ON_LOGITS if is_smooth else Method.LBFGS_ON_LOGITS
-        found = _without_matrices(task, guesses, method)
+        found = by_fewest_nodes(lambda: _without_matrices(task, guesses, method))
     else:
         method = Method.NEWTON_ON_LOGITS
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
@@ -102,7 +104,8 @@ def solve_on_logits(
         unique = np.asarray(False)
         if log_convex and not task.objective.has_baseline:
             # A set of log-probabilities that sum to at most one is convex; see `solve`.
-            unique = np.asarray(_shift_slope(task, jnp.asarray(policies))) <= max(1e-9, _NO_SLOPE * task.eps)
+            slope = by_fewest_nodes(lambda: _shift_slope(task, jnp.asarray(policies)))
+            unique = np.asarray(slope) <= max(1e-9, _NO_SLOPE * task.eps)
     return solution_of(
         task,
         policies,
@@ -134,7 +137,7 @@ def _masked(z: Array, support: Array) -> Array:
     return jnp.where(support, z, -jnp.inf)
 
 
-@eqx.filter_jit
+@compiled
 def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
     online = task.problem.online
     moves = task.objective.has_baseline or online
@@ -190,7 +193,7 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
     return over_starts(one, (task.objective, task.reference, task.tabulated(), support), guesses)
 
 
-@eqx.filter_jit
+@compiled
 def _without_matrices(task: Task, guesses: Array, method: Method) -> Found:
     def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
         objective, reference, problem = given
@@ -198,17 +201,14 @@ def _without_matrices(task: Task, guesses: Array, method: Method) -> Found:
         def loss(z: Array) -> Array:
             return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
 
-        def diagonal(z: Array) -> Array:
-            return objective.own_curvature(z, reference, problem, task.lengths)
-
         if method == Method.NEWTON_CG_ON_LOGITS:
-            return minimise_convex(loss, start, diagonal)
+            return minimise_convex(lambda z: objective.expansion(z, reference, problem, task.lengths), start)
         return minimise_large(loss, start, mass(problem, start) + jnp.exp(reference))
 
     return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 
 
-@eqx.filter_jit
+@compiled
 def _shift_slope(task: Task, log_probs: Array) -> Array:
     """How the loss grows with a constant added to all log-probabilities."""
 

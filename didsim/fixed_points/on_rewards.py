@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool
 
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.closed_forms import best_rewards, policy_of, solve_closed_form
+from didsim.fixed_points.compiling import compiled
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.lbfgs import minimise_large
@@ -32,10 +32,11 @@ from didsim.fixed_points.task import (
     with_start,
 )
 from didsim.fixed_points.win_graph import Comparisons, compare
-from didsim.objectives.curvature import by_magnitude
+from didsim.objectives.curvature import Expansion, by_magnitude
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio, Scalar
 from didsim.objectives.terms import Pair, Term
+from didsim.pairwise.primitive import by_fewest_nodes
 from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
@@ -102,7 +103,7 @@ def _by_newton(
         guesses = with_start(guesses, 1, _of_logistic_loss(task, problem, identified, guesses[:, 1]))
     guesses = with_start(guesses, 0, None if first is None else _first_rewards(task, first))
     method = _method(task, pair)
-    found = _SOLVERS[method](pair, problem, identified, jnp.asarray(guesses))
+    found = by_fewest_nodes(lambda: _SOLVERS[method](pair, problem, identified, jnp.asarray(guesses)))
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
     best, policies, agreed = best_of(task, found, ends)
     return solution_of(
@@ -158,7 +159,7 @@ def _open(task: Task, pair: Term, problem: Problem, compared: Comparisons) -> So
     )
 
 
-@eqx.filter_jit
+@compiled
 def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     table = problem.joint(guesses.shape[-1])
 
@@ -182,20 +183,27 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
     return over_starts(_where_identified(one), (identified, (pair, table)), guesses)
 
 
-@eqx.filter_jit
+@compiled
 def _newton_cg(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     def one(given: tuple[Term, Problem], start: Array) -> Found:
         pair, problem = given
-        return minimise_convex(
-            lambda h: pair.kernel.expect(problem, h),
-            start,
-            lambda h: pair.kernel.own_curvature(problem, h),
-        )
+
+        def around(h: Array) -> Expansion:
+            loss = jax.value_and_grad(lambda h: pair.kernel.expect(problem, h))
+            (value, gradient), differential = jax.linearize(loss, h)
+            return Expansion(
+                value,
+                gradient,
+                lambda: pair.kernel.own_curvature(problem, h),
+                lambda step: differential(step)[1],
+            )
+
+        return minimise_convex(around, start)
 
     return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
 
 
-@eqx.filter_jit
+@compiled
 def _lbfgs(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     def one(given: tuple[Term, Problem], start: Array) -> Found:
         pair, problem = given

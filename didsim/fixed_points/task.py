@@ -13,10 +13,12 @@ from jaxtyping import Array, Float, PyTree
 from didsim._batches import as_runs, batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Certificate, Method, Solution
+from didsim.fixed_points.compiling import compiled
 from didsim.fixed_points.newton import TOLERANCE, Found
 from didsim.fixed_points.smoothing import has_kinks
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.objectives.objective import Objective
+from didsim.pairwise.primitive import by_fewest_nodes
 from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
@@ -126,7 +128,7 @@ def solution_of(
     """
     if gradient is None:
         measured = task.measured and not has_kinks(task.objective)
-        gradient = _gradient_norm(task, log_probs) if measured else np.nan
+        gradient = by_fewest_nodes(lambda: _gradient_norm(task, log_probs)) if measured else np.nan
 
     def of_runs(value: Any) -> np.ndarray:
         return np.broadcast_to(np.asarray(value), (task.runs,))
@@ -188,7 +190,7 @@ def in_dtype(tree: Any, dtype: np.dtype) -> Any:
     return jax.tree.map(converted, tree)
 
 
-@eqx.filter_jit
+@compiled
 def _gradient_norm(task: Task, log_probs: Array | np.ndarray) -> Array:
     """The largest entry of the gradient in logits, by magnitude."""
     problem = task.tabulated()
@@ -212,6 +214,8 @@ def check_dense(task: Task, what: str) -> None:
 def random_starts(task: Task, starts: int) -> np.ndarray:
     """Starts for each run: zero, and normal ones of growing spread. All runs have the same ones."""
     shape = (starts, task.size)
+    if starts == 1:
+        return np.zeros((task.runs, *shape), task.reference.dtype)
     noise = np.asarray(jax.random.normal(jax.random.key(0), shape, task.reference.dtype))
     return np.broadcast_to(noise * np.arange(starts)[:, None] / 2, (task.runs, *shape))
 
@@ -282,7 +286,7 @@ def _meet(ends: np.ndarray, which: np.ndarray) -> np.ndarray:
     return apart <= 10 * TOLERANCE * np.maximum(1, size)
 
 
-@eqx.filter_jit
+@compiled
 def rewards_at(task: Task, ends: Array) -> Array:
     """The implicit rewards of policies `[runs, starts, sequences]`."""
 
@@ -312,7 +316,7 @@ def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) 
     return jax.lax.map(from_all_starts, (given, guesses))
 
 
-@eqx.filter_jit
+@compiled
 def table_of(problem: Problem, size: int) -> Joint:
     """The table of all pairs. It sums to one only up to the rounding of the numbers that were given."""
     return problem.joint(size)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import optimization_barrier
 from jax.nn import softmax
 from jaxtyping import Array, Float
 
@@ -38,6 +39,22 @@ def derivatives(function: Callable[[Array], Array], at: Array) -> tuple[Array, A
         return jax.jvp(function, (at,), (ones,))[1]
 
     return jax.jvp(first, (at,), (ones,))
+
+
+class Expansion(NamedTuple):
+    """A function of many numbers around a point, to the second order, without a matrix.
+
+    Attributes:
+        value: the value.
+        gradient: the gradient.
+        diagonal: function that returns the diagonal of the Hessian.
+        product: function that returns the product of the Hessian with a step.
+    """
+
+    value: Float[Array, ""]
+    gradient: Float[Array, " n"]
+    diagonal: Callable[[], Array]
+    product: Callable[[Array], Array]
 
 
 class OfRewards(NamedTuple):
@@ -67,6 +84,8 @@ def of_table(
     first, second = derivatives(kernel, difference(x[:, None], y))
     # A pair that never occurs has no part, even where its loss is infinite.
     first, second = (jnp.where(weights > 0, weights * one, 0) for one in (first, second))
+    # Else XLA computes each kernel anew for every sum that it is part of.
+    first, second = optimization_barrier((first, second))
     return OfRewards(first.sum(1), -first.sum(0), second)
 
 

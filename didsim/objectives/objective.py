@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
-from didsim.objectives.curvature import InLogProbs
+from didsim.objectives.curvature import Expansion, InLogProbs
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term, WithTokens
@@ -294,12 +294,13 @@ class Objective(eqx.Module):
         parts = [jax.tree.map(term.weighted, term.in_log_probs(space, over)) for term in self.terms]
         return InLogProbs(sum_of([one.gradient for one in parts]), sum_of([one.hessian for one in parts]))
 
-    def own_curvature(
+    def expansion(
         self, logits: Float[Array, " n"], reference: Array, problem: Problem, lengths: Array | None
-    ) -> Float[Array, " n"]:
-        """The diagonal of `curvature`, without the matrix. Every term must know its own curvature.
+    ) -> Expansion:
+        """The loss around some logits, to the second order, without a matrix. Arguments are not checked.
 
-        The pair of a sequence with itself counts as in `Problem.own_curvature`.
+        Every term must know its own curvature. There, the pair of a sequence with itself counts as in
+        `Problem.own_curvature`.
 
         Let `B` be the Hessian and `s` the gradient in the log-probabilities, as if these were free, and `p`
         the policy. The Hessian in the logits is `(I − p 1ᵀ) B (I − 1 pᵀ) − (Σ_j s_j) (diag(p) − p pᵀ)`. So
@@ -307,19 +308,33 @@ class Objective(eqx.Module):
 
             B_ii − 2 p_i (B 1)_i + p_i² (1ᵀ B 1) − (Σ_j s_j) p_i (1 − p_i)
 
-        (Derived here.) It costs as much as `Problem.own_curvature`, beside a product with `B`.
+        (Derived here.) The diagonal costs as much as `Problem.own_curvature`, beside a product with `B`.
         """
         log_probs = log_softmax(logits)
-        space = Sequences(log_probs, reference, lengths)
-        over = self._population(log_probs, reference, problem, lengths, None)
-        own = sum_of([term.weighted(term.own_curvature(space, over)) for term in self.terms])
+        p = jnp.exp(log_probs)
 
         def loss(logps: Array) -> Array:
             return self.population_loss(logps, reference, problem, lengths, held=log_probs)
 
-        pull, shifted = jax.jvp(jax.grad(loss), (log_probs,), (jnp.ones_like(log_probs),))
-        p = jnp.exp(log_probs)
-        return own - 2 * p * shifted + p**2 * jnp.sum(shifted) - jnp.sum(pull) * p * (1 - p)
+        (value, s), differential = jax.linearize(jax.value_and_grad(loss), log_probs)
+        total = jnp.sum(s)
+
+        def free_product(step: Array) -> Array:
+            return differential(step)[1]
+
+        def product(step: Array) -> Array:
+            step = step - jnp.vdot(p, step)
+            pull = free_product(step)
+            return pull - p * jnp.sum(pull) - total * p * step
+
+        def diagonal() -> Array:
+            space = Sequences(log_probs, reference, lengths)
+            over = self._population(log_probs, reference, problem, lengths, None)
+            own = sum_of([term.weighted(term.own_curvature(space, over)) for term in self.terms])
+            shifted = free_product(jnp.ones_like(p))
+            return own - 2 * p * shifted + p**2 * jnp.sum(shifted) - total * p * (1 - p)
+
+        return Expansion(value, s - p * total, diagonal, product)
 
     def _population(
         self, held: Array, reference: Array, problem: Problem, lengths: Array | None, marginals: Any

@@ -317,8 +317,10 @@ class Pair(Term):
     def own_curvature(self, space: Sequences, over: Population) -> Array:
         h = self.reward.of_space(*space)
         slope, bend = derivatives(lambda logps: self.reward(logps, *space[1:]), space.logps)
-        pull = jax.grad(lambda h: self.kernel.expect(over.problem, h))(h)
-        return self.kernel.own_curvature(over.problem, h) * slope**2 + pull * bend
+        own = self.kernel.own_curvature(over.problem, h) * slope**2
+        if self.reward.affine:
+            return own
+        return own + bend * jax.grad(lambda h: self.kernel.expect(over.problem, h))(h)
 
 
 def _where(use: Array, one: Any, other: Any) -> Any:

@@ -80,45 +80,51 @@ def interpolated_sums(
     a, b = _matmul("sk,pk->sp", _moments(grid, blocks, u, (first, second)), grid.to_nodes)
     nodes = radius * (grid.nodes[:, None] - grid.nodes) - offset
 
-    whole = jnp.all(first >= 0) & jnp.all(second >= 0)
-    rounding = _UNITS * jnp.finfo(x.dtype).eps
-    rate = convergence_rate(scale, strip)
+    # Each sum has a table of its kernel at pairs of nodes, turned for columns, and charges to multiply it by.
+    of_rows = [*wanted.totals, *wanted.rows]
+    tables = jnp.stack([kernel(nodes) for kernel in of_rows] + [kernel(nodes).T for kernel in wanted.columns])
+    is_row = np.arange(len(tables)) < len(of_rows)
+    charges = jnp.where(is_row[:, None], b, a)
+    values = _matmul("kpq,kq->kp", tables, charges)
+    sizes = _matmul("kpq,kq->kp", jnp.abs(tables), jnp.abs(charges))
 
-    def at_nodes(kernel: Elementwise, side: int) -> tuple[Array, Array, Array, Array]:
-        """At each node: sum, sum of magnitudes, error bound. Lastly, whether all terms have one sign."""
-        table = kernel(nodes) if side == 0 else kernel(nodes).T
-        charges, weights = (b, second) if side == 0 else (a, first)
-        values = _matmul("pq,q->p", table, charges)
-        sizes = _matmul("pq,q->p", jnp.abs(table), jnp.abs(charges))
-        truncation = tail(values[None]) + jnp.sum(jnp.abs(weights)) * tail(table)
-        one_sign = whole & (jnp.all(table >= 0) | jnp.all(table <= 0))
-        return values, sizes, truncation + rounding * sizes, one_sign
+    lowest, highest = jnp.min(tables, axis=(1, 2)), jnp.max(tables, axis=(1, 2))
+    has_one_sign = (jnp.min(first) >= 0) & (jnp.min(second) >= 0) & ((lowest >= 0) | (highest <= 0))
+    eps, rate = jnp.finfo(x.dtype).eps, convergence_rate(scale, strip)
 
-    def tail(values: Float[Array, "functions nodes"]) -> Array:
-        """One bound on the interpolation errors of several functions, from their values at the nodes."""
-        last = jnp.abs(_matmul("tp,fp->ft", grid.last_coefficients, values))
-        unit = jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values))
-        return 4 * jnp.maximum(jnp.max(last) - unit, 0) / (1 - 1 / rate)
+    def tails(functions: Float[Array, "sums functions nodes"]) -> Float[Array, " sums"]:
+        """A bound on the interpolation errors of all functions of a sum, from their values at the nodes."""
+        last = jnp.abs(_matmul("tp,kfp->kft", grid.last_coefficients, functions))
+        unit = eps * jnp.max(jnp.abs(functions), axis=(1, 2))
+        return 4 * jnp.maximum(jnp.max(last, axis=(1, 2)) - unit, 0) / (1 - 1 / rate)
 
-    totals, total_errors, total_sizes = [], [], []
-    for kernel in wanted.totals:
-        values, sizes, errors, one_sign = at_nodes(kernel, 0)
-        totals.append(jnp.sum(a * values))
-        total_errors.append(jnp.sum(jnp.abs(a) * errors))
-        total_sizes.append(jnp.where(one_sign, jnp.abs(totals[-1]), jnp.sum(jnp.abs(a) * sizes)))
-    series = [at_nodes(kernel, 0) for kernel in wanted.rows]
-    series += [at_nodes(kernel, 1) for kernel in wanted.columns]
-    evaluated = _evaluate(grid, blocks, u, [values for values, *_ in series])
-    largest_errors = [jnp.max(errors) for _, _, errors, _ in series]
+    weight = jnp.where(is_row, jnp.sum(jnp.abs(second)), jnp.sum(jnp.abs(first)))
+    truncation = tails(values[:, None]) + weight * tails(tables)
+    errors = truncation[:, None] + _UNITS * eps * sizes
+
+    n_totals = len(wanted.totals)
+    totals = jnp.sum(a * values[:n_totals], axis=1)
+    total_errors = jnp.sum(jnp.abs(a) * errors[:n_totals], axis=1)
+    total_sizes = jnp.sum(jnp.abs(a) * sizes[:n_totals], axis=1)
+    total_sizes = jnp.where(has_one_sign[:n_totals], jnp.abs(totals), total_sizes)
+
+    evaluated = _evaluate(grid, blocks, u, values[n_totals:])
+    largest_errors, largest_sizes = jnp.max(errors, axis=1), jnp.max(sizes, axis=1)
     evaluated_sizes = [
-        jnp.where(one_sign, jnp.abs(value), jnp.max(size))
-        for value, (_, size, _, one_sign) in zip(evaluated, series, strict=True)
+        jnp.where(one_sign, jnp.abs(value), size)
+        for value, size, one_sign in zip(
+            evaluated, largest_sizes[n_totals:], has_one_sign[n_totals:], strict=True
+        )
     ]
     split = len(wanted.rows)
+
+    def by_kind(of_totals: Array, others: list[Array]) -> Sums:
+        return Sums(list(of_totals), others[:split], others[split:])
+
     return Estimate(
-        Sums(totals, evaluated[:split], evaluated[split:]),
-        Sums(total_errors, largest_errors[:split], largest_errors[split:]),
-        Sums(total_sizes, evaluated_sizes[:split], evaluated_sizes[split:]),
+        by_kind(totals, evaluated),
+        by_kind(total_errors, list(largest_errors[n_totals:])),
+        by_kind(total_sizes, evaluated_sizes),
     )
 
 
@@ -206,13 +212,13 @@ def _moments(
 
 
 def _evaluate(
-    grid: _Grid, blocks: _Blocks, u: Array, at_nodes: list[Float[Array, " nodes"]]
+    grid: _Grid, blocks: _Blocks, u: Array, at_nodes: Float[Array, "functions nodes"]
 ) -> list[Float[Array, " n"]]:
     """At every point, the polynomials that interpolate the given values at nodes."""
     number = len(at_nodes)
     if not number:
         return []
-    coefficients = _matmul("sp,pk->sk", jnp.stack(at_nodes), grid.to_nodes)
+    coefficients = _matmul("sp,pk->sk", at_nodes, grid.to_nodes)
     coefficients = coefficients.reshape(number * grid.narrow, grid.wide)
     u = blocks.split(u)
 

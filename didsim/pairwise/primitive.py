@@ -13,19 +13,22 @@ All imports of JAX's internals are in this file.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, ArrayLike
 
 from didsim.pairwise.exact import Estimate, Sums, Wanted, tiled_sums
-from didsim.pairwise.forms import Form, PiecewiseLinear, Polynomial
+from didsim.pairwise.forms import Analytic, Form, PiecewiseLinear, Polynomial
 from didsim.pairwise.interpolation import convergence_rate, half_range, interpolated_sums
 from didsim.pairwise.moments import moment_sums
 from didsim.pairwise.sorting import sorted_sums
+
+T = TypeVar("T")
 
 _DEFAULT_TOLERANCES = {"float32": 3e-5, "float64": 1e-12}
 _DEGREES = {"float32": (16, 64, 256), "float64": (32, 128, 512)}
@@ -33,17 +36,41 @@ _MARGIN = 1e3  # between the error that a degree promises and the tolerance
 _LONG = 2**13  # from this many sequences on, passes over x cost more than sums over nodes
 _TOGETHER = 2**12  # points of a batch that are worked on at once
 _FEW = 64  # with fewer sequences than this, summing all pairs is faster
+_FIRST_NODES = (128, 512)  # tried one after the other by `by_fewest_nodes`
+
+# The number of nodes that a program in the making may interpolate at, and nothing else; None for any method.
+_only_nodes = jax.make_user_context(None)
+
+
+def by_fewest_nodes(compute: Callable[[], T]) -> T:
+    """`compute()`, by programs that hold one way of taking sums over pairs, and so compile quickly.
+
+    A program that may need any number of nodes, or the exact sum, holds them all: it takes three times as
+    long to compile. So the sums of smooth kernels are first taken at 128 nodes, for rewards over a range of
+    up to about 20 nats. Where that is not good enough, a sum is NaN, and then all is computed again: at 512
+    nodes, and if need be by a program that holds every way.
+
+    Args:
+        compute: a function that calls compiled programs. Its results are NaN where a sum is.
+    """
+    for nodes in _FIRST_NODES:
+        with _only_nodes(nodes), jax.debug_nans(False):
+            found = compute()
+            if not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(found)):
+                return found
+    return compute()
 
 
 # The primitive. Operands: weights of the first sequence, weights of the second, x and the offset. All have
 # the same batch axes and one dtype. Parameters: the kernel; three tuples of orders of derivatives of the
 # kernel, whose totals, rows and columns are returned (see Sums); the tolerance, or None for the default of
-# the dtype; and whether rows and columns are apart: not those of one gradient, so that each kind is held to
-# its own error.
+# the dtype; whether rows and columns are apart: not those of one gradient, so that each kind is held to its
+# own error; and the only number of nodes to interpolate at, or None.
 
 _pair_sums_p = Primitive("pair_sums")
 _pair_sums_p.multiple_results = True
 
+_PARAMETERS = ("kernel", "totals", "rows", "columns", "tolerance", "apart", "nodes")
 Orders = tuple[int, ...]
 
 
@@ -67,6 +94,7 @@ def bind(
     columns: Orders = (),
     tolerance: float | None,
     apart: bool = False,
+    nodes: int | None = None,
 ) -> list[Array]:
     parameters = {
         "totals": totals,
@@ -74,11 +102,12 @@ def bind(
         "columns": columns,
         "tolerance": tolerance,
         "apart": apart,
+        "nodes": _only_nodes.value if nodes is None else nodes,
     }
     return _pair_sums_p.bind(*operands, kernel=kernel, **parameters)
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "totals", "rows", "columns", "tolerance", "apart"))
+@functools.partial(jax.jit, static_argnames=_PARAMETERS)
 def _compute(
     *operands: Array,
     kernel: Form,
@@ -87,6 +116,7 @@ def _compute(
     columns: Orders,
     tolerance: float | None,
     apart: bool,
+    nodes: int | None,
 ) -> list[Array]:
     """The sums, by the fastest method that keeps the tolerance. Batch axes are first flattened to one."""
     *batch, size = operands[0].shape
@@ -106,17 +136,36 @@ def _compute(
         sums = tiled_sums(wanted(), *flat)
     elif isinstance(kernel, PiecewiseLinear):
         sums = jax.vmap(functools.partial(sorted_sums, wanted(lambda one: one.pieces)))(*flat)
-    elif isinstance(kernel, Polynomial):
-        estimate = functools.partial(moment_sums, wanted(lambda one: one.coefficients))
-        sums = _first_good([estimate], jnp.zeros((), int), tolerance, apart, wanted(), *flat)
     else:
-        degrees = [degree for degree in _DEGREES[dtype] if 5 * degree <= 3 * size]
-        estimates = [functools.partial(interpolated_sums, wanted(), m, kernel.strip) for m in degrees]
-        rate = convergence_rate(jnp.max(half_range(flat[2])), kernel.strip)
-        choice = jnp.sum(jnp.asarray(degrees) * jnp.log(rate) < math.log(_MARGIN / tolerance))
-        sums = _first_good(estimates, choice, tolerance, apart, wanted(), *flat)
+        estimates, choice = _estimates(kernel, wanted, flat[2], tolerance, nodes)
+        if nodes is None:
+            sums = _first_good(estimates, choice, tolerance, apart, wanted(), *flat)
+        else:
+            sums, is_good = _attempt(estimates[0], tolerance, apart, *flat)
+            sums = jax.tree.map(lambda one: jnp.where(is_good, one, jnp.nan), sums)
     shapes = [batch] * len(totals) + [[*batch, size]] * (len(rows) + len(columns))
     return [one.reshape(shape) for one, shape in zip(jax.tree.leaves(sums), shapes, strict=True)]
+
+
+def _estimates(
+    kernel: Analytic | Polynomial,
+    wanted: Callable[..., Wanted[Any]],
+    x: Array,
+    tolerance: float,
+    nodes: int | None,
+) -> tuple[list[Callable[..., Estimate]], Array]:
+    """The methods that may keep the tolerance, from the fastest on, and the number of the first to try.
+
+    For smooth kernels they differ in the number of nodes. If a number is given, there is no other.
+    """
+    if isinstance(kernel, Polynomial):
+        return [functools.partial(moment_sums, wanted(lambda one: one.coefficients))], jnp.zeros((), int)
+    size = x.shape[-1]
+    degrees = [degree for degree in _DEGREES[x.dtype.name] if 5 * degree <= 3 * size]
+    degrees = [nodes] if nodes else degrees
+    rate = convergence_rate(jnp.max(half_range(x)), kernel.strip)
+    choice = jnp.sum(jnp.asarray(degrees) * jnp.log(rate) < math.log(_MARGIN / tolerance))
+    return [functools.partial(interpolated_sums, wanted(), m, kernel.strip) for m in degrees], choice
 
 
 def _first_good(
@@ -128,21 +177,13 @@ def _first_good(
     *operands: Array,
 ) -> Sums:
     """The first of `estimates[choice:]` that keeps the tolerance; the exact sums if none does."""
-    batch, size = operands[2].shape
-    together = max(1, _TOGETHER // size)
-
-    def attempt(estimate: Callable[..., Estimate]) -> tuple[Sums, Array]:
-        if batch <= together:
-            found = jax.vmap(estimate)(*operands)
-        else:
-            found = jax.lax.map(lambda entry: estimate(*entry), operands, batch_size=together)
-        return found.sums, _good_enough(found, tolerance, apart, *operands[:2])
 
     def exact() -> tuple[Sums, Array]:
         return tiled_sums(wanted, *operands), jnp.ones((), bool)
 
     branches: list[Callable[[], tuple[Sums, Array]]]
-    branches = [*(functools.partial(attempt, estimate) for estimate in estimates), exact]
+    branches = [functools.partial(_attempt, one, tolerance, apart, *operands) for one in estimates]
+    branches.append(exact)
 
     def next_branch(state: tuple[Array, Sums, Array]) -> tuple[Array, Sums, Array]:
         choice, _, _ = state
@@ -152,6 +193,19 @@ def _first_good(
     nothing = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), shapes)
     start = (choice, nothing, jnp.zeros((), bool))
     return jax.lax.while_loop(lambda state: ~state[2], next_branch, start)[1]
+
+
+def _attempt(
+    estimate: Callable[..., Estimate], tolerance: float, apart: bool, *operands: Array
+) -> tuple[Sums, Array]:
+    """The estimated sums of a batch, and whether all keep the tolerance."""
+    batch, size = operands[2].shape
+    together = max(1, _TOGETHER // size)
+    if batch <= together:
+        found = jax.vmap(estimate)(*operands)
+    else:
+        found = jax.lax.map(lambda entry: estimate(*entry), operands, batch_size=together)
+    return found.sums, _good_enough(found, tolerance, apart, *operands[:2])
 
 
 def _good_enough(estimate: Estimate, tolerance: float, apart: bool, first: Array, second: Array) -> Array:
@@ -195,6 +249,7 @@ def _shapes(
     columns: Orders,
     tolerance: Any,
     apart: bool,
+    nodes: int | None,
 ) -> list[Any]:
     *_, x, offset = operands
     return [offset] * len(totals) + [x] * (len(rows) + len(columns))
@@ -226,6 +281,7 @@ def _differentiate(
     columns: Orders,
     tolerance: float | None,
     apart: bool,
+    nodes: int | None,
 ) -> tuple[list[Array], list[Any]]:
     """The differentials of totals, rows and columns.
 
@@ -247,14 +303,14 @@ def _differentiate(
     above = lambda orders: tuple(order + 1 for order in orders) if moves else ()  # noqa: E731
     all_rows = sorted({*rows, *above(rows), *above(totals), *(totals if in_first else ())})
     all_columns = sorted({*columns, *above(columns), *above(totals), *(totals if in_second else ())})
-    common: dict[str, Any] = {"kernel": kernel, "tolerance": tolerance}
+    common: dict[str, Any] = {"kernel": kernel, "tolerance": tolerance, "nodes": nodes}
     orders: dict[str, Any] = {
         "totals": totals,
         "rows": tuple(all_rows),
         "columns": tuple(all_columns),
         "apart": apart,
     }
-    if x.shape[-1] < _LONG:
+    if x.shape[-1] < _LONG and nodes is None:
         # Totals have a call of their own. A gradient seldom uses them, and an unused call costs nothing.
         sums = bind(primals, totals=totals, **common) if totals else []
         results = [*sums, *bind(primals, **(orders | {"totals": ()}), **common)]

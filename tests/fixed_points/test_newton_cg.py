@@ -1,5 +1,8 @@
 """Minimisers of large convex problems."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +11,23 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
 import didsim
+from didsim.fixed_points.newton import Found
 from didsim.fixed_points.newton_cg import minimise_convex
+from didsim.objectives.curvature import Expansion
+from didsim.pairwise import primitive, sums
 
 SIZE, BETA = 1100, 0.5  # more than there are dense matrices for
 RNG = np.random.default_rng(0)
 REFERENCE, CHOSEN, REJECTED = log_softmax(RNG.normal(size=(3, SIZE)), axis=-1)
 PROBLEM = didsim.Contrastive(CHOSEN, REJECTED)
+
+
+def minimised(loss: Callable[[jax.Array], jax.Array], start: jax.Array) -> Found:
+    def around(z: jax.Array) -> Expansion:
+        hessian = jax.hessian(loss)(z)
+        return Expansion(loss(z), jax.grad(loss)(z), lambda: jnp.diag(hessian), lambda step: hessian @ step)
+
+    return jax.jit(lambda start: minimise_convex(around, start))(start)
 
 
 def test_scales_do_not_matter_to_a_quadratic() -> None:
@@ -24,20 +38,50 @@ def test_scales_do_not_matter_to_a_quadratic() -> None:
     def loss(z: jax.Array) -> jax.Array:
         return jnp.sum(mass * ((z - middle)[1:] - (z - middle)[0]) ** 2) / 2
 
-    own = jnp.asarray([mass.sum(), *mass])
-    found = jax.jit(minimise_convex, static_argnums=(0, 2))(loss, jnp.zeros(41), lambda z: own)
+    found = minimised(loss, jnp.zeros(41))
     np.testing.assert_allclose(found.z - found.z[0], middle - middle[0], atol=1e-10)
     assert bool(found.converged)
 
 
-def test_a_function_that_falls_for_ever_does_not_converge() -> None:
-    def loss(z: jax.Array) -> jax.Array:
-        return jnp.exp(z[1] - z[0])
+def test_a_step_that_is_too_long_is_halved() -> None:
+    """Newton's step from 2 to the minimum of √(1 + d²) goes to −8, where the loss is larger."""
+    found = minimised(lambda z: jnp.sqrt(1 + (z[0] - z[1]) ** 2), jnp.array([1.0, -1.0]))
+    np.testing.assert_allclose(found.z, 0, atol=1e-9)
+    assert bool(found.converged)
+    assert 2 < int(found.steps) < 20
 
-    found = jax.jit(minimise_convex, static_argnums=(0, 2))(
-        loss, jnp.zeros(2), lambda z: loss(z) * jnp.ones(2)
-    )
-    assert not bool(found.converged)
+
+def test_a_function_that_falls_for_ever_does_not_converge() -> None:
+    assert not bool(minimised(lambda z: jnp.exp(z[1] - z[0]), jnp.zeros(2)).converged)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_search() -> None:
+    """As where a sum over pairs is not good enough; nothing counts as found."""
+    found = minimised(lambda z: jnp.where(z[1] - z[0] < -3, jnp.nan, jnp.exp(z[1] - z[0])), jnp.zeros(2))
+    assert np.isnan(found.value)
+
+
+@pytest.mark.parametrize(("rare", "nodes"), [(4.0, [128]), (20.0, [128, 512]), (60.0, [128, 512, None])])
+def test_few_nodes_are_tried_first(
+    rare: float, nodes: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards over a range of more than 23 nats need more than 128, and over 90 more than 512."""
+    seen: list[int | None] = []
+    bind = sums.bind
+
+    def noted(*args: Any, **parameters: Any) -> list[jax.Array]:
+        seen.append(primitive._only_nodes.value)
+        return bind(*args, **parameters)
+
+    monkeypatch.setattr(sums, "bind", noted)
+    # Of a size of its own, so that no program is there yet.
+    of_rank = np.arange(SIZE + int(rare))
+    chosen, rejected = log_softmax(-rare * (of_rank < 5)), log_softmax(-rare * (of_rank > SIZE - 5))
+    reference = np.full(len(of_rank), -np.log(len(of_rank)))
+    solution = didsim.solve(didsim.simpo(1.0, 0.0), reference, didsim.Contrastive(chosen, rejected))
+    assert list(dict.fromkeys(seen)) == nodes
+    assert solution.verdict.name == "MINIMISER"
+    np.testing.assert_allclose(solution.log_probs, log_softmax(chosen - rejected), atol=1e-6)
 
 
 def gradient_of_smoothed_labels(h: np.ndarray, smoothing: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 import itertools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -211,13 +211,40 @@ def test_slopes_are_finite_and_do_not_fall(kernel: Kernel) -> None:
 
 def test_derivatives_of_the_logistic_kernel_of_any_order() -> None:
     kernel = Logistic()
-    p = expit(-POINTS[1:])
+    p, q = expit(-POINTS[1:]), expit(POINTS[1:])
     first = jax.vmap(jax.grad(lambda d: kernel(d)))(D[1:])
     second = jax.vmap(jax.grad(jax.grad(lambda d: kernel(d))))(D[1:])
     third = jax.vmap(jax.jacfwd(jax.grad(jax.grad(lambda d: kernel(d)))))(D[1:])
     np.testing.assert_allclose(first, -p, rtol=1e-14)
-    np.testing.assert_allclose(second, p * (1 - p), rtol=1e-12)
-    np.testing.assert_allclose(third, p * (1 - p) * (2 * p - 1), rtol=1e-10, atol=1e-16)
+    np.testing.assert_allclose(second, p * q, rtol=1e-14)
+    np.testing.assert_allclose(third, p * q * (p - q), rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("far", [0.0, 1e-9, 1.0, 30.0, 300.0])
+def test_derivatives_keep_their_digits_on_both_sides_of_zero(far: float) -> None:
+    """Each has a symmetry, and on one side a tail in which no digit is lost."""
+    p, q = expit(far), expit(-far)
+    bell = np.array([p * q, p * q * (q - p), p * q * (1 - 6 * p * q)])  # σσ(−·) and its derivatives at `far`
+
+    def found(kernel: Kernel, d: float) -> np.ndarray:
+        derivatives, function = [], kernel.__call__
+        for _ in range(4):
+            function = jax.grad(function)
+            derivatives.append(float(function(jnp.asarray(d))))
+        return np.array(derivatives)
+
+    near: Any = {"rtol": 1e-12, "atol": 1e-15 * bell[0]}
+    for sign in (1, -1):
+        powers = np.array([1, sign, 1])
+        np.testing.assert_allclose(found(Logistic(), sign * far)[1:], bell * powers, **near)
+        np.testing.assert_allclose(found(Sigmoid(), sign * far)[:3], -bell * powers, **near)
+        # Of Σ σ log σ, plus a multiple of the sigmoid.
+        entropy = np.array([far * bell[0], bell[0] + far * bell[1], 2 * bell[1] + far * bell[2]])
+        against = -np.log(0.1) + np.log(0.9)
+        expected = entropy * np.array([sign, 1, sign]) - against * bell * powers
+        np.testing.assert_allclose(
+            found(ReverseCrossEntropy(jnp.array(0.1)), sign * far)[:3], expected, **near
+        )
 
 
 def test_an_expectation_of_the_exponential_survives_what_would_overflow_in_a_product() -> None:
