@@ -16,8 +16,8 @@ hessians        how it takes steps from Hessians, also from ones that are not po
 roots           how it ends where the loss moves with the policy
 newton_cg       the same for many numbers, if the loss is convex
 lbfgs           the same for many numbers, if it is not
-decompositions  of matrices, one at a time
-blas            the threads that these may take
+blas            the threads that decompositions of matrices may take
+compiling       how the programs are compiled
 smoothing       objectives with rounded corners
 win_graph       which sequences the pairs compare
 separable       where descent ends if these identify no minimiser

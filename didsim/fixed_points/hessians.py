@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Int
-
-from didsim.fixed_points.decompositions import eigen, solved, triangle
 
 # So few numbers have eigenvalues that cost little.
 _FEW = 64
@@ -72,7 +71,7 @@ def _scaled(hessian: Array, idle: Array, size: Array | None) -> _Scaled:
     matrix = _symmetric(hessian * scale[:, None] * scale)
     held = idle / scale
     held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
-    lower = triangle(matrix + held.T @ held)
+    lower = jnp.linalg.cholesky(matrix + held.T @ held)  # NaN if it is not positive
     return _Scaled(scale, matrix, lower, jnp.min(jnp.diag(lower)) ** 2 > _SAFE)
 
 
@@ -91,7 +90,7 @@ def decomposed(at: Curvature, idle: Array, size: Array | None, is_far: Bool[Arra
     least = _flat(scale)
 
     def by_eigenvalues(_: None) -> tuple[Array, Array]:
-        return eigen(matrix)
+        return _eigen(matrix)
 
     def unused(_: None) -> tuple[Array, Array]:
         return jnp.ones_like(scale), jnp.zeros_like(matrix)
@@ -104,7 +103,8 @@ def decomposed(at: Curvature, idle: Array, size: Array | None, is_far: Bool[Arra
         # Along directions that do not count the gradient is rounding.
         along = (scale * g) @ vectors
         by_values = vectors @ jnp.where(counts, along / jnp.maximum(magnitudes, least), 0)
-        by_triangle = solved(jnp.where(is_safe, lower, jnp.eye(len(lower), dtype=lower.dtype)), scale * g)
+        triangle = jnp.where(is_safe, lower, jnp.eye(len(lower), dtype=lower.dtype))
+        by_triangle = cho_solve((triangle, True), scale * g)
         return -scale * jnp.where(is_safe, by_triangle, by_values)
 
     flat = jnp.where(is_safe, 0, jnp.sum(~counts) - len(idle))
@@ -117,7 +117,7 @@ def level_directions(first: Array, last: Array, size: Array | None) -> tuple[Arr
     The largest entry of the mixture is 1.
     """
     scale = _scale(jnp.maximum(jnp.abs(jnp.diag(first)), jnp.abs(jnp.diag(last))), size)
-    values, vectors = eigen(_symmetric(_magnitude(first, scale) + _magnitude(last, scale)))
+    values, vectors = _eigen(_symmetric(_magnitude(first, scale) + _magnitude(last, scale)))
     level = values <= _flat(values) * jnp.max(values)
     mixture = scale * (vectors @ jnp.where(level, jnp.cos(jnp.arange(len(values), dtype=scale.dtype)), 0))
     longest = jnp.max(jnp.abs(mixture))
@@ -126,8 +126,14 @@ def level_directions(first: Array, last: Array, size: Array | None) -> tuple[Arr
 
 def _magnitude(hessian: Array, scale: Array) -> Array:
     """The scaled Hessian with its eigenvalues taken by magnitude."""
-    values, vectors = eigen(_symmetric(hessian * scale[:, None] * scale))
+    values, vectors = _eigen(_symmetric(hessian * scale[:, None] * scale))
     return (vectors * jnp.abs(values)) @ vectors.T
+
+
+def _eigen(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """The eigenvalues, in ascending order, and the eigenvectors of a symmetric matrix. O(n³)."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
 
 
 def _symmetric(matrix: Array) -> Array:

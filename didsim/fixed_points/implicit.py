@@ -139,7 +139,7 @@ def respond(task: Task, log_probs: Float[Array, "runs n"]) -> Response:
         moves = moves - moves[jnp.argmax(z)]
         return Response(moves - jnp.exp(z) @ moves, condition < _SINGULAR)
 
-    # One at a time: see `decompositions`.
+    # One at a time: see `over_starts`.
     return jax.lax.map(one, (task.objective, task.reference, task.problem, log_probs))
 
 

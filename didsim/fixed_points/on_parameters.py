@@ -11,6 +11,7 @@ from jaxtyping import Array
 from didsim._batches import batched
 from didsim._checks import Shape
 from didsim.fixed_points.certificate import Method, Solution
+from didsim.fixed_points.compiling import compiled
 from didsim.fixed_points.hessians import is_rounding
 from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.on_logits import rounding_kinks
@@ -93,7 +94,7 @@ def is_convex(policy: Policy, objective: Objective, problem: Problem) -> bool:
     return linear and stays_in_prompts(problem, policy.prompts, policy.log_probs().shape[-1])
 
 
-@eqx.filter_jit
+@compiled
 def _newton(task: Task, trained: Policy, fixed: Policy, idle: Array, guesses: Array) -> Found:
     flat, unravel = ravel_pytree(trained)
 

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from didsim.fixed_points.decompositions import least_squares, linear
-
 LONGEST_STEP = 8.0
 """A step changes no number by more than this."""
 
@@ -50,13 +48,13 @@ def root_step(jacobian: Array, field: Array, idle: Array) -> Array:
     # A gradient is zero along these. Near a root, where rounding is all that is left of it, it may not be.
     field = field - (along @ field) @ along
     held = along * jnp.sqrt(size)
-    quick = -linear(jacobian + held.T @ held, field)
+    quick = -jnp.linalg.solve(jacobian + held.T @ held, field)
     left = jnp.max(jnp.abs(jacobian @ quick + field))
     fits = left <= 1e-8 * jnp.max(jnp.abs(field))
     return jax.lax.cond(
         fits & (jnp.max(jnp.abs(quick)) < LONGEST_STEP),
         lambda _: quick,
-        lambda _: -least_squares(jacobian, field),
+        lambda _: -jnp.linalg.lstsq(jacobian, field)[0],
         None,
     )
 

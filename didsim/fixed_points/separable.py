@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from didsim.fixed_points.compiling import compiled
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.task import DENSE, Task, over_starts
@@ -99,7 +100,7 @@ def _has_same_slopes(pair: Term, lengths: Array | None) -> bool:
     return pair.reward.has_one_slope or (pair.reward.affine and of_one_length)
 
 
-@eqx.filter_jit
+@compiled
 def _minimised(kernel: Kernel, problem: Problem, keeps: Array, joined: Array) -> Found:
     """The rewards that minimise the loss of the pairs among `keeps`."""
     size = keeps.shape[-1]

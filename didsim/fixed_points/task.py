@@ -302,6 +302,8 @@ def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) 
 
     Each goes on until it has converged, and no longer. Several at once would all do what one of them needs,
     such as a decomposition into eigenvalues. That takes two to five times as long, also for few sequences.
+    And jaxlib 0.10 hands a batch of matrices to the threads that run the program, and waits for them in one
+    of these: two batches side by side can occupy all threads, and wait for each other for ever.
 
     Args:
         one: the solver, a function of a problem and a start.

@@ -1,6 +1,9 @@
 """Newton's method on functions whose minima are known."""
 
+from collections.abc import Iterator
+
 import jax
+import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from jax import Array
 from didsim.fixed_points import roots
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.newton import Found, minimise
+from didsim.fixed_points.task import over_starts
 from didsim.objectives.curvature import by_magnitude
 
 NONE = jnp.zeros((0, 5))  # no direction along which nothing changes
@@ -136,7 +140,7 @@ def test_what_rounding_leaves_along_an_idle_direction_takes_no_singular_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A gradient is zero along such a direction, but for its rounding. At a root that is all of it."""
-    monkeypatch.setattr(roots, "least_squares", lambda matrix, right: jnp.full_like(right, jnp.nan))
+    monkeypatch.setattr(jnp.linalg, "lstsq", lambda matrix, right: (jnp.full_like(right, jnp.nan),))
     rng = np.random.default_rng(0)
     idle, step = np.ones((1, 5)), rng.normal(size=5)
     apart = np.eye(5) - 1 / 5
@@ -177,3 +181,35 @@ def test_a_loss_that_moves_with_one_number(seed: int, size: int, kappa: float) -
     descends = np.linalg.eigvals(hessian + np.outer(u, v)).real.min() > 0
     assert bool(found.converged) == (kappa > -1)
     assert descends <= (kappa > -1)
+
+
+DECOMPOSED = {"eigh", "svd", "lu", "cholesky", "geqrf", "qr", "schur", "eig", "tridiagonal_solve"}
+
+
+def operations(jaxpr: jex.core.Jaxpr) -> Iterator[jex.core.JaxprEqn]:
+    """All operations of a program, those inside loops and branches too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in equation.params.values():
+            for inner in parameter if isinstance(parameter, tuple | list) else (parameter,):
+                if isinstance(inner, jex.core.ClosedJaxpr):
+                    yield from operations(inner.jaxpr)
+                elif isinstance(inner, jex.core.Jaxpr):
+                    yield from operations(inner)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_batch_of_starts_decomposes_one_matrix_at_a_time(moves: bool) -> None:
+    """jaxlib spreads a batch over XLA's threads; two batches side by side wait for each other for ever."""
+
+    def one(scale: Array, start: Array) -> Found:
+        def loss(z: Array, held: Array) -> Array:
+            return scale * jnp.sum(jnp.cosh(z - held / 2))
+
+        return minimise(loss, start, jnp.ones((1, 4)), moves=moves)
+
+    program = jax.make_jaxpr(lambda given, starts: over_starts(one, given, starts))
+    jaxpr = program(jnp.ones(2), jnp.ones((2, 3, 4))).jaxpr
+    found = [each.invars[0].aval.ndim for each in operations(jaxpr) if str(each.primitive) in DECOMPOSED]  # type: ignore[attr-defined]
+    assert found
+    assert set(found) == {2}
