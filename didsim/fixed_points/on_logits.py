@@ -92,9 +92,12 @@ def solve_on_logits(
     if task.size > DENSE:
         if task.objective.has_baseline or task.problem.online or support is not None:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
-        is_smooth = convex and not has_kinks(task.objective) and task.objective.knows_own_curvature
-        method = Method.NEWTON_CG_ON_LOGITS if is_smooth else Method.LBFGS_ON_LOGITS
-        found = by_fewest_nodes(lambda: _without_matrices(task, guesses, method))
+        if convex and not has_kinks(task.objective) and task.objective.knows_own_curvature:
+            method = Method.NEWTON_CG_ON_LOGITS
+            found = by_fewest_nodes(lambda: _newton_cg(task, guesses))
+        else:
+            method = Method.LBFGS_ON_LOGITS
+            found = _lbfgs(task, guesses)
     else:
         method = Method.NEWTON_ON_LOGITS
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
@@ -194,15 +197,22 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
 
 
 @compiled
-def _without_matrices(task: Task, guesses: Array, method: Method) -> Found:
+def _newton_cg(task: Task, guesses: Array) -> Found:
+    def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
+        objective, reference, problem = given
+        return minimise_convex(lambda z: objective.expansion(z, reference, problem, task.lengths), start)
+
+    return over_starts(one, (task.objective, task.reference, task.problem), guesses)
+
+
+@compiled
+def _lbfgs(task: Task, guesses: Array) -> Found:
     def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
         objective, reference, problem = given
 
         def loss(z: Array) -> Array:
             return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
 
-        if method == Method.NEWTON_CG_ON_LOGITS:
-            return minimise_convex(lambda z: objective.expansion(z, reference, problem, task.lengths), start)
         return minimise_large(loss, start, mass(problem, start) + jnp.exp(reference))
 
     return over_starts(one, (task.objective, task.reference, task.problem), guesses)

@@ -103,7 +103,7 @@ def _by_newton(
         guesses = with_start(guesses, 1, _of_logistic_loss(task, problem, identified, guesses[:, 1]))
     guesses = with_start(guesses, 0, None if first is None else _first_rewards(task, first))
     method = _method(task, pair)
-    found = by_fewest_nodes(lambda: _SOLVERS[method](pair, problem, identified, jnp.asarray(guesses)))
+    found = _SOLVERS[method](pair, problem, identified, jnp.asarray(guesses))
     ends = jax.vmap(lambda h: policy_of(task, pair, h), 1, 1)(found.z)
     best, policies, agreed = best_of(task, found, ends)
     return solution_of(
@@ -183,8 +183,12 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
     return over_starts(_where_identified(one), (identified, (pair, table)), guesses)
 
 
-@compiled
 def _newton_cg(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
+    return by_fewest_nodes(lambda: _by_products(pair, problem, identified, guesses))
+
+
+@compiled
+def _by_products(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     def one(given: tuple[Term, Problem], start: Array) -> Found:
         pair, problem = given
 

@@ -51,7 +51,8 @@ def by_fewest_nodes(compute: Callable[[], T]) -> T:
     nodes, and if need be by a program that holds every way.
 
     Args:
-        compute: a function that calls compiled programs. Its results are NaN where a sum is.
+        compute: a function that calls compiled programs. A result is NaN if any sum was: a search that takes
+            NaN for a wall, and stops in front of it, must not be called.
     """
     for nodes in _FIRST_NODES:
         with _only_nodes(nodes), jax.debug_nans(False):
