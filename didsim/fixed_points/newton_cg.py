@@ -11,6 +11,7 @@ from jaxtyping import Array
 from didsim.fixed_points.newton import SHORTEST_SHARE, Found, falls_enough
 from didsim.fixed_points.roots import LONGEST_STEP
 from didsim.objectives.curvature import Expansion
+from didsim.pairwise.primitive import is_at_few_nodes
 
 _STEPS = 100
 _PRODUCTS = 400
@@ -30,7 +31,7 @@ class _State(NamedTuple):
         left: the largest entry of Newton's step.
         share: the share of it that is tried next.
         steps: the number of steps that were taken.
-        lost: whether the loss was not a number.
+        lost: whether the loss needs more nodes.
     """
 
     z: Array
@@ -56,14 +57,15 @@ def minimise_convex(around: Callable[[Array], Expansion], start: Array) -> Found
     the program holds few sums over pairs, which take long to compile.
 
     Args:
-        around: the function around a point. If its value is not a number somewhere, the search stops, and the
-            value found is NaN. Entries of the diagonal that are off by a factor cost time alone.
+        around: the function around a point. Entries of the diagonal that are off by a factor cost time alone.
+            Where sums over pairs are taken `at_few_nodes`, and the value is NaN somewhere, the search stops,
+            and the value found is NaN.
         start: where to start.
     """
 
     def newton_step(at: Expansion) -> Array:
         d = at.diagonal()
-        scale = jax.lax.rsqrt(jnp.where(d > 0, d, 1))
+        scale = jax.lax.rsqrt(jnp.where(d <= 0, 1, d))
         # A shift of all numbers gets the curvature 1.
         shift = 1 / (scale * jnp.linalg.norm(1 / scale))
 
@@ -87,7 +89,7 @@ def minimise_convex(around: Callable[[Array], Expansion], start: Array) -> Found
             return _State(z, at.value, at.gradient, step, left, jnp.ones_like(left), steps, state.lost)
 
         def shorten() -> _State:
-            return state._replace(share=state.share / 2, lost=jnp.isnan(at.value))
+            return state._replace(share=state.share / 2, lost=jnp.isnan(at.value) & is_at_few_nodes())
 
         return jax.lax.cond(falls_enough(state.value, at.value, state.share, slope), accept, shorten)
 

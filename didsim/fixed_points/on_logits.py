@@ -29,10 +29,10 @@ from didsim.fixed_points.task import (
     solution_of,
     with_start,
 )
-from didsim.objectives.curvature import InLogProbs
+from didsim.objectives.curvature import Expansion, InLogProbs
 from didsim.objectives.objective import Objective
 from didsim.objectives.terms import Single
-from didsim.pairwise.primitive import by_fewest_nodes
+from didsim.pairwise.primitive import at_few_nodes
 from didsim.preferences.problem import Problem
 
 # When all log-probabilities are shifted, a slope of this many roundings of the given numbers is none.
@@ -94,7 +94,7 @@ def solve_on_logits(
             check_dense(task, "a loss that depends on the policy other than through its gradient")
         if convex and not has_kinks(task.objective) and task.objective.knows_own_curvature:
             method = Method.NEWTON_CG_ON_LOGITS
-            found = by_fewest_nodes(lambda: _newton_cg(task, guesses))
+            found = at_few_nodes(lambda: _newton_cg(task, guesses))
         else:
             method = Method.LBFGS_ON_LOGITS
             found = _lbfgs(task, guesses)
@@ -107,7 +107,7 @@ def solve_on_logits(
         unique = np.asarray(False)
         if log_convex and not task.objective.has_baseline:
             # A set of log-probabilities that sum to at most one is convex; see `solve`.
-            slope = by_fewest_nodes(lambda: _shift_slope(task, jnp.asarray(policies)))
+            slope = at_few_nodes(lambda: _shift_slope(task, jnp.asarray(policies)))
             unique = np.asarray(slope) <= max(1e-9, _NO_SLOPE * task.eps)
     return solution_of(
         task,
@@ -200,7 +200,13 @@ def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Foun
 def _newton_cg(task: Task, guesses: Array) -> Found:
     def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
         objective, reference, problem = given
-        return minimise_convex(lambda z: objective.expansion(z, reference, problem, task.lengths), start)
+        # Once, as those of labelled pairs take O(N²).
+        marginals = problem.chosen_marginal(len(start)), problem.rejected_marginal(len(start))
+
+        def around(z: Array) -> Expansion:
+            return objective.expansion(z, reference, problem, task.lengths, marginals)
+
+        return minimise_convex(around, start)
 
     return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 
@@ -209,9 +215,10 @@ def _newton_cg(task: Task, guesses: Array) -> Found:
 def _lbfgs(task: Task, guesses: Array) -> Found:
     def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
         objective, reference, problem = given
+        marginals = problem.chosen_marginal(len(start)), problem.rejected_marginal(len(start))
 
         def loss(z: Array) -> Array:
-            return objective.population_loss(log_softmax(z), reference, problem, task.lengths)
+            return objective.population_loss(log_softmax(z), reference, problem, task.lengths, marginals)
 
         return minimise_large(loss, start, mass(problem, start) + jnp.exp(reference))
 

@@ -36,7 +36,7 @@ from didsim.objectives.curvature import Expansion, by_magnitude
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio, Scalar
 from didsim.objectives.terms import Pair, Term
-from didsim.pairwise.primitive import by_fewest_nodes
+from didsim.pairwise.primitive import at_few_nodes
 from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
@@ -184,7 +184,7 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
 
 
 def _newton_cg(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
-    return by_fewest_nodes(lambda: _by_products(pair, problem, identified, guesses))
+    return at_few_nodes(lambda: _by_products(pair, problem, identified, guesses))
 
 
 @compiled

@@ -18,7 +18,7 @@ from didsim.fixed_points.newton import TOLERANCE, Found
 from didsim.fixed_points.smoothing import has_kinks
 from didsim.fixed_points.win_graph import Comparisons, compare
 from didsim.objectives.objective import Objective
-from didsim.pairwise.primitive import by_fewest_nodes
+from didsim.pairwise.primitive import at_few_nodes
 from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
@@ -128,7 +128,7 @@ def solution_of(
     """
     if gradient is None:
         measured = task.measured and not has_kinks(task.objective)
-        gradient = by_fewest_nodes(lambda: _gradient_norm(task, log_probs)) if measured else np.nan
+        gradient = at_few_nodes(lambda: _gradient_norm(task, log_probs)) if measured else np.nan
 
     def of_runs(value: Any) -> np.ndarray:
         return np.broadcast_to(np.asarray(value), (task.runs,))

@@ -295,7 +295,12 @@ class Objective(eqx.Module):
         return InLogProbs(sum_of([one.gradient for one in parts]), sum_of([one.hessian for one in parts]))
 
     def expansion(
-        self, logits: Float[Array, " n"], reference: Array, problem: Problem, lengths: Array | None
+        self,
+        logits: Float[Array, " n"],
+        reference: Array,
+        problem: Problem,
+        lengths: Array | None,
+        marginals: Marginals | None = None,
     ) -> Expansion:
         """The loss around some logits, to the second order, without a matrix. Arguments are not checked.
 
@@ -314,7 +319,7 @@ class Objective(eqx.Module):
         p = jnp.exp(log_probs)
 
         def loss(logps: Array) -> Array:
-            return self.population_loss(logps, reference, problem, lengths, held=log_probs)
+            return self.population_loss(logps, reference, problem, lengths, marginals, log_probs)
 
         (value, s), differential = jax.linearize(jax.value_and_grad(loss), log_probs)
         total = jnp.sum(s)
@@ -329,7 +334,7 @@ class Objective(eqx.Module):
 
         def diagonal() -> Array:
             space = Sequences(log_probs, reference, lengths)
-            over = self._population(log_probs, reference, problem, lengths, None)
+            over = self._population(log_probs, reference, problem, lengths, marginals)
             own = sum_of([term.weighted(term.own_curvature(space, over)) for term in self.terms])
             shifted = free_product(jnp.ones_like(p))
             return own - 2 * p * shifted + p**2 * jnp.sum(shifted) - total * p * (1 - p)

@@ -36,30 +36,34 @@ _MARGIN = 1e3  # between the error that a degree promises and the tolerance
 _LONG = 2**13  # from this many sequences on, passes over x cost more than sums over nodes
 _TOGETHER = 2**12  # points of a batch that are worked on at once
 _FEW = 64  # with fewer sequences than this, summing all pairs is faster
-_FIRST_NODES = (128, 512)  # tried one after the other by `by_fewest_nodes`
+_FIRST_NODES = 128  # by `at_few_nodes`
 
 # The number of nodes that a program in the making may interpolate at, and nothing else; None for any method.
 _only_nodes = jax.make_user_context(None)
 
 
-def by_fewest_nodes(compute: Callable[[], T]) -> T:
+def at_few_nodes(compute: Callable[[], T]) -> T:
     """`compute()`, by programs that hold one way of taking sums over pairs, and so compile quickly.
 
-    A program that may need any number of nodes, or the exact sum, holds them all: it takes three times as
-    long to compile. So the sums of smooth kernels are first taken at 128 nodes, for rewards over a range of
-    up to about 20 nats. Where that is not good enough, a sum is NaN, and then all is computed again: at 512
-    nodes, and if need be by a program that holds every way.
+    A program that may need any number of nodes, or the exact sum, holds them all: it takes three to five
+    times as long to compile. So the sums of smooth kernels are first taken at 128 nodes, which is enough for
+    rewards over a range of about 20 nats. Where that is not good enough, a sum is NaN, and then all is
+    computed again by programs that hold every way.
 
     Args:
         compute: a function that calls compiled programs. A result is NaN if any sum was: a search that takes
             NaN for a wall, and stops in front of it, must not be called.
     """
-    for nodes in _FIRST_NODES:
-        with _only_nodes(nodes), jax.debug_nans(False):
-            found = compute()
-            if not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(found)):
-                return found
+    with _only_nodes(_FIRST_NODES), jax.debug_nans(False):
+        found = compute()
+        if not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(found)):
+            return found
     return compute()
+
+
+def is_at_few_nodes() -> bool:
+    """Whether the program in the making is one of these, in which NaN can stand for a sum not good enough."""
+    return _only_nodes.value is not None
 
 
 # The primitive. Operands: weights of the first sequence, weights of the second, x and the offset. All have

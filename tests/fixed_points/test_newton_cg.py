@@ -55,17 +55,24 @@ def test_a_function_that_falls_for_ever_does_not_converge() -> None:
     assert not bool(minimised(lambda z: jnp.exp(z[1] - z[0]), jnp.zeros(2)).converged)
 
 
-def test_a_loss_that_is_not_a_number_ends_the_search() -> None:
-    """As where a sum over pairs is not good enough; nothing counts as found."""
-    found = minimised(lambda z: jnp.where(z[1] - z[0] < -3, jnp.nan, jnp.exp(z[1] - z[0])), jnp.zeros(2))
-    assert np.isnan(found.value)
+@pytest.mark.parametrize("few", [False, True])
+def test_where_a_loss_is_not_a_number_no_step_goes_but_a_sum_may_need_more_nodes(few: bool) -> None:
+    def loss(z: jax.Array) -> jax.Array:
+        d = z[0] - z[1]
+        return jnp.where(d < -5, jnp.nan, jnp.sqrt(1 + d**2))
+
+    with primitive._only_nodes(128 if few else None):
+        found = minimised(loss, jnp.array([1.0, -1.0]))
+    assert np.isnan(found.value) == few
+    if not few:
+        np.testing.assert_allclose(found.z, 0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("rare", "nodes"), [(4.0, [128]), (20.0, [128, 512]), (60.0, [128, 512, None])])
+@pytest.mark.parametrize(("rare", "nodes"), [(4.0, [128]), (20.0, [128, None]), (60.0, [128, None])])
 def test_few_nodes_are_tried_first(
     rare: float, nodes: list[int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rewards over a range of more than 23 nats need more than 128, and over 90 more than 512."""
+    """Rewards over a range of more than 23 nats need more than 128, and over 90 sums pair by pair."""
     seen: list[int | None] = []
     bind = sums.bind
 
