@@ -254,7 +254,7 @@ def share_of_step(
     before: Array | float = jnp.inf,
     wanted: Array | bool = True,
 ) -> tuple[Array, Array, Array]:
-    """The share of a step that a line search takes: 1, halved until the loss falls; 0 if no share will do.
+    """The share of a step that a line search takes: 1, halved until it `falls_enough`; 0 if no share will do.
 
     Args:
         loss: the loss.

@@ -32,7 +32,7 @@ from didsim.fixed_points.task import (
     with_start,
 )
 from didsim.fixed_points.win_graph import Comparisons, compare
-from didsim.objectives.curvature import Expansion, by_magnitude
+from didsim.objectives.curvature import Expansion, by_magnitude, expanded
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio, Scalar
 from didsim.objectives.terms import Pair, Term
@@ -193,13 +193,10 @@ def _by_products(pair: Term, problem: Problem, identified: Bool[Array, " runs"],
         pair, problem = given
 
         def around(h: Array) -> Expansion:
-            loss = jax.value_and_grad(lambda h: pair.kernel.expect(problem, h))
-            (value, gradient), differential = jax.linearize(loss, h)
-            return Expansion(
-                value,
-                gradient,
+            return expanded(
+                lambda h: pair.kernel.expect(problem, h),
+                h,
                 lambda: pair.kernel.own_curvature(problem, h),
-                lambda step: differential(step)[1],
             )
 
         return minimise_convex(around, start)

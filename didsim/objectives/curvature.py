@@ -57,6 +57,14 @@ class Expansion(NamedTuple):
     product: Callable[[Array], Array]
 
 
+def expanded(
+    function: Callable[[Array], Array], at: Float[Array, " n"], diagonal: Callable[[], Array]
+) -> Expansion:
+    """The expansion of a function around a point. A product costs about a gradient."""
+    (value, gradient), differential = jax.linearize(jax.value_and_grad(function), at)
+    return Expansion(value, gradient, diagonal, lambda step: differential(step)[1])
+
+
 class OfRewards(NamedTuple):
     """Derivatives of a loss in the rewards of chosen and of rejected sequences, `x` and `y`.
 

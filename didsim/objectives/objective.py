@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
-from didsim.objectives.curvature import Expansion, InLogProbs
+from didsim.objectives.curvature import Expansion, InLogProbs, expanded
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term, WithTokens
@@ -302,7 +302,9 @@ class Objective(eqx.Module):
         lengths: Array | None,
         marginals: Marginals | None = None,
     ) -> Expansion:
-        """The loss around some logits, to the second order, without a matrix. Arguments are not checked.
+        """The loss around some logits, to the second order, without a matrix.
+
+        Arguments are those of `curvature`, and are not checked.
 
         Every term must know its own curvature. There, the pair of a sequence with itself counts as in
         `Problem.own_curvature`.
@@ -321,25 +323,24 @@ class Objective(eqx.Module):
         def loss(logps: Array) -> Array:
             return self.population_loss(logps, reference, problem, lengths, marginals, log_probs)
 
-        (value, s), differential = jax.linearize(jax.value_and_grad(loss), log_probs)
-        total = jnp.sum(s)
+        def own() -> Array:
+            space = Sequences(log_probs, reference, lengths)
+            over = self._population(log_probs, reference, problem, lengths, marginals)
+            return sum_of([term.weighted(term.own_curvature(space, over)) for term in self.terms])
 
-        def free_product(step: Array) -> Array:
-            return differential(step)[1]
+        free = expanded(loss, log_probs, own)
+        total = jnp.sum(free.gradient)
 
         def product(step: Array) -> Array:
             step = step - jnp.vdot(p, step)
-            pull = free_product(step)
+            pull = free.product(step)
             return pull - p * jnp.sum(pull) - total * p * step
 
         def diagonal() -> Array:
-            space = Sequences(log_probs, reference, lengths)
-            over = self._population(log_probs, reference, problem, lengths, marginals)
-            own = sum_of([term.weighted(term.own_curvature(space, over)) for term in self.terms])
-            shifted = free_product(jnp.ones_like(p))
-            return own - 2 * p * shifted + p**2 * jnp.sum(shifted) - total * p * (1 - p)
+            shifted = free.product(jnp.ones_like(p))
+            return free.diagonal() - 2 * p * shifted + p**2 * jnp.sum(shifted) - total * p * (1 - p)
 
-        return Expansion(value, s - p * total, diagonal, product)
+        return Expansion(free.value, free.gradient - p * total, diagonal, product)
 
     def _population(
         self, held: Array, reference: Array, problem: Problem, lengths: Array | None, marginals: Any

@@ -166,8 +166,8 @@ def _estimates(
     if isinstance(kernel, Polynomial):
         return [functools.partial(moment_sums, wanted(lambda one: one.coefficients))], jnp.zeros((), int)
     size = x.shape[-1]
-    degrees = [degree for degree in _DEGREES[x.dtype.name] if 5 * degree <= 3 * size]
-    degrees = [nodes] if nodes else degrees
+    usual = [degree for degree in _DEGREES[x.dtype.name] if 5 * degree <= 3 * size]
+    degrees = usual if nodes is None else [nodes]
     rate = convergence_rate(jnp.max(half_range(x)), kernel.strip)
     choice = jnp.sum(jnp.asarray(degrees) * jnp.log(rate) < math.log(_MARGIN / tolerance))
     return [functools.partial(interpolated_sums, wanted(), m, kernel.strip) for m in degrees], choice

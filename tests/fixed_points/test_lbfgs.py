@@ -1,7 +1,5 @@
 """Minimisers of large problems."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from scipy.special import expit, log_softmax
 import didsim
 from didsim.fixed_points import lbfgs
 from didsim.fixed_points.lbfgs import minimise_large
-from didsim.pairwise import primitive, sums
+from tests.fixed_points.nodes_seen import nodes_seen
 
 SIZE, BETA = 1100, 0.5  # more than there are dense matrices for
 RNG = np.random.default_rng(0)
@@ -59,18 +57,11 @@ def test_a_loss_that_is_not_convex_on_a_large_space() -> None:
 @pytest.mark.slow
 def test_the_search_takes_any_sum_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """With few nodes alone, it would stop where a sum is not good enough, and call that an end."""
-    limits: list[int | None] = []
-
-    def noted(*args: Any, **parameters: Any) -> list[jax.Array]:
-        limits.append(primitive._only_nodes.value)
-        found: list[jax.Array] = primitive.bind(*args, **parameters)
-        return found
-
-    monkeypatch.setattr(sums, "bind", noted)
+    seen = nodes_seen(monkeypatch)
     monkeypatch.setattr(lbfgs, "_STEPS", 3)
     solution = didsim.solve(didsim.exo(BETA), REFERENCE, PROBLEM, starts=1)
     assert solution.certificate.method == "L-BFGS on rewards"
-    assert limits[0] is None
+    assert seen[0] is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Minimisers of large convex problems."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,8 @@ import didsim
 from didsim.fixed_points.newton import Found
 from didsim.fixed_points.newton_cg import minimise_convex
 from didsim.objectives.curvature import Expansion
-from didsim.pairwise import primitive, sums
+from didsim.pairwise import primitive
+from tests.fixed_points.nodes_seen import nodes_seen
 
 SIZE, BETA = 1100, 0.5  # more than there are dense matrices for
 RNG = np.random.default_rng(0)
@@ -72,15 +72,8 @@ def test_where_a_loss_is_not_a_number_no_step_goes_but_a_sum_may_need_more_nodes
 def test_few_nodes_are_tried_first(
     rare: float, nodes: list[int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rewards over a range of more than 23 nats need more than 128, and over 90 sums pair by pair."""
-    seen: list[int | None] = []
-    bind = sums.bind
-
-    def noted(*args: Any, **parameters: Any) -> list[jax.Array]:
-        seen.append(primitive._only_nodes.value)
-        return bind(*args, **parameters)
-
-    monkeypatch.setattr(sums, "bind", noted)
+    """Rewards over more than 23 nats need more than 128, and over more than 90, sums pair by pair."""
+    seen = nodes_seen(monkeypatch)
     # Of a size of its own, so that no program is there yet.
     of_rank = np.arange(SIZE + int(rare))
     chosen, rejected = log_softmax(-rare * (of_rank < 5)), log_softmax(-rare * (of_rank > SIZE - 5))
