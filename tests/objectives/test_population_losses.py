@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,11 @@ CONVEX = (*OF_DIFFERENCES, "cpo", "sft", "bdpo", "dpo_shift")
 
 few_sizes = st.sampled_from((1, 5))
 LENGTHS = {1: np.array([3]), 2: np.array([1, 2]), 3: np.array([1, 2, 4]), 5: np.array([1, 2, 2, 3, 3])}
+
+
+def made(strength: float, names: Iterable[str]) -> dict[str, Objective]:
+    """Some objectives alone, as all of them take long to compile."""
+    return {name: MAKERS[name](strength) for name in names}
 
 
 def values(
@@ -101,7 +108,7 @@ def test_exponential_losses_agree_with_a_double_loop(kind: str, data: st.DataObj
     logits, r, problem = data.draw(instances(kind, hostile=True))
     p = log_softmax(logits)
     h = strength * (p - r)
-    result = values(make(strength), logits, r, problem, LENGTHS[len(p)])["exponential"]
+    result = values(made(strength, ["exponential"]), logits, r, problem, LENGTHS[len(p)])["exponential"]
     expected = logsumexp(table(problem, len(p)) - (h[:, None] - h))
     assert not np.isnan(result)
     # The exponents are rewards and log-probabilities, up to 4200 nats, rounded by a few eps of their sizes.
@@ -145,10 +152,11 @@ def test_gradient_of_dpo_agrees_with_its_formula(data: st.DataObject, beta: floa
     h = beta * (log_softmax(logits) - r)
     weights = np.exp(table(problem, len(h))) * expit(h - h[:, None])
     expected = -beta * (weights.sum(1) - weights.sum(0))
-    result = losses_and_gradients(make(beta), logits, r, problem, LENGTHS[len(h)])
+    objectives = made(beta, ("dpo", "dpo_pg"))
+    result = losses_and_gradients(objectives, logits, r, problem, LENGTHS[len(h)])
     # Slopes at rewards of size A are off by eps A, relative to themselves.
     error = beta * EPS * 8 * (len(h) + np.abs(h).max())
-    for name in ("dpo", "dpo_pg"):
+    for name in objectives:
         np.testing.assert_allclose(result[name][1], expected, rtol=1e-12, atol=error)
 
 
@@ -163,7 +171,7 @@ def test_gradients_with_baselines_agree_with_their_formulas(data: st.DataObject,
         "kto": -1.25 * chosen * expit(h - z) * expit(z - h) + 0.75 * rejected * expit(h - z) * expit(z - h),
         "bco": -chosen * expit(shift - h) + rejected * expit(h - shift),
     }
-    result = losses_and_gradients(make(beta), logits, r, problem, LENGTHS[len(h)])
+    result = losses_and_gradients(made(beta, slopes), logits, r, problem, LENGTHS[len(h)])
     for name, slope in slopes.items():
         # Slopes are off by eps of the rewards and of the baseline, which has the rounding of a sum over N.
         error = beta * EPS * 16 * (len(h) + 1) * (1 + np.abs(h).max())
@@ -175,7 +183,8 @@ def test_gradients_with_baselines_agree_with_their_formulas(data: st.DataObject,
 def test_losses_are_convex_in_the_logits(data: st.DataObject, kind: str, strength: float) -> None:
     a, r, problem = data.draw(instances(kind, hostile=False))
     b = data.draw(ordinary_logits(len(a)))
-    at = [values(make(strength), x, r, problem, LENGTHS[len(a)]) for x in (a, (a + b) / 2, b)]
+    objectives = made(strength, CONVEX)
+    at = [values(objectives, x, r, problem, LENGTHS[len(a)]) for x in (a, (a + b) / 2, b)]
     for name in CONVEX:
         start, middle, end = (value[name] for value in at)
         assert middle <= (start + end) / 2 + 1e-12 * (1 + abs(start) + abs(end)), name
@@ -290,7 +299,9 @@ def narrowed(problem: Problem) -> Problem:
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_stays_float32(kind: str) -> None:
     p, r = P.astype(np.float32), Q.astype(np.float32)
-    found = losses_and_gradients(make(0.5), p, r, narrowed(INSTANCES[kind]), LENGTHS[3])
+    found = eqx.filter_eval_shape(
+        losses_and_gradients, make(0.5), p, r, narrowed(INSTANCES[kind]), LENGTHS[3]
+    )
     for name, (loss, gradient) in found.items():
         assert loss.dtype == jnp.float32, name
         assert gradient.dtype == jnp.float32, name
