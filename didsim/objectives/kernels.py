@@ -7,7 +7,7 @@ sequence minus a baseline (`didsim.objectives.terms`).
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -421,6 +421,49 @@ class ReverseCrossEntropy(SumOfForms):
         return ((None, _NEGATIVE_ENTROPY), (against, _DOUBT))
 
 
+class _Modulated(NamedTuple):
+    """The parts of `LogRatioModulated` at `d`, with `t = d / temperature`.
+
+    Attributes:
+        right: `σ(d)`.
+        wrong: `σ(−d)`.
+        surprise: `−log σ(d)`.
+        far: `σ(t)`.
+        near: `σ(−t)`.
+        exponential: `e^−d σ(t)`.
+    """
+
+    right: Array
+    wrong: Array
+    surprise: Array
+    far: Array
+    near: Array
+    exponential: Array
+
+
+@jax.custom_jvp
+def _modulated(d: Array, t: Array) -> _Modulated:
+    e_d, e_t = jnp.exp(-jnp.abs(d)), jnp.exp(-jnp.abs(t))
+    return _Modulated(
+        jnp.where(d < 0, e_d, 1) / (1 + e_d),
+        jnp.where(d < 0, 1, e_d) / (1 + e_d),
+        jnp.maximum(-d, 0) + jnp.log1p(e_d),
+        jnp.where(t < 0, e_t, 1) / (1 + e_t),
+        jnp.where(t < 0, 1, e_t) / (1 + e_t),
+        # `e^−d` may overflow where its factor vanishes.
+        jnp.exp(-d + jnp.minimum(t, 0)) / (1 + e_t),
+    )
+
+
+@_modulated.defjvp
+def _modulated_jvp(at: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[_Modulated, _Modulated]:
+    """The derivatives are products of the parts, so that none of any order takes another exponential."""
+    (d_dot, t_dot), of = tangents, _modulated(*at)
+    turn, step = of.right * of.wrong * d_dot, of.far * of.near * t_dot
+    moved = of.exponential * (of.near * t_dot - d_dot)
+    return of, _Modulated(turn, -turn, -of.wrong * d_dot, step, -step, moved)
+
+
 class LogRatioModulated(Kernel):
     """`−log σ(d) (1 − m) + e^−d m` with `m = σ(d / temperature)`.
 
@@ -435,6 +478,5 @@ class LogRatioModulated(Kernel):
         return np.asarray(True)
 
     def __call__(self, difference: Array) -> Array:
-        t = difference / self.temperature
-        # One exponential, since e^−d may overflow where its factor vanishes.
-        return _surprise(difference) * _sigmoid(-t) + jnp.exp(-difference - _softplus(-t))
+        of = _modulated(difference, difference / self.temperature)
+        return of.surprise * of.near + of.exponential

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -218,6 +219,33 @@ def test_derivatives_of_the_logistic_kernel_of_any_order() -> None:
     np.testing.assert_allclose(first, -p, rtol=1e-14)
     np.testing.assert_allclose(second, p * q, rtol=1e-14)
     np.testing.assert_allclose(third, p * q * (p - q), rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 7.0])
+@pytest.mark.parametrize("d", [-30.0, -0.2, 0.0, 1e-9, 0.1, 2.0, 25.0, 700.0])
+def test_derivatives_of_discopop_agree_with_mpmath(d: float, temperature: float) -> None:
+    def loss(d: Any) -> Any:
+        modulation = 1 / (1 + mpmath.exp(-d / mpmath.mpf(temperature)))
+        return mpmath.log(1 + mpmath.exp(-d)) * (1 - modulation) + mpmath.exp(-d) * modulation
+
+    function: Any = LogRatioModulated(jnp.asarray(temperature)).__call__
+    with mpmath.workdps(60):
+        for order in range(4):
+            expected = float(mpmath.diff(loss, mpmath.mpf(d), order))
+            assert float(function(jnp.asarray(d))) == pytest.approx(expected, rel=1e-12, abs=1e-300), order
+            function = jax.grad(function)
+
+    def of_temperature(temperature: Any) -> Any:
+        modulation = 1 / (1 + mpmath.exp(-d / temperature))
+        return mpmath.log(1 + mpmath.exp(-mpmath.mpf(d))) * (1 - modulation) + mpmath.exp(-d) * modulation
+
+    # Farther out the slope in the temperature is a difference of two numbers that are nearly equal.
+    if d > 2:
+        return
+    slope = jax.grad(lambda temperature: LogRatioModulated(temperature)(jnp.asarray(d)))(temperature)
+    with mpmath.workdps(700):
+        expected = float(mpmath.diff(of_temperature, mpmath.mpf(temperature)))
+    assert float(slope) == pytest.approx(expected, rel=1e-12, abs=1e-300)
 
 
 @pytest.mark.parametrize("far", [0.0, 1e-9, 1.0, 30.0, 300.0])
