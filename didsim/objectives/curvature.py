@@ -148,8 +148,8 @@ def of_function(loss: Callable[[Array], Array], log_probs: Float[Array, " n"]) -
 class RewardMap:
     """The map from log-probabilities to the rewards of all sequences, with its derivatives.
 
-    O(N²) for a reward that looks at one sequence at a time. For any other it has the dense Jacobian, and
-    `pulled` is a product of N × N matrices.
+    O(N²) for a reward that looks at one sequence at a time, but for the `Reward.dense_row`. For any other it
+    has the dense Jacobian, and `pulled` is a product of N × N matrices.
     """
 
     def __init__(
@@ -164,15 +164,25 @@ class RewardMap:
             self._slope, self._bend = derivatives(
                 lambda log_probs: reward(log_probs, reference, lengths), log_probs
             )
-        else:
+            return
+        self._row = reward.dense_row(log_probs)
+        if self._row is None:
             self._jacobian = jax.jacfwd(rewards)(log_probs)
+            return
+        _, sums = jax.jvp(rewards, (log_probs,), (jnp.ones_like(log_probs),))
+        is_row = jnp.arange(log_probs.shape[-1]) == self._row
+        (row,) = jax.vjp(rewards, log_probs)[1](is_row.astype(log_probs.dtype))
+        self._slope, self._others = jnp.where(is_row, row, sums), jnp.where(is_row, 0, row)
 
     def values(self) -> Float[Array, " n"]:
         return self._rewards(self._log_probs)
 
     def pulled(self, matrix: Float[Array, "n m"]) -> Float[Array, "n m"]:
         """`Jᵀ · matrix`, with the Jacobian `J` of the rewards."""
-        return self._slope[:, None] * matrix if self._separate else self._jacobian.T @ matrix
+        if not self._separate and self._row is None:
+            return self._jacobian.T @ matrix
+        own = self._slope[:, None] * matrix
+        return own if self._separate else own + self._others[:, None] * matrix[self._row]
 
     def derivatives(self, first: Float[Array, " n"], second: Float[Array, "n n"]) -> InLogProbs:
         """Those of a loss with a gradient and a Hessian in the rewards."""

@@ -82,6 +82,13 @@ class Reward(eqx.Module):
         """
         return self(logps, ref_logps, lengths)
 
+    def dense_row(self, logps: Array) -> Array | None:
+        """The one sequence whose reward, by `of_space`, depends on the log-probabilities of others.
+
+        None if it is not known that no other sequence's reward does.
+        """
+        return None
+
     def policy(self, h: Array, reference: Array, lengths: Array | None) -> LogProbs:
         """The distribution whose reward is `h` up to a constant `c`. Normalisation fixes `c`.
 
@@ -320,6 +327,9 @@ class LogOdds(Reward):
         of_rest = -jnp.exp(log_nats) - _log_space.log1m_exp_minus(log_nats)
         # A stand-in for the likeliest, so that no branch that is not taken divides by zero.
         return jnp.where(sure, of_rest, self(jnp.where(sure, -1.0, logps), ref_logps, lengths))
+
+    def dense_row(self, logps: Array) -> Array | None:
+        return jnp.argmax(logps)
 
 
 def log_ratio_of(logps: Array, ref_logps: Array | None) -> Array:

@@ -56,6 +56,15 @@ def test_a_hessian_is_that_of_autodiff(name: str) -> None:
         np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-14 * scale + 1e-15, err_msg=kind)
 
 
+@pytest.mark.parametrize("spread", [1.0, 8.0, 30.0])
+def test_the_odds_of_the_likeliest_sequence_depend_on_all_others(spread: float) -> None:
+    objective, table = didsim.orpo(), didsim.Contrastive(REFERENCE, Q).joint(SIZE)
+    lengths, z = jnp.ones(SIZE), spread * Z
+    found = objective.curvature(z, REFERENCE, table, lengths)
+    expected = by_autodiff(objective, z, table, lengths)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", [name for name in didsim.OBJECTIVES if name != "dpo_pg"])
 def test_curvatures_by_magnitude_are_a_positive_hessian(name: str) -> None:
     """Only a constant added to all logits changes nothing. For a convex loss of pairs it is the Hessian."""
