@@ -78,6 +78,8 @@ FULL = Plan(
             for size in (4096, 10**5, 10**6)
             for name in ("cdpo", "cpo")
         ),
+        ("contrastive", "kto", 4096, "float64"),
+        ("contrastive", "kto", 10**5, "float64"),
         ("pairs", "dpo", 5000, "float64"),
     ),
     diagnoses=(("log", 10**5), ("pairs", 10**6), ("pairs", 10**7)),

@@ -160,10 +160,10 @@ def _of_solves(solves: Sequence[Solve]) -> list[Target]:
             quotient(slowest("batch", 64), double),
             "×",
         ),
-        Target("convex minimisers, N = 4,096", 2, True, slowest("contrastive", 4096), " s"),
+        Target("minimisers of convex losses and KTO, N = 4,096", 2, True, slowest("contrastive", 4096), " s"),
         Target("the same, first call", 3, True, slowest("contrastive", 4096, "first"), " s"),
-        Target("convex minimisers, N = 10⁵", 20, True, slowest("contrastive", 10**5), " s"),
-        Target("convex minimisers, N = 10⁶", 300, True, slowest("contrastive", 10**6), " s"),
+        Target("minimisers of convex losses and KTO, N = 10⁵", 20, True, slowest("contrastive", 10**5), " s"),
+        Target("minimisers of convex losses, N = 10⁶", 300, True, slowest("contrastive", 10**6), " s"),
         Target("the same, peak memory", 4, True, None if memory is None else memory / 1024, " GiB"),
         Target("DPO on 10⁶ pairs of 5,000 items", 10, True, slowest("pairs", 5000), " s"),
     ]

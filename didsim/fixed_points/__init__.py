@@ -12,7 +12,9 @@ on_logits       the search over the logits of all sequences
 on_parameters   the search over the parameters of a policy
 hinge           the linear program of the hinge
 newton          the minimiser that the searches use
-hessians        how it takes steps from Hessians, also from ones that are not positive
+hessians        what it asks of a Hessian
+dense           a Hessian as a matrix
+arrow           the Hessian of losses of single sequences, in O(N)
 roots           how it ends where the loss moves with the policy
 newton_cg       the same for many numbers, if the loss is convex
 lbfgs           the same for many numbers, if it is not

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from didsim.fixed_points.hessians import Curvature, decomposed, level_directions
+from didsim.fixed_points.dense import Dense
+from didsim.fixed_points.hessians import Curvature, Hessian
 from didsim.fixed_points.roots import LONGEST_STEP, root, step_with_rank_one
 
 _STEPS = 300
@@ -19,8 +20,8 @@ SHORTEST_SHARE = 1e-10
 _NOTHING = 1e-30
 # After a shorter step than this one, a Hessian that is not safe is decomposed into its eigenvalues.
 _NEAR = 0.1
-# Where the loss moves with the numbers, a shorter step than this one leaves the rest to a root search.
-_ENDS_IN_A_ROOT = 1e-8
+# After a shorter step than this one all that is left is rounding, or a root search if the loss moves.
+_AT_THE_END = 1e-8
 _ROUNDING = 8
 
 
@@ -63,7 +64,7 @@ class _Point(NamedTuple):
     z: Array
     value: Array
     gradient: Array
-    hessian: Array
+    hessian: Hessian
 
 
 class _State(NamedTuple):
@@ -74,7 +75,7 @@ class _State(NamedTuple):
         value: the loss there, as the line search found it; infinite if it is not known.
         iteration: the number of steps that were taken.
         step: the largest entry of the step from the point of this pass.
-        stuck: whether no share of it made the loss fall.
+        stuck: whether no share of it made the loss fall, or it was rounding.
         is_last: whether this pass only looked at where the method had ended.
         first: the point of the first pass.
         here: the point of this pass.
@@ -104,7 +105,7 @@ def minimise(
     idle: Float[Array, "idle numbers"],
     *,
     moves: bool,
-    by_baselines: bool = False,
+    by_baseline: bool = False,
     curvature: Callable[[Array], Curvature] | None = None,
     mass: Array | None = None,
     size: Array | None = None,
@@ -116,6 +117,8 @@ def minimise(
     `H` has negative or tiny eigenvalues, it is an eigendecomposition, at about 10 times that: negative ones
     are taken by magnitude, so that saddles repel, and tiny ones are left out.
 
+    Costs are those of a `Dense` Hessian; an `Arrow` takes O(n) for either step.
+
     If there are more than 64 numbers, a step far from the end takes curvatures by magnitude in place of
     eigenvalues, where `curvature` gives these. That is a second Cholesky decomposition, and takes half as
     many steps or fewer. For fewer numbers eigenvalues cost little. Their bolder steps lead to more of the
@@ -124,7 +127,8 @@ def minimise(
     If the loss moves with `z`, its gradient at `held = z` has the Jacobian `H + K`, and a step by `H` alone
     converges at a fixed rate, if at all. A baseline makes `K` a matrix of rank one. `step_with_rank_one` has
     the step for it. It is taken if it halves both the gradient here and the smallest gradient that such a
-    step has reached. So these steps and others cannot undo each other for ever.
+    step has reached. So these steps and others cannot undo each other for ever. At the end, all steps are of
+    this kind, as long as they shrink the gradient. For any other `K` the end is a search for a root.
 
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
@@ -132,7 +136,7 @@ def minimise(
         start: where to start.
         idle: directions along which the loss is known not to change, one in each row.
         moves: whether the loss depends on the numbers that are held fixed.
-        by_baselines: whether it depends on them through baselines alone.
+        by_baseline: whether it depends on them through one baseline alone.
         curvature: the derivatives of the loss in the former numbers, where both are the same. By default the
             gradient is differentiated, at n times its cost.
         mass: for each sequence, about how much the loss curves along its number. A direction with far less
@@ -141,7 +145,8 @@ def minimise(
             their rounding. By default the curvature itself.
     """
     gradient = jax.grad(loss)
-    ends_below = _ENDS_IN_A_ROOT if moves else 1e-13
+    searches_root = moves and not by_baseline
+    ends_below = _AT_THE_END if searches_root else 1e-13
     no = jnp.zeros((), bool)
 
     def field(z: Array) -> Array:
@@ -151,45 +156,51 @@ def minimise(
         if curvature is not None:
             return curvature(z)
         hessian, g = jax.jacfwd(lambda free: (gradient(free, z),) * 2, has_aux=True)(z)
-        return Curvature(g, hessian)
+        return Curvature(g, Dense(hessian))
 
     def advance(state: _State) -> _State:
         is_last = (state.iteration >= _STEPS) | ~(state.step > ends_below) | state.stuck
-        z, root_step = state.z, None
-        if moves:
-            z, root_step = root(field, z, idle, is_last)
+        z, last_step = state.z, None
+        if searches_root:
+            z, last_step = root(field, z, idle, is_last)
         at_z = curvature_at(z)
         g = at_z.gradient
         is_near = is_last | (state.step < _NEAR)
-        at = decomposed(at_z, idle, size, is_far=~is_near)
+        at = at_z.hessian.decomposed(idle, size, at_z.by_magnitude, is_far=~is_near)
         step = at.step(g)
         longest = jnp.max(jnp.abs(step))
-        jumps, repels, is_wanted, record = no, no, ~is_last, state.record
-        if by_baselines:
-            jump, repels = step_with_rank_one(field, z, step, at_z.hessian, at.step)
-            jumps = is_wanted & (at.is_safe | (longest < 1))
-            jumps = jumps & (jnp.max(jnp.abs(jump)) < LONGEST_STEP)
-            reached = jnp.max(jnp.abs(field(z + jump)))
-            jumps = jumps & (reached < jnp.minimum(jnp.max(jnp.abs(g)), record) / 2)
+        jumps, repels, descends, record = no, no, ~is_last, state.record
+        if by_baseline:
+            last_step, repels = step_with_rank_one(field, z, step, at_z.hessian.product, at.step)
+            # Such steps lead to saddles as well.
+            jumps = ~is_last & (at.is_safe | ((longest < 1) & ~(at.lowest < -TOLERANCE)))
+            jumps = jumps & (jnp.max(jnp.abs(last_step)) < LONGEST_STEP)
+            ends = state.step < _AT_THE_END
+            reached, size_of_gradient = jnp.max(jnp.abs(field(z + last_step))), jnp.max(jnp.abs(g))
+            enough = jnp.where(ends, size_of_gradient, jnp.minimum(size_of_gradient, record) / 2)
+            jumps = jumps & (reached < enough)
             record = jnp.where(jumps, reached, record)
-            step = jnp.where(jumps, jump, step)
+            step = jnp.where(jumps, last_step, step)
             longest = jnp.max(jnp.abs(step))
+            descends = descends & ~jumps & ~ends
         step = step * jnp.minimum(1, LONGEST_STEP / longest)
         slope = jnp.vdot(g, step)
         known = jnp.full_like(state.value, jnp.inf) if moves else state.value
         share, value, after = share_of_step(
-            lambda moved: loss(moved, z), z, step, slope, before=known, wanted=is_wanted & ~jumps
+            lambda moved: loss(moved, z), z, step, slope, before=known, wanted=descends
         )
         share = jnp.where(jumps, 1, share)
+        # So near to a minimum each step is a tiny part of the last one, unless rounding is all of it.
+        is_rounding = (state.step < _AT_THE_END) & (longest >= state.step)
         here = _Point(z, value, g, at_z.hessian)
-        if root_step is not None:
-            longest = jnp.where(is_last, jnp.max(jnp.abs(root_step)), longest)
+        if last_step is not None:
+            longest = jnp.where(is_last, jnp.max(jnp.abs(last_step)), longest)
         return _State(
             jnp.where(share > 0, z + share * step, z),
             after,
             state.iteration + jnp.where(is_last, 0, 1),
             longest,
-            share == 0,
+            (share == 0) | is_rounding,
             is_last,
             jax.tree.map(lambda a, b: jnp.where(state.iteration == 0, a, b), here, state.first),
             here,
@@ -202,19 +213,22 @@ def minimise(
     # The start, the steps and the end are passes of one loop, so that the loss and its derivatives are
     # compiled once.
     zero, none = jnp.zeros((), start.dtype), jnp.zeros((), int)
-    nowhere_yet = _Point(start, zero, jnp.zeros_like(start), jnp.zeros((len(start),) * 2, start.dtype))
+    no_hessian = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: curvature_at(start).hessian)
+    )
+    nowhere_yet = _Point(start, zero, jnp.zeros_like(start), no_hessian)
     endless = zero + jnp.inf
     begun = _State(start, endless, none, endless, no, no, nowhere_yet, nowhere_yet, none, zero, no, endless)
     ended = jax.lax.while_loop(lambda state: ~state.is_last, advance, begun)
     first, here, flat = ended.first, ended.here, ended.flat
     if mass is not None and len(start) > len(idle):
         # Far out nothing is left of the loss but rounding, which looks like curvature at a unit diagonal.
-        diagonal = jnp.abs(jnp.diag(here.hessian))
+        diagonal = jnp.abs(here.hessian.diagonal())
         curves = jnp.where(mass > 0, diagonal / jnp.where(mass > 0, mass, 1), jnp.inf)
         flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(start.dtype).eps)
 
     def level_there(_: None) -> Array:
-        level, along = level_directions(first.hessian, here.hessian, size)
+        level, along = first.hessian.level_directions(here.hessian, size)
         # One program computes all three, as two may differ by more than the rounding of the loss.
         signs = jnp.array([0.0, 1.0, -1.0], start.dtype)
         values = jax.vmap(lambda sign: loss(here.z + sign * along, here.z))(signs)
@@ -236,7 +250,7 @@ def minimise(
         return found
     # A loss that does not curve at the start, and does not change from there, is left where it is. What is
     # left of such a loss is rounding, in every direction but the idle ones.
-    curves_nowhere = jnp.all(jnp.abs(jnp.diag(first.hessian)) <= 4 * jnp.finfo(start.dtype).eps * mass)
+    curves_nowhere = jnp.all(jnp.abs(first.hessian.diagonal()) <= 4 * jnp.finfo(start.dtype).eps * mass)
     nowhere = curves_nowhere & _same(here.value, first.value)
     every = jnp.full((), len(start) - len(idle))
     size_of_gradient = jnp.max(jnp.abs(first.gradient))

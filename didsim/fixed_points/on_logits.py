@@ -1,16 +1,20 @@
 """The search over the logits of all sequences, for losses that have no shorter way."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jax.nn import log_softmax
 from jaxtyping import Array
 
+from didsim.fixed_points.arrow import Arrow
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.compiling import compiled
+from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
@@ -29,7 +33,7 @@ from didsim.fixed_points.task import (
     solution_of,
     with_start,
 )
-from didsim.objectives.curvature import Expansion, InLogProbs
+from didsim.objectives.curvature import Expansion
 from didsim.objectives.objective import Objective
 from didsim.objectives.terms import Single
 from didsim.pairwise.primitive import at_few_nodes
@@ -42,11 +46,10 @@ _NO_SLOPE = 1e2
 def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int, first: First | None = None) -> Solution:
     """Losses `1 − σ(±(h − z))` of single sequences alone, which put all mass where it pays."""
     reward = terms[0].reward
-    one_reward = all(bool(eqx.tree_equal(term.reward, reward)) for term in terms[1:])
-    one_baseline = all(bool(eqx.tree_equal(term.baseline, terms[0].baseline)) for term in terms[1:])
-    if not (reward.is_log_ratio and one_reward and one_baseline):
+    parts = [(term.reward, term.baseline) for term in terms]
+    if not (reward.is_log_ratio and all(_same(part, parts[0]) for part in parts[1:])):
         return solve_on_logits(task, starts, first)
-    support = _gains(terms, task.problem, task.reference, task.eps) > 0
+    support = np.asarray(_gains(terms, task.problem, task.reference, task.eps)) > 0
     # Where nothing is to be gained there is no such set.
     support = support | ~support.any(axis=-1, keepdims=True)
     note = "Sequences that are rejected more often than chosen, as the loss weighs them, get probability zero"
@@ -55,8 +58,8 @@ def solve_bounded(task: Task, terms: tuple[Single, ...], starts: int, first: Fir
         starts,
         first,
         support=support,
-        unique=reward.has_concave_sigmoid & (not task.objective.has_baseline),
-        note="" if bool(support.all()) else note,
+        unique=np.asarray(reward.has_concave_sigmoid) & (not task.objective.has_baseline),
+        note="" if support.all() else note,
     )
 
 
@@ -77,7 +80,7 @@ def solve_on_logits(
     task: Task,
     starts: int,
     first: First | None = None,
-    support: Array | None = None,
+    support: np.ndarray | None = None,
     unique: np.ndarray | Array | None = None,
     note: str = "",
 ) -> Solution:
@@ -89,8 +92,14 @@ def solve_on_logits(
     noise = random_starts(task, 1 if convex and support is None else starts)
     starting = np.asarray(task.reference)[:, None] + noise
     guesses = jnp.asarray(with_start(starting, 0, None if first is None else first.log_probs))
-    if task.size > DENSE:
-        if task.objective.has_baseline or task.problem.online or support is not None:
+    by_baseline = _has_one_baseline(task)
+    has_arrow = task.objective.is_separate and not task.problem.online
+    if has_arrow and by_baseline == task.objective.has_baseline:
+        method = Method.NEWTON_ON_LOGITS
+        kept = None if support is None else jnp.asarray(support)
+        task, found = rounding_kinks(task, guesses, lambda task, z: _newton_by_sequence(task, z, kept))
+    elif task.size > DENSE:
+        if task.objective.has_baseline or task.problem.online:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
         if convex and not has_kinks(task.objective) and task.objective.knows_own_curvature:
             method = Method.NEWTON_CG_ON_LOGITS
@@ -100,9 +109,11 @@ def solve_on_logits(
             found = _lbfgs(task, guesses)
     else:
         method = Method.NEWTON_ON_LOGITS
-        task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, support))
-    ends = log_softmax(found.z if support is None else _masked(found.z, support[:, None]), axis=-1)
-    best, policies, agreed = best_of(task, found, ends)
+        task, found = rounding_kinks(task, guesses, lambda task, z: _newton_on_logits(task, z, by_baseline))
+    ends = np.asarray(found.z)
+    ends = ends if support is None else np.where(support[:, None], ends, -np.inf)
+    # In NumPy, in which a first call need not compile each operation.
+    best, policies, agreed = best_of(task, found, scipy.special.log_softmax(ends, axis=-1))
     if unique is None:
         unique = np.asarray(False)
         if log_convex and not task.objective.has_baseline:
@@ -140,60 +151,97 @@ def _masked(z: Array, support: Array) -> Array:
     return jnp.where(support, z, -jnp.inf)
 
 
+def _has_one_baseline(task: Task) -> bool:
+    """Whether all that the loss holds fixed is one number, a baseline."""
+    if task.problem.online or not task.objective.has_baselines_alone:
+        return False
+    held = [term for term in task.objective.terms if isinstance(term, Single) and term.has_baseline]
+    baselines = [(term.reward, term.baseline) for term in held]
+    return all(_same(one, baselines[0]) for one in baselines[1:])
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two parts of an objective are equal. In NumPy, which compiles nothing."""
+    return bool(eqx.tree_equal(*jax.tree.map(np.asarray, (one, other))))
+
+
 @compiled
-def _newton_on_logits(task: Task, guesses: Array, support: Array | None) -> Found:
-    online = task.problem.online
-    moves = task.objective.has_baseline or online
-    by_baselines = task.objective.has_baselines_alone and not online
+def _newton_by_sequence(task: Task, guesses: Array, support: Array | None) -> Found:
+    has_baseline = task.objective.has_baseline
 
     def one(given: tuple[Objective, Array, Problem, Array | None], start: Array) -> Found:
         objective, reference, problem, support = given
-        size = reference.shape[-1]
-        marginals, weights = None, None
-        kept = jnp.ones(size, bool) if support is None else support
-        can_move = kept & (jnp.sum(kept) > 1)  # the logit of one sequence alone changes nothing
-        if not online:
-            weights = mass(problem, reference)
-            if support is not None:
-                weights = jnp.where(can_move, weights, 0)
-            marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
+        kept = jnp.ones(len(start), bool) if support is None else support
+        marginals = problem.chosen_marginal(len(start)), problem.rejected_marginal(len(start))
 
         def loss(z: Array, held: Array) -> Array:
-            anchor = jnp.zeros((), z.dtype)
-            if support is not None:
-                # Logits that count for nothing are held at zero, so that the Hessian has no holes.
-                anchor = jnp.sum(jnp.where(support, 0, z) ** 2) / 2
-                z, held = _masked(z, support), _masked(held, support)
-            log_probs = log_softmax(z)
-            loss = objective.population_loss(
-                log_probs, reference, problem, task.lengths, marginals, log_softmax(held)
+            # Logits that count for nothing are held at zero, so that the Hessian has no holes.
+            anchor = jnp.sum(jnp.where(kept, 0, z) ** 2) / 2
+            log_probs, held = (log_softmax(_masked(logits, kept)) for logits in (z, held))
+            return anchor + objective.population_loss(
+                log_probs, reference, problem, task.lengths, marginals, held
             )
-            return loss + anchor
 
         def curvature(z: Array) -> Curvature:
-            logits = z if support is None else _masked(z, support)
-            found = objective.in_log_probs(log_softmax(logits), reference, problem, task.lengths, marginals)
+            log_probs = log_softmax(_masked(z, kept))
+            found = objective.own_derivatives(log_probs, reference, problem, task.lengths, marginals)
+            p, total = jnp.exp(log_probs), jnp.sum(found.first)
+            gradient = jnp.where(kept, found.first - p * total, z)
+            hessian = Arrow(found.second, total, p, kept)
+            return Curvature(gradient, hessian, hessian.by_magnitude)
 
-            def hessian(found: InLogProbs) -> Array:
-                # Where nothing can move there is rounding in place of a zero.
-                inside = can_move[:, None] & can_move
-                return jnp.where(inside, found.in_logits(logits), jnp.diag(jnp.where(kept, 0, 1.0)))
-
-            gradient = jnp.where(kept, found.gradient_in_logits(logits), z)
-            return Curvature(gradient, hessian(found), lambda: hessian(found.by_magnitude()))
-
-        idle = kept[None].astype(start.dtype)
+        # The logit of one sequence alone changes nothing.
+        can_move = kept & (jnp.sum(kept) > 1)
         return minimise(
             loss,
             start,
-            idle,
+            kept[None].astype(start.dtype),
+            moves=has_baseline,
+            by_baseline=has_baseline,
+            curvature=curvature,
+            mass=jnp.where(can_move, mass(problem, reference), 0),
+        )
+
+    return over_starts(one, (task.objective, task.reference, task.problem, support), guesses)
+
+
+@compiled
+def _newton_on_logits(task: Task, guesses: Array, by_baseline: bool) -> Found:
+    online = task.problem.online
+    moves = task.objective.has_baseline or online
+
+    def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
+        objective, reference, problem = given
+        size = reference.shape[-1]
+        marginals, weights = None, None
+        if not online:
+            weights = mass(problem, reference)
+            marginals = problem.chosen_marginal(size), problem.rejected_marginal(size)
+
+        def loss(z: Array, held: Array) -> Array:
+            return objective.population_loss(
+                log_softmax(z), reference, problem, task.lengths, marginals, log_softmax(held)
+            )
+
+        def curvature(z: Array) -> Curvature:
+            found = objective.in_log_probs(log_softmax(z), reference, problem, task.lengths, marginals)
+            return Curvature(
+                found.gradient_in_logits(z),
+                Dense(found.in_logits(z)),
+                lambda: Dense(found.by_magnitude().in_logits(z)),
+            )
+
+        return minimise(
+            loss,
+            start,
+            jnp.ones((1, size), start.dtype),
             moves=moves,
-            by_baselines=by_baselines,
+            by_baseline=by_baseline,
             curvature=curvature,
             mass=weights,
         )
 
-    return over_starts(one, (task.objective, task.reference, task.tabulated(), support), guesses)
+    return over_starts(one, (task.objective, task.reference, task.tabulated()), guesses)
 
 
 @compiled

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool
 from didsim.fixed_points.certificate import Method, Solution
 from didsim.fixed_points.closed_forms import best_rewards, policy_of, solve_closed_form
 from didsim.fixed_points.compiling import compiled
+from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.hinge import minimise_hinge
 from didsim.fixed_points.lbfgs import minimise_large
@@ -169,7 +170,9 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
         def curvature(h: Array) -> Curvature:
             found = pair.kernel.curvature(table, h, h)
             hessian = found.hessian()
-            return Curvature(found.chosen + found.rejected, hessian, lambda: by_magnitude(hessian))
+            return Curvature(
+                found.chosen + found.rejected, Dense(hessian), lambda: Dense(by_magnitude(hessian))
+            )
 
         return minimise(
             lambda h, _: pair.kernel.expect(table, h),

@@ -63,10 +63,12 @@ def step_with_rank_one(
     field: Callable[[Array], Array],
     z: Array,
     step: Array,
-    hessian: Array,
+    product: Callable[[Array], Array],
     step_for: Callable[[Array], Array],
 ) -> tuple[Array, Array]:
-    """Newton's step to a root of a field whose Jacobian is `H + K`, with `K` of rank one. O(n²).
+    """Newton's step to a root of a field whose Jacobian is `H + K`, with `K` of rank one.
+
+    It costs three products with `H`, three with `H⁻¹`, and three gradients.
 
     Let `s = −H⁻¹ F` be the step without `K`. Then `w = K s` is a multiple of the one direction that `K` maps
     to, and so is `K y = κ w` with `y = H⁻¹ w`. The step `s − α y` solves `(H + K)(s − α y) = −F` if
@@ -80,7 +82,7 @@ def step_with_rank_one(
         field: the field `F`.
         z: where to step from.
         step: `s`.
-        hessian: `H`.
+        product: the product with `H`.
         step_for: the step `−H⁻¹ g` for a gradient `g`.
 
     Returns:
@@ -88,15 +90,15 @@ def step_with_rank_one(
     """
 
     def rest(along: Array) -> Array:
-        return jax.jvp(field, (z,), (along,))[1] - hessian @ along
+        return jax.jvp(field, (z,), (along,))[1] - product(along)
 
     def advance(along: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
         moved = rest(along)
         return -step_for(moved), (moved, along)
 
     # At a root no step is left to tell `κ`, and any direction that `K` does not map to zero will do.
-    some = jnp.cos(jnp.arange(len(z), dtype=z.dtype))
-    _, (moved, along) = jax.lax.scan(advance, jnp.where(jnp.any(step != 0), step, some), length=3)
+    some, is_left = jnp.cos(jnp.arange(len(z), dtype=z.dtype)), jnp.any(step != 0)
+    _, (moved, along) = jax.lax.scan(advance, jnp.where(is_left, step, some), length=3)
     size = jnp.vdot(moved[1], moved[1])
     kappa = jnp.vdot(moved[1], moved[2]) / jnp.where(size > 0, size, 1)
-    return step - along[1] / (1 + kappa), kappa < -1
+    return jnp.where(is_left, step - along[1] / (1 + kappa), step), kappa < -1

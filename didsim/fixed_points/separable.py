@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from didsim.fixed_points.compiling import compiled
+from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.task import DENSE, Task, over_starts
@@ -118,7 +119,9 @@ def _minimised(kernel: Kernel, problem: Problem, keeps: Array, joined: Array) ->
 
         def curvature(h: Array) -> Curvature:
             found = kernel.curvature(kept, h, h)
-            return Curvature(found.chosen + found.rejected + rows.T @ (rows @ h), found.hessian() + joins)
+            return Curvature(
+                found.chosen + found.rejected + rows.T @ (rows @ h), Dense(found.hessian() + joins)
+            )
 
         idle = jnp.zeros((0, size), start.dtype)
         return minimise(loss, start, idle, moves=False, curvature=curvature)

@@ -181,6 +181,10 @@ def solve(
         it mostly is one more Cholesky decomposition. Problems and starts are taken one after the other, each
         with its own number of steps. LAPACK has one thread meanwhile, in the whole process.
 
+        A loss of single sequences (KTO, BCO, NCA, SPPO, APO-zero, NPO) takes no matrix at any size. Its
+        Hessian in the logits is a diagonal and a few vectors, and a step costs O(N)
+        (`didsim.fixed_points.arrow`). That needs one baseline for all terms, if there is any.
+
         Beyond 1,024 sequences no matrix is formed. A loss that is convex in the rewards, or in the logits if
         it has several terms, takes Newton's method with steps by conjugate gradients. A step takes a few
         products with the Hessian, each at about the cost of a gradient: O(N) to O(N log N) for

@@ -247,7 +247,9 @@ def with_start(guesses: np.ndarray, which: int, start: Array | np.ndarray | None
     return guesses
 
 
-def best_of(task: Task, found: Found, ends: Array) -> tuple[Found, np.ndarray, np.ndarray | None]:
+def best_of(
+    task: Task, found: Found, ends: Array | np.ndarray
+) -> tuple[Found, np.ndarray, np.ndarray | None]:
     """The start of each run that ended lowest, and whether all starts agree.
 
     If any start converged, only converged ones count. Starts agree if all converged, and at the same policy.
@@ -287,7 +289,7 @@ def _meet(ends: np.ndarray, which: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def rewards_at(task: Task, ends: Array) -> Array:
+def rewards_at(task: Task, ends: Array | np.ndarray) -> Array:
     """The implicit rewards of policies `[runs, starts, sequences]`."""
 
     @eqx.filter_vmap

@@ -129,6 +129,22 @@ class InLogProbs(NamedTuple):
         return InLogProbs(-jnp.abs(self.gradient.sum(keepdims=True)), by_magnitude(self.hessian) + own)
 
 
+class OwnDerivatives(NamedTuple):
+    """Derivatives of a sum of functions of one log-probability each, in that log-probability.
+
+    Attributes:
+        first: the first derivatives, which are the gradient.
+        second: the second derivatives, which are the diagonal of a Hessian without other entries.
+    """
+
+    first: Float[Array, " n"]
+    second: Float[Array, " n"]
+
+    def in_log_probs(self) -> InLogProbs:
+        """The same with the Hessian as a matrix."""
+        return InLogProbs(self.first, jnp.diag(self.second))
+
+
 def by_magnitude(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The Hessian `Σ_ij W_ij (e_i − e_j)(e_i − e_j)ᵀ` of a loss of differences with all `W` by magnitude."""
     between = jnp.abs(hessian - jnp.diag(jnp.diag(hessian)))

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from didsim import _checks
 from didsim.information import LogProbsLike
-from didsim.objectives.curvature import Expansion, InLogProbs, expanded
+from didsim.objectives.curvature import Expansion, InLogProbs, OwnDerivatives, expanded
 from didsim.objectives.reference import visible_reference
 from didsim.objectives.rewards import Reward, ScalarLike
 from didsim.objectives.terms import Population, Sequences, Single, Term, WithTokens
@@ -294,6 +294,24 @@ class Objective(eqx.Module):
         parts = [jax.tree.map(term.weighted, term.in_log_probs(space, over)) for term in self.terms]
         return InLogProbs(sum_of([one.gradient for one in parts]), sum_of([one.hessian for one in parts]))
 
+    def own_derivatives(
+        self,
+        log_probs: Float[Array, " n"],
+        reference: Array,
+        problem: Problem,
+        lengths: Array | None,
+        marginals: Marginals | None = None,
+    ) -> OwnDerivatives:
+        """Derivatives of `population_loss` in each log-probability by itself, for terms that are separate.
+
+        Arguments and what is held fixed are those of `curvature`. Arguments are not checked. O(N), once the
+        marginals are known.
+        """
+        space = Sequences(log_probs, reference, lengths)
+        over = self._population(log_probs, reference, problem, lengths, marginals)
+        parts = [jax.tree.map(term.weighted, term.own_derivatives(space, over)) for term in self.terms]
+        return OwnDerivatives(sum_of([one.first for one in parts]), sum_of([one.second for one in parts]))
+
     def expansion(
         self,
         logits: Float[Array, " n"],
@@ -389,6 +407,11 @@ class Objective(eqx.Module):
         Arguments are not checked.
         """
         return problem if any(term.reads_problem for term in self.terms) else problem.joint(size)
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether the loss is a sum of functions of one log-probability each, as every term is."""
+        return all(term.is_separate for term in self.terms)
 
     @property
     def knows_own_curvature(self) -> bool:

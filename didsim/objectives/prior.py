@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from didsim import _checks
-from didsim.objectives.curvature import InLogProbs
+from didsim.objectives.curvature import OwnDerivatives
 from didsim.objectives.rewards import given_reference
 from didsim.objectives.terms import Population, Sequences, Term, check_parts
 
@@ -55,8 +55,12 @@ class Divergence(Term):
             return jnp.sum(jnp.exp(space.logps) * -self.kernel(h), axis=-1)
         return jnp.sum(jnp.exp(given_reference(space.ref_logps)) * self.kernel(h), axis=-1)
 
-    def in_log_probs(self, space: Sequences, over: Population) -> InLogProbs:
-        """Derivatives of `expected` in the log-probabilities, O(N²).
+    @property
+    def is_separate(self) -> bool:
+        return self.reward.looks_at_one_sequence
+
+    def own_derivatives(self, space: Sequences, over: Population) -> OwnDerivatives:
+        """Derivatives of `expected` in each log-probability by itself. O(N).
 
         `KL(reference ‖ π)` is linear in them, with the gradient `−reference`. With `p` the policy and `r` the
         log-ratio `log π/reference`, `KL(π ‖ reference)` has the gradient `p (r + 1)` and the Hessian
@@ -64,15 +68,6 @@ class Divergence(Term):
         """
         if self.direction == "forward":
             reference = jnp.exp(given_reference(space.ref_logps))
-            return InLogProbs(-reference, jnp.zeros((reference.shape[-1],) * 2, reference.dtype))
+            return OwnDerivatives(-reference, jnp.zeros_like(reference))
         p, ratio = jnp.exp(space.logps), self.reward.of_space(*space)
-        return InLogProbs(p * (ratio + 1), jnp.diag(p * (ratio + 2)))
-
-    @property
-    def knows_own_curvature(self) -> bool:
-        return True
-
-    def own_curvature(self, space: Sequences, over: Population) -> Array:
-        if self.direction == "forward":
-            return jnp.zeros_like(space.logps)
-        return jnp.exp(space.logps) * (2 + self.reward.of_space(*space))
+        return OwnDerivatives(p * (ratio + 1), p * (ratio + 2))

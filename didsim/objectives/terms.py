@@ -24,7 +24,14 @@ from didsim import _checks
 from didsim._differences import difference
 from didsim.information import expectation
 from didsim.objectives.baselines import Baseline
-from didsim.objectives.curvature import InLogProbs, RewardMap, derivatives, in_log_probs, of_function
+from didsim.objectives.curvature import (
+    InLogProbs,
+    OwnDerivatives,
+    RewardMap,
+    derivatives,
+    in_log_probs,
+    of_function,
+)
 from didsim.objectives.kernels import Kernel, Squared
 from didsim.objectives.rewards import Reward, Scalar
 from didsim.objectives.ties import TieKernel
@@ -191,16 +198,27 @@ class Term(eqx.Module):
         """Derivatives of `expected` in the log-probabilities of `space`, without the weight of the term.
 
         They are as if log-probabilities need not sum to one. By default the Hessian is differentiated column
-        by column: N times the cost of a gradient.
+        by column: N times the cost of a gradient. That of a term that `is_separate` is a diagonal, O(N²).
         """
+        if self.is_separate:
+            return self.own_derivatives(space, over).in_log_probs()
         return of_function(
             lambda log_probs: self.expected(space._replace(logps=log_probs), over), space.logps
         )
 
     @property
+    def is_separate(self) -> bool:
+        """Whether `expected` is a sum of functions of the log-probability of one sequence each."""
+        return False
+
+    def own_derivatives(self, space: Sequences, over: Population) -> OwnDerivatives:
+        """Derivatives of `expected` in each log-probability by itself, if the term `is_separate`. O(N)."""
+        raise NotImplementedError(f"`{type(self).__name__}` is not a sum over single sequences")
+
+    @property
     def knows_own_curvature(self) -> bool:
         """Whether the term has an `own_curvature`."""
-        return False
+        return self.is_separate
 
     def own_curvature(self, space: Sequences, over: Population) -> Array:
         """The second derivative of `expected` in each log-probability of `space` by itself.
@@ -208,7 +226,7 @@ class Term(eqx.Module):
         Other log-probabilities are held fixed, as if they need not sum to one. The pair of a sequence with
         itself counts as in `Problem.own_curvature`. Asked only of a term that `knows_own_curvature`.
         """
-        raise NotImplementedError(f"`{type(self).__name__}` has no own curvature")
+        return self.own_derivatives(space, over).second
 
     def weighted(self, loss: Array) -> Array:
         return loss if self.weight is None else self.weight * loss
@@ -401,28 +419,32 @@ class Single(Term):
         losses = self._loss(self.reward.of_space(*space), self._baseline(over))
         return expectation(self._marginal(over).astype(losses.dtype), losses)
 
+    @property
+    def is_separate(self) -> bool:
+        return self.reward.looks_at_one_sequence
+
+    def own_derivatives(self, space: Sequences, over: Population) -> OwnDerivatives:
+        baseline, weights = self._baseline(over), jnp.exp(self._marginal(over))
+
+        def losses(logps: Array) -> Array:
+            return self._loss(self.reward(logps, *space[1:]), baseline)
+
+        # A sequence that the policy never has, on a support that leaves it out, is not moved.
+        is_moved = jnp.isfinite(space.logps) & (weights > 0)
+        first, second = derivatives(losses, space.logps)
+        return OwnDerivatives(*(jnp.where(is_moved, weights * one, 0) for one in (first, second)))
+
     def in_log_probs(self, space: Sequences, over: Population) -> InLogProbs:
         """Derivatives of `expected` in the log-probabilities. O(N²); see `didsim.objectives.curvature`."""
+        if self.is_separate:
+            return super().in_log_probs(space, over)
         reward, baseline = RewardMap(self.reward, *space), self._baseline(over)
         h, weights = reward.values(), jnp.exp(self._marginal(over))
-        # A sequence that the policy never has, on a support that leaves it out, is not moved.
         first, second = (
             jnp.where(jnp.isfinite(h) & (weights > 0), weights * one, 0)
             for one in derivatives(lambda h: self._loss(h, baseline), h)
         )
         return reward.derivatives(first, jnp.diag(second))
-
-    @property
-    def knows_own_curvature(self) -> bool:
-        return self.reward.looks_at_one_sequence
-
-    def own_curvature(self, space: Sequences, over: Population) -> Array:
-        baseline = self._baseline(over)
-
-        def losses(logps: Array) -> Array:
-            return self._loss(self.reward(logps, *space[1:]), baseline)
-
-        return jnp.exp(self._marginal(over)) * derivatives(losses, space.logps)[1]
 
     def _baseline(self, over: Population) -> Array | None:
         if self.baseline is None:

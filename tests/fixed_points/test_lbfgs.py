@@ -68,8 +68,8 @@ def test_the_search_takes_any_sum_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     ("objective", "what"),
     [
         (didsim.slic(), "a hinge, whose linear program has a variable for every pair"),
-        (didsim.bco(), "a loss that depends on the policy other than through its gradient"),
-        (didsim.apo_zero(), "a loss that depends on the policy other than through its gradient"),
+        (didsim.dpo() + didsim.bco(), "a loss that depends on the policy other than through its gradient"),
+        (didsim.kto() + didsim.bco(), "a loss that depends on the policy other than through its gradient"),
     ],
 )
 def test_what_needs_dense_matrices_is_refused(objective: didsim.Objective, what: str) -> None:

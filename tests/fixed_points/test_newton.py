@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jax import Array
 
 from didsim.fixed_points import roots
+from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.newton import Found, minimise
 from didsim.fixed_points.task import over_starts
@@ -128,7 +129,7 @@ def test_pairs_by_magnitude_lead_to_a_minimum(scale: float) -> None:
 
     def curvature(z: Array) -> Curvature:
         hessian = jax.hessian(loss)(z, z)
-        return Curvature(jax.grad(loss)(z, z), hessian, lambda: by_magnitude(hessian))
+        return Curvature(jax.grad(loss)(z, z), Dense(hessian), lambda: Dense(by_magnitude(hessian)))
 
     found = jax.jit(lambda z: minimise(loss, z, idle, moves=False, curvature=curvature))(start)
     assert bool(found.converged)
@@ -155,7 +156,7 @@ def _root_of_a_loss_that_moves(hessian: Array, c: Array, u: Array, v: Array, sta
     def loss(z: Array, held: Array) -> Array:
         return z @ (hessian @ z) / 2 - z @ c + (z @ u) * (held @ v)
 
-    return minimise(loss, start, jnp.zeros((0, len(start))), moves=True, by_baselines=True)
+    return minimise(loss, start, jnp.zeros((0, len(start))), moves=True, by_baseline=True)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 7, 40]), st.floats(-3, 3))
