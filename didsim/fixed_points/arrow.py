@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from didsim.fixed_points.hessians import Decomposed, flat_share, is_rounding
+from didsim.fixed_points.hessians import FEW, Decomposed, flat_share, is_rounding
 
 # A Hessian is far from singular if its smallest scaled eigenvalue is larger.
 _SAFE = 1e-7
@@ -59,11 +59,11 @@ class Arrow(NamedTuple):
     def decomposed(
         self, idle: Array, size: Array | None, positive: Callable[[], "Arrow"] | None, is_far: Array
     ) -> Decomposed:
-        """As in `Hessian`. Where it is far from the end and not safe, steps are those of a positive one."""
+        """As in `Hessian`. `positive` is not used for a few numbers."""
         own = self._blocks()
         is_safe = (own.flat == 0) & (own.lowest > _SAFE)
         blocks = own
-        if positive is not None:
+        if positive is not None and len(self.p) > FEW:
             takes_own = is_safe | ~is_far
             blocks = jax.tree.map(lambda a, b: jnp.where(takes_own, a, b), own, positive()._blocks())
         return Decomposed(lambda g: -blocks.solved(g), own.flat, own.lowest, is_safe)

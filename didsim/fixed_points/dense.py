@@ -8,10 +8,8 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
-from didsim.fixed_points.hessians import Decomposed, flat_share, is_rounding
+from didsim.fixed_points.hessians import FEW, Decomposed, flat_share, is_rounding
 
-# So few numbers have eigenvalues that cost little.
-_FEW = 64
 # A Hessian of unit diagonal whose Cholesky decomposition has no smaller pivot is far from singular.
 _SAFE = 1e-7
 
@@ -44,7 +42,7 @@ class Dense(NamedTuple):
         """
         scaled = _scaled(self.matrix, idle, size)
         is_own = scaled.is_safe
-        if positive is not None and len(self.matrix) > _FEW:
+        if positive is not None and len(self.matrix) > FEW:
             scaled = jax.lax.cond(
                 is_far & ~scaled.is_safe, lambda: _scaled(positive().matrix, idle, size), lambda: scaled
             )

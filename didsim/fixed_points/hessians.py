@@ -6,6 +6,9 @@ from typing import NamedTuple, Protocol, Self
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+FEW = 64
+"""So few numbers take steps from eigenvalues even far from the end; see `newton.minimise`."""
+
 
 class Decomposed(NamedTuple):
     """A Hessian, decomposed.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature, Hessian
-from didsim.fixed_points.roots import LONGEST_STEP, root, step_with_rank_one
+from didsim.fixed_points.roots import LONGEST_STEP, ROOT_STEPS, root, step_with_rank_one
 
 _STEPS = 300
 TOLERANCE = 1e-6
@@ -127,8 +127,9 @@ def minimise(
     If the loss moves with `z`, its gradient at `held = z` has the Jacobian `H + K`, and a step by `H` alone
     converges at a fixed rate, if at all. A baseline makes `K` a matrix of rank one. `step_with_rank_one` has
     the step for it. It is taken if it halves both the gradient here and the smallest gradient that such a
-    step has reached. So these steps and others cannot undo each other for ever. At the end, all steps are of
-    this kind, as long as they shrink the gradient. For any other `K` the end is a search for a root.
+    step has reached. So these steps and others cannot undo each other for ever. At the end, or after 300
+    steps, all steps are of this kind, for as long as they shrink the gradient. For any other `K` the end is a
+    search for a root.
 
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
@@ -147,6 +148,7 @@ def minimise(
     gradient = jax.grad(loss)
     searches_root = moves and not by_baseline
     ends_below = _AT_THE_END if searches_root else 1e-13
+    most_steps = _STEPS + (ROOT_STEPS if by_baseline else 0)
     no = jnp.zeros((), bool)
 
     def field(z: Array) -> Array:
@@ -159,7 +161,7 @@ def minimise(
         return Curvature(g, Dense(hessian))
 
     def advance(state: _State) -> _State:
-        is_last = (state.iteration >= _STEPS) | ~(state.step > ends_below) | state.stuck
+        is_last = (state.iteration >= most_steps) | ~(state.step > ends_below) | state.stuck
         z, last_step = state.z, None
         if searches_root:
             z, last_step = root(field, z, idle, is_last)
@@ -174,8 +176,8 @@ def minimise(
             last_step, repels = step_with_rank_one(field, z, step, at_z.hessian.product, at.step)
             # Such steps lead to saddles as well.
             jumps = ~is_last & (at.is_safe | ((longest < 1) & ~(at.lowest < -TOLERANCE)))
-            jumps = jumps & (jnp.max(jnp.abs(last_step)) < LONGEST_STEP)
-            ends = state.step < _AT_THE_END
+            ends = (state.step < _AT_THE_END) | (state.iteration >= _STEPS)
+            jumps = jumps & (ends | (jnp.max(jnp.abs(last_step)) < LONGEST_STEP))
             reached, size_of_gradient = jnp.max(jnp.abs(field(z + last_step))), jnp.max(jnp.abs(g))
             enough = jnp.where(ends, size_of_gradient, jnp.minimum(size_of_gradient, record) / 2)
             jumps = jumps & (reached < enough)
@@ -183,7 +185,7 @@ def minimise(
             step = jnp.where(jumps, last_step, step)
             longest = jnp.max(jnp.abs(step))
             descends = descends & ~jumps & ~ends
-        step = step * jnp.minimum(1, LONGEST_STEP / longest)
+        step = step * jnp.where(jumps, 1, jnp.minimum(1, LONGEST_STEP / longest))
         slope = jnp.vdot(g, step)
         known = jnp.full_like(state.value, jnp.inf) if moves else state.value
         share, value, after = share_of_step(

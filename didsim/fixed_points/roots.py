@@ -8,11 +8,11 @@ from jaxtyping import Array
 
 LONGEST_STEP = 8.0
 """A step changes no number by more than this."""
+ROOT_STEPS = 30
+"""A search for a root takes no more steps than this."""
 
 
-def root(
-    field: Callable[[Array], Array], start: Array, idle: Array, wanted: Array, steps: int = 30
-) -> tuple[Array, Array]:
+def root(field: Callable[[Array], Array], start: Array, idle: Array, wanted: Array) -> tuple[Array, Array]:
     """A root of a field near a start, and the next step from there: Newton's method.
 
     It goes on until a step no longer shrinks the field. If no root is `wanted`, it returns the start.
@@ -23,7 +23,7 @@ def root(
         jacobian, here = jax.jacfwd(lambda z: (field(z),) * 2, has_aux=True)(z)
         step = root_step(jacobian, here, idle)
         shrinks = jnp.max(jnp.abs(field(z + step))) < jnp.max(jnp.abs(here))
-        better = shrinks & (iteration < steps)
+        better = shrinks & (iteration < ROOT_STEPS)
         return jnp.where(better, z + step, z), better, iteration + 1, step
 
     first = start, wanted, jnp.zeros((), int), jnp.zeros_like(start)

@@ -140,3 +140,13 @@ def test_losses_with_a_baseline_are_solved_beyond_what_matrices_allow(
     wins, losses = np.exp(chosen), np.exp(rejected)
     slope = np.where(kept, beta * slopes(h, p, wins, losses), 0)
     np.testing.assert_allclose(slope - p * slope.sum(), 0, atol=1e-15)
+
+
+def test_a_descent_at_a_fixed_rate_ends_in_steps_that_know_the_baseline() -> None:
+    """The baseline moves with each step, so that descent alone comes closer by a fixed share a step."""
+    draws = np.random.default_rng(8).normal(size=(3, 24, 8))[:, 4]
+    reference, chosen, rejected = log_softmax(jnp.asarray(8 * draws), axis=-1)
+    certificate = didsim.solve(didsim.bco(0.3), reference, didsim.Contrastive(chosen, rejected)).certificate
+    assert certificate.steps > 300
+    assert certificate.converged
+    assert certificate.agreed
