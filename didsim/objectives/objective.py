@@ -271,8 +271,8 @@ class Objective(eqx.Module):
 
         `didsim.objectives.curvature` has the formula and its derivation. Arguments are not checked.
         Baselines and samplers are held fixed. O(N²) for losses of differences and of single sequences, plus
-        a product of N × N matrices if the reward of a sequence depends on the others (ORPO). O(N³) for
-        losses of single tokens and of sorted rewards.
+        a product of N × N matrices if the rewards of several sequences depend on the others. O(N³) for losses
+        of single tokens and of sorted rewards.
         """
         found = self.in_log_probs(log_softmax(logits), reference, problem, lengths, marginals)
         return found.in_logits(logits)

@@ -143,7 +143,7 @@ INNER_CLASSES = (
 # An `Online` problem has no pairs of its own, and refuses these whatever the arguments.
 ONLINE = ("sample", "expect", "expect_across", "expect_exp", "joint", "chosen_marginal", "rejected_marginal")
 # Made by the library for runs over a batch, and asked by its solvers.
-INNER_METHODS = ("over_runs", "own_curvature", "expansion")
+INNER_METHODS = ("over_runs", "own_curvature", "own_derivatives", "expansion")
 
 
 def exported() -> Iterator[tuple[str, Any]]:
