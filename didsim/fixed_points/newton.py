@@ -20,8 +20,10 @@ SHORTEST_SHARE = 1e-10
 _NOTHING = 1e-30
 # After a shorter step than this one, a Hessian that is not safe is decomposed into its eigenvalues.
 _NEAR = 0.1
-# After a shorter step than this one all that is left is rounding, or a root search if the loss moves.
+# Where the loss moves with the numbers, a shorter step than this one leaves the rest to a root search.
 _AT_THE_END = 1e-8
+# After a shorter step than this one, steps that do not shrink are rounding. Rounded corners are 1e-10 wide.
+_ROUNDING_STEP = 1e-11
 _ROUNDING = 8
 
 
@@ -193,7 +195,7 @@ def minimise(
         )
         share = jnp.where(jumps, 1, share)
         # So near to a minimum each step is a tiny part of the last one, unless rounding is all of it.
-        is_rounding = (state.step < _AT_THE_END) & (longest >= state.step)
+        is_rounding = (state.step < _ROUNDING_STEP) & (longest >= state.step)
         here = _Point(z, value, g, at_z.hessian)
         if last_step is not None:
             longest = jnp.where(is_last, jnp.max(jnp.abs(last_step)), longest)
