@@ -13,8 +13,9 @@ constant. For such steps
 Newton's step solves `D x + μ p = −g` and `pᵀ x = 0`, a system that has the shape of an arrow. Its eigenvalues
 are known. Let `x = y / √|D|`, so that `yᵀ q = 0` with `q = p / √|D|`. The curvatures of `y` are 1 where `D`
 is positive, −1 where it is negative, and 0 where it is rounding. In each of these three blocks, all
-directions orthogonal to the block's part of `q` are eigenvectors. One direction is left for each block, so
-that the rest is a matrix of three rows. (Derived here.)
+directions orthogonal to the block's part of `q` are eigenvectors. Each block has one direction left, that of
+its part of `q`. Among these three directions the form is a 3 × 3 matrix, which has the other eigenvectors.
+(Derived here.)
 """
 
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from didsim.fixed_points.hessians import FEW, Decomposed, flat_share, is_rounding
 
+# The blocks of sequences: `D` is positive, negative, or rounding.
+_POSITIVE, _NEGATIVE, _LEVEL = range(3)
 # A Hessian is far from singular if its smallest scaled eigenvalue is larger.
 _SAFE = 1e-7
 
@@ -74,7 +77,7 @@ class Arrow(NamedTuple):
 
     def level_directions(self, last: "Arrow", size: Array | None) -> tuple[Array, Array]:
         """As in `Hessian`, among the sequences for which both `D` are rounding."""
-        level = (self._blocks().of == 2) & (last._blocks().of == 2)
+        level = (self._blocks().of == _LEVEL) & (last._blocks().of == _LEVEL)
         ends = jnp.where(level, jnp.stack([self.p, last.p]), 0)
         along, sizes, _ = jnp.linalg.svd(ends.T, full_matrices=False)
         held = sizes > flat_share(sizes) * jnp.max(sizes)
@@ -89,7 +92,7 @@ class Arrow(NamedTuple):
         curvature = jnp.where(self.kept, self.own - self.total * self.p, 1)
         size = jnp.where(self.kept, jnp.abs(self.own) + jnp.abs(self.total) * self.p, 1)
         is_level = is_rounding(curvature, size)
-        of = jnp.where(is_level, 2, jnp.where(curvature < 0, 1, 0))
+        of = jnp.where(is_level, _LEVEL, jnp.where(curvature < 0, _NEGATIVE, _POSITIVE))
         magnitude = jnp.where(is_level, size, jnp.abs(curvature))
         scale = jax.lax.rsqrt(jnp.where(magnitude > 0, magnitude, 1))
         q = scale * self.p
@@ -109,14 +112,14 @@ class Arrow(NamedTuple):
         more = jnp.sum(is_in, axis=1) - has_part
         lowest = jnp.minimum(jnp.min(values), jnp.min(jnp.where(more > 0, known, 1)))
         unit = q / _spread(lengths, of)
-        return _Blocks(of, scale, unit, project, values, vectors, more[2] + jnp.sum(values == 0), lowest)
+        return _Blocks(of, scale, unit, project, values, vectors, more[_LEVEL] + jnp.sum(values == 0), lowest)
 
 
 class _Blocks(NamedTuple):
     """The eigenvectors of a scaled Hessian.
 
     Attributes:
-        of: the block of each sequence: 0 if `D` is positive there, 1 if it is negative, 2 if it is rounding.
+        of: the block of each sequence.
         scale: `1 / √|D|`.
         unit: `q`, with the part of every block scaled to length 1.
         project: the projection, in the space of the blocks' parts of `q`, to what is orthogonal to `q`.
@@ -143,7 +146,7 @@ class _Blocks(NamedTuple):
         values = jnp.abs(self.values)
         inverse = jnp.where(values == 0, 0, 1 / jnp.where(values == 0, 1, values))
         mixed = self.vectors @ (inverse * (self.vectors.T @ (self.project @ parts)))
-        rest = jnp.where(self.of == 2, 0, y - self.unit * _spread(parts, self.of))
+        rest = jnp.where(self.of == _LEVEL, 0, y - self.unit * _spread(parts, self.of))
         return self.scale * (rest + self.unit * _spread(mixed, self.of))
 
 

@@ -224,27 +224,24 @@ def test_derivatives_of_the_logistic_kernel_of_any_order() -> None:
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 7.0])
 @pytest.mark.parametrize("d", [-30.0, -0.2, 0.0, 1e-9, 0.1, 2.0, 25.0, 700.0])
 def test_derivatives_of_discopop_agree_with_mpmath(d: float, temperature: float) -> None:
-    def loss(d: Any) -> Any:
-        modulation = 1 / (1 + mpmath.exp(-d / mpmath.mpf(temperature)))
+    def loss(d: Any, temperature: Any) -> Any:
+        modulation = 1 / (1 + mpmath.exp(-d / temperature))
         return mpmath.log(1 + mpmath.exp(-d)) * (1 - modulation) + mpmath.exp(-d) * modulation
 
+    at = mpmath.mpf(d), mpmath.mpf(temperature)
     function: Any = LogRatioModulated(jnp.asarray(temperature)).__call__
     with mpmath.workdps(60):
         for order in range(4):
-            expected = float(mpmath.diff(loss, mpmath.mpf(d), order))
+            expected = float(mpmath.diff(loss, at, (order, 0)))
             assert float(function(jnp.asarray(d))) == pytest.approx(expected, rel=1e-12, abs=1e-300), order
             function = jax.grad(function)
-
-    def of_temperature(temperature: Any) -> Any:
-        modulation = 1 / (1 + mpmath.exp(-d / temperature))
-        return mpmath.log(1 + mpmath.exp(-mpmath.mpf(d))) * (1 - modulation) + mpmath.exp(-d) * modulation
 
     # Farther out the slope in the temperature is a difference of two numbers that are nearly equal.
     if d > 2:
         return
     slope = jax.grad(lambda temperature: LogRatioModulated(temperature)(jnp.asarray(d)))(temperature)
     with mpmath.workdps(700):
-        expected = float(mpmath.diff(of_temperature, mpmath.mpf(temperature)))
+        expected = float(mpmath.diff(loss, at, (0, 1)))
     assert float(slope) == pytest.approx(expected, rel=1e-12, abs=1e-300)
 
 
