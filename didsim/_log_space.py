@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 def log(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`log x` for `x ≥ 0`; `−inf` at 0, with derivative 0 there."""
-    present = x > 0
-    return jnp.where(present, jnp.log(jnp.where(present, x, 1)), -jnp.inf)
+    absent = x <= 0
+    return jnp.where(absent, -jnp.inf, jnp.log(jnp.where(absent, 1, x)))
 
 
 def logsumexp(x: Float[Array, "..."], axis: int | tuple[int, ...] = -1) -> Float[Array, "..."]:

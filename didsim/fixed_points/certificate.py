@@ -23,7 +23,6 @@ class Method(StrEnum):
     NEWTON_ON_PARAMETERS = "Newton on parameters"
     NEWTON_CG_ON_REWARDS = "Newton with conjugate gradients on rewards"
     NEWTON_CG_ON_LOGITS = "Newton with conjugate gradients on logits"
-    LBFGS_ON_REWARDS = "L-BFGS on rewards"
     LBFGS_ON_LOGITS = "L-BFGS on logits"
     SEVERAL = "several"
     NONE = "none"

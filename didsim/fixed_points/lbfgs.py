@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from didsim._extremes import largest_magnitude
 from didsim.fixed_points.newton import Found
 
 _STEPS = 2000
@@ -33,7 +34,7 @@ def minimise_large(loss: Callable[[Array], Array], start: Array, mass: Array) ->
         u, memory, iteration, _ = state
         value, gradient = value_and_gradient(u, state=memory)
         updates, memory = solver.update(gradient, memory, u, value=value, grad=gradient, value_fn=scaled)
-        return u + updates, memory, iteration + 1, jnp.max(jnp.abs(scale * updates))
+        return u + updates, memory, iteration + 1, largest_magnitude(scale * updates)
 
     def going(state: tuple[Array, Any, Array, Array]) -> Array:
         return (state[2] < _STEPS) & (state[3] > 1e-12)
@@ -44,11 +45,11 @@ def minimise_large(loss: Callable[[Array], Array], start: Array, mass: Array) ->
     z = scale * u
     value, gradient = jax.value_and_grad(loss)(z)
     # Relative to what the pairs of a sequence could pull.
-    size = jnp.max(jnp.abs(gradient) / (mass + jnp.finfo(start.dtype).eps))
+    size = largest_magnitude(gradient / (mass + jnp.finfo(start.dtype).eps))
     return Found(
         z,
         value,
-        jnp.max(jnp.abs(gradient)),
+        largest_magnitude(gradient),
         jnp.maximum(step, size),
         jnp.zeros((), int),
         jnp.zeros((), int),

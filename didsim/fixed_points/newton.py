@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from didsim._extremes import largest_magnitude
 from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature, Hessian
 from didsim.fixed_points.roots import LONGEST_STEP, ROOT_STEPS, root, step_with_rank_one
@@ -172,20 +173,20 @@ def minimise(
         is_near = is_last | (state.step < _NEAR)
         at = at_z.hessian.decomposed(idle, size, at_z.by_magnitude, is_far=~is_near)
         step = at.step(g)
-        longest = jnp.max(jnp.abs(step))
+        longest = largest_magnitude(step)
         jumps, repels, descends, record = no, no, ~is_last, state.record
         if by_baseline:
             last_step, repels = step_with_rank_one(field, z, step, at_z.hessian.product, at.step)
             # Such steps lead to saddles as well.
             jumps = ~is_last & (at.is_safe | ((longest < 1) & ~(at.lowest < -TOLERANCE)))
             ends = (state.step < _AT_THE_END) | (state.iteration >= _STEPS)
-            jumps = jumps & (ends | (jnp.max(jnp.abs(last_step)) < LONGEST_STEP))
-            reached, size_of_gradient = jnp.max(jnp.abs(field(z + last_step))), jnp.max(jnp.abs(g))
+            jumps = jumps & (ends | (largest_magnitude(last_step) < LONGEST_STEP))
+            reached, size_of_gradient = largest_magnitude(field(z + last_step)), largest_magnitude(g)
             enough = jnp.where(ends, size_of_gradient, jnp.minimum(size_of_gradient, record) / 2)
             jumps = jumps & (reached < enough)
             record = jnp.where(jumps, reached, record)
             step = jnp.where(jumps, last_step, step)
-            longest = jnp.max(jnp.abs(step))
+            longest = largest_magnitude(step)
             descends = descends & ~jumps & ~ends
         step = step * jnp.where(jumps, 1, jnp.minimum(1, LONGEST_STEP / longest))
         slope = jnp.vdot(g, step)
@@ -198,7 +199,7 @@ def minimise(
         is_rounding = (state.step < _ROUNDING_STEP) & (longest >= state.step)
         here = _Point(z, value, g, at_z.hessian)
         if last_step is not None:
-            longest = jnp.where(is_last, jnp.max(jnp.abs(last_step)), longest)
+            longest = jnp.where(is_last, largest_magnitude(last_step), longest)
         return _State(
             jnp.where(share > 0, z + share * step, z),
             after,
@@ -226,10 +227,7 @@ def minimise(
     ended = jax.lax.while_loop(lambda state: ~state.is_last, advance, begun)
     first, here, flat = ended.first, ended.here, ended.flat
     if mass is not None and len(start) > len(idle):
-        # Far out nothing is left of the loss but rounding, which looks like curvature at a unit diagonal.
-        diagonal = jnp.abs(here.hessian.diagonal())
-        curves = jnp.where(mass > 0, diagonal / jnp.where(mass > 0, mass, 1), jnp.inf)
-        flat = flat + jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(start.dtype).eps)
+        flat = flat + levels(here.hessian.diagonal(), mass)
 
     def level_there(_: None) -> Array:
         level, along = first.hessian.level_directions(here.hessian, size)
@@ -243,7 +241,7 @@ def minimise(
     found = Found(
         here.z,
         here.value,
-        jnp.max(jnp.abs(here.gradient)),
+        largest_magnitude(here.gradient),
         ended.step,
         flat,
         level,
@@ -257,7 +255,7 @@ def minimise(
     curves_nowhere = jnp.all(jnp.abs(first.hessian.diagonal()) <= 4 * jnp.finfo(start.dtype).eps * mass)
     nowhere = curves_nowhere & _same(here.value, first.value)
     every = jnp.full((), len(start) - len(idle))
-    size_of_gradient = jnp.max(jnp.abs(first.gradient))
+    size_of_gradient = largest_magnitude(first.gradient)
     left = Found(first.z, first.value, size_of_gradient, zero, every, every, no, ended.iteration)
     chosen: Found = jax.tree.map(lambda a, b: jnp.where(nowhere, a, b), left, found)
     return chosen
@@ -310,6 +308,15 @@ def falls_enough(before: Array, after: Array, share: Array, slope: Array) -> Arr
     """Whether a loss falls by a part of what its slope along a step promises, or by nothing but rounding."""
     noise = _ROUNDING * jnp.finfo(after.dtype).eps * jnp.abs(before)
     return after <= before + 1e-4 * share * slope + noise
+
+
+def levels(diagonal: Array, mass: Array) -> Array:
+    """The number of numbers along which a loss has far less curvature than its mass.
+
+    Far out nothing is left of a loss but rounding, which looks like curvature at a unit diagonal.
+    """
+    curves = jnp.where(mass > 0, jnp.abs(diagonal) / jnp.where(mass > 0, mass, 1), jnp.inf)
+    return jnp.sum(curves < _NOTHING) + jnp.all(curves < 4 * jnp.finfo(diagonal.dtype).eps)
 
 
 def _same(a: Array, b: Array) -> Array:

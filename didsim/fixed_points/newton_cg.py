@@ -1,23 +1,33 @@
-"""Newton's method for convex functions of many numbers, with steps by conjugate gradients."""
+"""Newton's method for smooth functions of many numbers, with steps by conjugate gradients."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
-from didsim.fixed_points.newton import SHORTEST_SHARE, Found, falls_enough
+from didsim._extremes import largest_magnitude
+from didsim.fixed_points.conjugate_gradients import conjugate_gradients
+from didsim.fixed_points.hessians import flat_share
+from didsim.fixed_points.newton import SHORTEST_SHARE, TOLERANCE, Found, falls_enough, levels
 from didsim.fixed_points.roots import LONGEST_STEP
 from didsim.objectives.curvature import Expansion
 from didsim.pairwise.primitive import is_at_few_nodes
 
-_STEPS = 100
+_STEPS = 300
 _PRODUCTS = 400
 # A step is solved for until this share of the gradient is left: then the next gradient is about as small.
 _LEFT = 1e-3
+# Far from the end of a function that is not convex, where a better step would save none.
+_LEFT_FAR = 0.1
+# At the end, where one direction of a million is a thousandth of a random vector.
+_LEFT_AT_THE_END = 1e-6
 _ENOUGH = 1e-12
+# Curvatures of both signs may cancel in an entry of the diagonal, which then tells nothing. After a step that
+# is longer than the first number, no entry is taken to be less than the second times its mass.
+_NEAR = 0.1
+_FLOOR = 0.1
 
 
 class _State(NamedTuple):
@@ -29,9 +39,12 @@ class _State(NamedTuple):
         gradient: the gradient there.
         step: Newton's step from there, at most `LONGEST_STEP` long.
         left: the largest entry of Newton's step.
-        share: the share of it that is tried next.
+        share: the share of it that is tried next; 0 if it is rounding.
         steps: the number of steps that were taken.
         lost: whether the loss needs more nodes.
+        flat: the number of directions that do not curve, as far as they were looked for.
+        falls: whether the function curves downwards along a direction, as far as these were looked for.
+        is_known: whether they were looked for at the end.
     """
 
     z: Array
@@ -42,10 +55,15 @@ class _State(NamedTuple):
     share: Array
     steps: Array
     lost: Array
+    flat: Array
+    falls: Array
+    is_known: Array
 
 
-def minimise_convex(around: Callable[[Array], Expansion], start: Array) -> Found:
-    """The minimum of a convex function that no shift of all numbers changes, from one start.
+def minimise_by_products(
+    around: Callable[[Array], Expansion], start: Array, mass: Array | None = None
+) -> Found:
+    """A minimum of a function that no shift of all numbers changes, from one start.
 
     A step solves `H s = −g` by conjugate gradients, with `H` scaled to a unit diagonal. For a loss of
     differences the scaled `H` is `I − D^(−1/2) W D^(−1/2)`, with the weights `W` of a graph and their row
@@ -56,51 +74,83 @@ def minimise_convex(around: Callable[[Array], Expansion], start: Array) -> Found
     A point is looked at once, for the loss and its derivatives together: nearly every step is taken whole. So
     the program holds few sums over pairs, which take long to compile.
 
+    If the function is not known to be convex, a step ends at the first direction that curves downwards. At
+    the end conjugate gradients run once more, from a random vector: this meets a direction that curves
+    downwards if there is one, but for chance.
+
     Args:
         around: the function around a point. Entries of the diagonal that are off by a factor cost time alone.
             Where sums over pairs are taken `at_few_nodes`, and the value is NaN somewhere, the search stops,
             and the value found is NaN.
         start: where to start.
+        mass: for each sequence, about how much the function curves along its number; None if it is convex,
+            so that the end needs no further look.
     """
 
-    def newton_step(at: Expansion) -> Array:
-        d = at.diagonal()
-        scale = jax.lax.rsqrt(jnp.where(d <= 0, 1, d))
-        # A shift of all numbers gets the curvature 1.
-        shift = 1 / (scale * jnp.linalg.norm(1 / scale))
-
-        def scaled(u: Array) -> Array:
-            return scale * at.product(scale * u) + shift * jnp.vdot(shift, u)
-
-        u, _ = cg(scaled, -scale * at.gradient, tol=_LEFT, maxiter=_PRODUCTS)
-        return scale * u
-
     def look(state: _State) -> _State:
-        z = state.z + state.share * state.step
+        is_last = ~goes_on(state)
+        z = state.z + jnp.where(is_last, 0, state.share) * state.step
         at = around(z)
         slope = jnp.vdot(state.gradient, state.step)
 
         def accept() -> _State:
-            step = newton_step(at)
-            left = jnp.max(jnp.abs(step))
-            step = step * jnp.where(left > LONGEST_STEP, LONGEST_STEP / left, 1)
-            is_start = jnp.isinf(state.value)
-            steps = state.steps + jnp.where(is_start, 0, 1)
-            return _State(z, at.value, at.gradient, step, left, jnp.ones_like(left), steps, state.lost)
+            d = jnp.abs(at.diagonal())
+            if mass is not None:
+                d = jnp.where(state.left > _NEAR, jnp.maximum(d, _FLOOR * mass), d)
+            scale = jax.lax.rsqrt(jnp.where(d > 0, d, 1))
+            # A shift of all numbers gets the curvature 1.
+            shift = 1 / (scale * jnp.linalg.norm(1 / scale))
+
+            def scaled(u: Array) -> Array:
+                return scale * at.product(scale * u) + shift * jnp.vdot(shift, u)
+
+            right = -scale * at.gradient
+            if mass is None:
+                return moved(scale * conjugate_gradients(scaled, right, _LEFT, _PRODUCTS).step)
+            # One system for either purpose, so that its product is compiled once.
+            noise = jax.random.normal(jax.random.key(0), z.shape, z.dtype)
+            right = jnp.where(is_last, noise, right)
+            share = jnp.where(state.left > _NEAR, _LEFT_FAR, _LEFT)
+            share = jnp.where(is_last, _LEFT_AT_THE_END, share)
+            u, lowest = conjugate_gradients(scaled, right, share, _PRODUCTS)
+            # The solution of a random system is mostly along the direction that curves least.
+            least = jnp.vdot(noise, u) / jnp.vdot(u, u)
+            flat = jnp.maximum(levels(d, mass), least < flat_share(d))
+            ended = state._replace(flat=flat, falls=lowest < -TOLERANCE, is_known=jnp.ones((), bool))
+            return jax.tree.map(lambda a, b: jnp.where(is_last, a, b), ended, moved(scale * u))
+
+        def moved(step: Array) -> _State:
+            left = largest_magnitude(step)
+            # A step leaves a small part of the gradient near the end, unless rounding is all of it.
+            stays = 2 * largest_magnitude(at.gradient) > largest_magnitude(state.gradient)
+            is_rounding = (state.left < TOLERANCE) & stays
+            return state._replace(
+                z=z,
+                value=at.value,
+                gradient=at.gradient,
+                step=step * jnp.where(left > LONGEST_STEP, LONGEST_STEP / left, 1),
+                left=left,
+                share=jnp.where(is_rounding, 0, jnp.ones_like(left)),
+                steps=state.steps + jnp.where(jnp.isinf(state.value), 0, 1),
+            )
 
         def shorten() -> _State:
             return state._replace(share=state.share / 2, lost=jnp.isnan(at.value) & is_at_few_nodes())
 
-        return jax.lax.cond(falls_enough(state.value, at.value, state.share, slope), accept, shorten)
+        good = falls_enough(state.value, at.value, state.share, slope)
+        return jax.lax.cond(good | is_last, accept, shorten)
+
+    def goes_on(state: _State) -> Array:
+        return (state.left > _ENOUGH) & (state.share > SHORTEST_SHARE) & (state.steps < _STEPS) & ~state.lost
 
     def going(state: _State) -> Array:
-        return (state.left > _ENOUGH) & (state.share > SHORTEST_SHARE) & (state.steps < _STEPS) & ~state.lost
+        return goes_on(state) if mass is None else goes_on(state) | ~(state.is_known | state.lost)
 
     nothing = jnp.zeros_like(start)
     endless, one, counted = jnp.full((), jnp.inf, start.dtype), jnp.ones((), start.dtype), jnp.zeros((), int)
-    is_false = jnp.zeros((), bool)
-    first = _State(start, endless, nothing, nothing, endless, one, counted, is_false)
+    no = jnp.zeros((), bool)
+    first = _State(start, endless, nothing, nothing, endless, one, counted, no, counted, no, no)
     last = jax.lax.while_loop(going, look, first)
     value = jnp.where(last.lost, jnp.nan, last.value)
-    size = jnp.max(jnp.abs(last.gradient))
-    return Found(last.z, value, size, last.left, counted, counted, is_false, last.steps)
+    size = largest_magnitude(last.gradient)
+    return Found(last.z, value, size, last.left, last.flat, counted, last.falls, last.steps)

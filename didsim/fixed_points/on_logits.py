@@ -18,7 +18,7 @@ from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
-from didsim.fixed_points.newton_cg import minimise_convex
+from didsim.fixed_points.newton_cg import minimise_by_products
 from didsim.fixed_points.smoothing import TEMPERATURES, has_kinks, smoothed
 from didsim.fixed_points.task import (
     DENSE,
@@ -101,9 +101,11 @@ def solve_on_logits(
     elif task.size > DENSE:
         if task.objective.has_baseline or task.problem.online:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
-        if convex and not has_kinks(task.objective) and task.objective.knows_own_curvature:
+        if task.objective.knows_own_curvature and not has_kinks(task.objective):
             method = Method.NEWTON_CG_ON_LOGITS
-            found = at_few_nodes(lambda: _newton_cg(task, guesses))
+            # Some of several random starts need more nodes.
+            is_one = guesses.shape[1] == 1
+            found = at_few_nodes(lambda: _newton_cg(task, guesses)) if is_one else _newton_cg(task, guesses)
         else:
             method = Method.LBFGS_ON_LOGITS
             found = _lbfgs(task, guesses)
@@ -254,7 +256,9 @@ def _newton_cg(task: Task, guesses: Array) -> Found:
         def around(z: Array) -> Expansion:
             return objective.expansion(z, reference, problem, task.lengths, marginals)
 
-        return minimise_convex(around, start)
+        convex = task.objective.is_convex_in_logits
+        weights = None if convex else mass(problem, start) + jnp.exp(reference)
+        return minimise_by_products(around, start, weights)
 
     return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 

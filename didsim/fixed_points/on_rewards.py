@@ -14,9 +14,8 @@ from didsim.fixed_points.compiling import compiled
 from didsim.fixed_points.dense import Dense
 from didsim.fixed_points.hessians import Curvature
 from didsim.fixed_points.hinge import minimise_hinge
-from didsim.fixed_points.lbfgs import minimise_large
 from didsim.fixed_points.newton import Found, minimise
-from didsim.fixed_points.newton_cg import minimise_convex
+from didsim.fixed_points.newton_cg import minimise_by_products
 from didsim.fixed_points.separable import limit_of_descent
 from didsim.fixed_points.task import (
     DENSE,
@@ -121,9 +120,7 @@ def _by_newton(
 
 
 def _method(task: Task, pair: Term) -> Method:
-    if task.size <= DENSE:
-        return Method.NEWTON_ON_REWARDS
-    return Method.NEWTON_CG_ON_REWARDS if pair.kernel.convex else Method.LBFGS_ON_REWARDS
+    return Method.NEWTON_ON_REWARDS if task.size <= DENSE else Method.NEWTON_CG_ON_REWARDS
 
 
 def _of_logistic_loss(task: Task, problem: Problem, identified: Array, others: np.ndarray) -> np.ndarray:
@@ -187,6 +184,9 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
 
 
 def _newton_cg(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
+    if guesses.shape[1] > 1:
+        # Some of several random starts need more nodes.
+        return _by_products(pair, problem, identified, guesses)
     return at_few_nodes(lambda: _by_products(pair, problem, identified, guesses))
 
 
@@ -202,16 +202,8 @@ def _by_products(pair: Term, problem: Problem, identified: Bool[Array, " runs"],
                 lambda: pair.kernel.own_curvature(problem, h),
             )
 
-        return minimise_convex(around, start)
-
-    return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
-
-
-@compiled
-def _lbfgs(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
-    def one(given: tuple[Term, Problem], start: Array) -> Found:
-        pair, problem = given
-        return minimise_large(lambda h: pair.kernel.expect(problem, h), start, mass(problem, start))
+        weights = None if pair.kernel.convex else mass(problem, start)
+        return minimise_by_products(around, start, weights)
 
     return over_starts(_where_identified(one), (identified, (pair, problem)), guesses)
 
@@ -219,7 +211,6 @@ def _lbfgs(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guess
 _SOLVERS = {
     Method.NEWTON_ON_REWARDS: _newton,
     Method.NEWTON_CG_ON_REWARDS: _newton_cg,
-    Method.LBFGS_ON_REWARDS: _lbfgs,
 }
 
 

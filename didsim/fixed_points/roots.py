@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from didsim._extremes import largest_magnitude
+
 LONGEST_STEP = 8.0
 """A step changes no number by more than this."""
 ROOT_STEPS = 30
@@ -22,7 +24,7 @@ def root(field: Callable[[Array], Array], start: Array, idle: Array, wanted: Arr
         z, _, iteration, _ = state
         jacobian, here = jax.jacfwd(lambda z: (field(z),) * 2, has_aux=True)(z)
         step = root_step(jacobian, here, idle)
-        shrinks = jnp.max(jnp.abs(field(z + step))) < jnp.max(jnp.abs(here))
+        shrinks = largest_magnitude(field(z + step)) < largest_magnitude(here)
         better = shrinks & (iteration < ROOT_STEPS)
         return jnp.where(better, z + step, z), better, iteration + 1, step
 
@@ -43,16 +45,16 @@ def root_step(jacobian: Array, field: Array, idle: Array) -> Array:
         field: the field.
         idle: orthogonal directions along which the loss does not change, one in each row.
     """
-    size = jnp.max(jnp.abs(jacobian))
+    size = largest_magnitude(jacobian)
     along = idle / jnp.linalg.norm(idle, axis=-1, keepdims=True)
     # A gradient is zero along these. Near a root, where rounding is all that is left of it, it may not be.
     field = field - (along @ field) @ along
     held = along * jnp.sqrt(size)
     quick = -jnp.linalg.solve(jacobian + held.T @ held, field)
-    left = jnp.max(jnp.abs(jacobian @ quick + field))
-    fits = left <= 1e-8 * jnp.max(jnp.abs(field))
+    left = largest_magnitude(jacobian @ quick + field)
+    fits = left <= 1e-8 * largest_magnitude(field)
     return jax.lax.cond(
-        fits & (jnp.max(jnp.abs(quick)) < LONGEST_STEP),
+        fits & (largest_magnitude(quick) < LONGEST_STEP),
         lambda _: quick,
         lambda _: -jnp.linalg.lstsq(jacobian, field)[0],
         None,

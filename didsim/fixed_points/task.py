@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from didsim._batches import as_runs, batched
 from didsim._checks import Shape
+from didsim._extremes import largest_magnitude
 from didsim.fixed_points.certificate import Certificate, Method, Solution
 from didsim.fixed_points.compiling import compiled
 from didsim.fixed_points.newton import TOLERANCE, Found
@@ -200,7 +201,7 @@ def _gradient_norm(task: Task, log_probs: Array | np.ndarray) -> Array:
         def loss(logits: Array) -> Array:
             return objective.population_loss(log_softmax(logits), reference, problem, task.lengths)
 
-        return jnp.max(jnp.abs(jax.grad(loss)(log_probs)))
+        return largest_magnitude(jax.grad(loss)(log_probs))
 
     return norm(task.objective, task.reference, problem, log_probs)
 

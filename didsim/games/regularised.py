@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.nn import log_softmax, softmax
 from jaxtyping import Array, Float, Int
 
+from didsim._extremes import largest_magnitude
+
 _GROWTH = 4.0
 _NEAR = 1e-3  # nats: the residual at which a stage has found the path
 _ROUNDING = 1e-14  # of `t`, which all of `x` may be as large as
@@ -47,7 +49,7 @@ def _one(game: Array, reference: Array, beta: Array) -> tuple[Array, Array]:
         return x - t * (game @ softmax(reference + x))
 
     def size(x: Array, t: Array) -> Array:
-        return jnp.max(jnp.abs(residual(x, t)))
+        return largest_magnitude(residual(x, t))
 
     def is_near(x: Array, t: Array) -> Array:
         return size(x, t) < _NEAR + _ROUNDING * t

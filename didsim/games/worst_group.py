@@ -8,6 +8,7 @@ from jax.nn import softmax
 from jaxtyping import Array, Float, PyTree
 
 from didsim import _checks
+from didsim._extremes import largest, largest_magnitude
 from didsim.fixed_points.certificate import NoMinimiserError, Solution
 from didsim.fixed_points.on_parameters import is_convex
 from didsim.fixed_points.solve import solve
@@ -119,9 +120,9 @@ def _described(
     losses = losses_of(trained)
     weights = softmax(problem.log_weights + losses / temperature)
     slope = jax.grad(lambda trained: jnp.vdot(weights, losses_of(trained)))(trained)
-    steepest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(slope))
+    steepest = max(float(largest_magnitude(leaf)) for leaf in jax.tree.leaves(slope))
     proven = is_convex(policy, objective, problem)
-    gap = float(jnp.vdot(weights, jnp.max(losses) - losses)) if proven else np.nan
+    gap = float(jnp.vdot(weights, largest(losses) - losses)) if proven else np.nan
     return GroupSolution(
         solution.log_probs, solution.policy, np.asarray(losses), np.asarray(weights), gap, steepest
     )

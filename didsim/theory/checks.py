@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from didsim import _checks
+from didsim import _checks, _extremes
 from didsim._registry import Registry
 from didsim.theory.cases import Case
 
@@ -80,10 +81,10 @@ def _register(
 
 def off(left: Array, right: Array, *compared: Array) -> Array:
     """The largest difference, relative to 1 plus the largest magnitude of all arrays but `left`."""
-    sizes = [jnp.max(jnp.abs(jnp.asarray(array))) for array in (right, *compared)]
-    return jnp.max(jnp.abs(left - right)) / (1 + jnp.max(jnp.stack(sizes)))
+    size = largest(*(jnp.abs(jnp.asarray(array)) for array in (right, *compared)))
+    return largest(jnp.abs(left - right)) / (1 + size)
 
 
 def largest(*deviations: Array) -> Array:
-    """The largest of several deviations."""
-    return jnp.max(jnp.stack([jnp.asarray(one) for one in deviations]))
+    """The largest of several deviations, numbers or arrays of them; NaN if any is."""
+    return reduce(jnp.maximum, map(_extremes.largest, deviations))

@@ -282,7 +282,7 @@ def projection_keeps_chosen(case: Case) -> Array:
     noise = size + case.beta * jnp.linalg.norm(pull)
     falls = jnp.maximum(0, -jnp.vdot(descent, pull)) / jnp.where(noise > 0, noise, 1)
     unneeded = jnp.vdot(-gradient, pull) >= 0
-    changed = jnp.where(unneeded, jnp.max(jnp.abs(descent + gradient)), 0)
+    changed = jnp.where(unneeded, jnp.abs(descent + gradient), 0)
     return largest(falls, changed)
 
 
@@ -297,8 +297,8 @@ def single_pairs_need_no_projection(case: Case) -> Array:
     # A pair of a sequence with itself has no gradient.
     different = ~jnp.eye(case.size, dtype=bool)
     return largest(
-        jnp.max(jnp.where(different, jnp.abs(overlap - expected), 0)),
-        jnp.max(jnp.where(different, jnp.maximum(0, -overlap), 0)),
+        jnp.where(different, jnp.abs(overlap - expected), 0),
+        jnp.where(different, jnp.maximum(0, -overlap), 0),
     )
 
 
@@ -332,7 +332,7 @@ def unseen_keep_their_ratios(case: Case) -> Array:
     slope = jnp.abs(jax.grad(loss)(case.target))
     place = jnp.arange(case.size)
     unseen = (place > 0) & (place < last)
-    return jnp.max(jnp.where(unseen, slope, 0)) / (1 + jnp.max(slope))
+    return largest(jnp.where(unseen, slope, 0)) / (1 + jnp.max(slope))
 
 
 @exact(

@@ -56,7 +56,7 @@ def dpo_on_a_cycle(case: Case) -> Array:
 
     # Of the size of β, by which the slope is divided, times the rounding of log-probabilities.
     size = 1 + case.beta * jnp.max(jnp.abs(case.reference))
-    return jnp.max(jnp.abs(jax.grad(loss)(case.reference))) / (case.beta * size)
+    return largest(jnp.abs(jax.grad(loss)(case.reference))) / (case.beta * size)
 
 
 @exact(
@@ -111,9 +111,9 @@ def self_play_rests_at_nash(case: Case) -> Array:
         def loss(logits: Array, objective: Objective = objective) -> Array:
             return objective.population_loss(log_softmax(logits), reference, problem, None)
 
-        slopes.append(jnp.max(jnp.abs(jax.grad(loss)(case.target))))
+        slopes.append(jnp.abs(jax.grad(loss)(case.target)))
     size = 1 + 1 / case.beta + jnp.max(jnp.abs(reference)) + jnp.max(jnp.abs(case.target))
-    return jnp.max(jnp.stack(slopes)) / size
+    return largest(*slopes) / size
 
 
 @exact(

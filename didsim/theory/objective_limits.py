@@ -249,11 +249,8 @@ def fdpo_limit(case: Case) -> Array:
         slope = jax.vmap(jax.grad(lambda p, r, o=objective: o.reward(p, r, None)))(limit, case.reference)
         rounding = jnp.abs(slope) * (1 + jnp.abs(limit) + jnp.abs(case.reference))
         error = jnp.abs((h - h[top]) - (data - data[top]))
-        worst.append(
-            jnp.max(
-                error / (1 + jnp.abs(data - data[top]) + jnp.max(jnp.abs(data)) + rounding + rounding[top])
-            )
-        )
+        size = 1 + jnp.abs(data - data[top]) + jnp.max(jnp.abs(data)) + rounding + rounding[top]
+        worst.append(error / size)
     return largest(*worst)
 
 

@@ -121,7 +121,7 @@ def unbounded_divergence(case: Case) -> Array:
     sizes = case.beta * shown, case.beta * case.target
     return largest(
         *(off(one, losses[0], *sizes) for one in losses),
-        jnp.max(short) / (1 + jnp.max(jnp.abs(bounds)) + jnp.max(jnp.abs(case.reference))),
+        short / (1 + jnp.max(jnp.abs(bounds)) + jnp.max(jnp.abs(case.reference))),
     )
 
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from didsim import _checks
+from didsim._extremes import largest
 from didsim._registry import Registry
 from didsim.information import LogProbs, did_entropy, entropy, expectation, js, kl
 from didsim.margins import check_order
@@ -161,7 +162,7 @@ def policy_entropy(s: Snapshot) -> Array:
 @_standard("Largest probability", "1")
 def largest_probability(s: Snapshot) -> Array:
     """The learned probability of the sequence that is likeliest now."""
-    return jnp.exp(jnp.max(s.log_probs, axis=-1))
+    return jnp.exp(largest(s.log_probs, axis=-1))
 
 
 @_standard("DID entropy", name="did_entropy", needs_cover=True)

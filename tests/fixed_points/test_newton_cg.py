@@ -11,7 +11,7 @@ from scipy.special import expit, log_softmax
 
 import didsim
 from didsim.fixed_points.newton import Found
-from didsim.fixed_points.newton_cg import minimise_convex
+from didsim.fixed_points.newton_cg import minimise_by_products
 from didsim.objectives.curvature import Expansion
 from didsim.pairwise import primitive
 from tests.fixed_points.nodes_seen import nodes_seen
@@ -22,12 +22,14 @@ REFERENCE, CHOSEN, REJECTED = log_softmax(RNG.normal(size=(3, SIZE)), axis=-1)
 PROBLEM = didsim.Contrastive(CHOSEN, REJECTED)
 
 
-def minimised(loss: Callable[[jax.Array], jax.Array], start: jax.Array) -> Found:
+def minimised(
+    loss: Callable[[jax.Array], jax.Array], start: jax.Array, mass: jax.Array | None = None
+) -> Found:
     def around(z: jax.Array) -> Expansion:
         hessian = jax.hessian(loss)(z)
         return Expansion(loss(z), jax.grad(loss)(z), lambda: jnp.diag(hessian), lambda step: hessian @ step)
 
-    return jax.jit(lambda start: minimise_convex(around, start))(start)
+    return jax.jit(lambda start: minimise_by_products(around, start, mass))(start)
 
 
 def test_scales_do_not_matter_to_a_quadratic() -> None:
@@ -51,8 +53,53 @@ def test_a_step_that_is_too_long_is_halved() -> None:
     assert 2 < int(found.steps) < 20
 
 
+def test_a_saddle_is_told_and_left_if_there_is_a_slope() -> None:
+    """Of `(d² − 1)²` for two differences: at `d = 0` the slope is zero, and the loss falls both ways."""
+
+    def loss(z: jax.Array) -> jax.Array:
+        d = jnp.array([z[0] - z[1], z[1] - z[2]])
+        return jnp.sum((d**2 - 1) ** 2)
+
+    mass = jnp.ones(3)
+    rests = minimised(loss, jnp.zeros(3), mass)
+    assert bool(rests.falls)
+    assert not bool(rests.converged)
+    found = minimised(loss, jnp.array([1e-3, 0.0, 1e-3]), mass)
+    np.testing.assert_allclose(np.diff(found.z), [-1, 1], atol=1e-10)
+    assert bool(found.converged)
+
+
+def test_a_level_direction_is_told() -> None:
+    def loss(z: jax.Array) -> jax.Array:
+        return jnp.sqrt(1 + (z[0] - z[1]) ** 2)
+
+    found = minimised(loss, jnp.array([1.0, -1.0, 0.0]), jnp.ones(3))
+    np.testing.assert_allclose(found.z[:2], 0, atol=1e-9)
+    assert int(found.flat) == 1
+    assert not bool(found.converged)
+
+
+def test_a_plateau_far_out_is_no_end() -> None:
+    """There `1 − exp(−d²)` is level but for rounding, and no step of Newton's method leads back."""
+    found = minimised(lambda z: -jnp.exp(-((z[0] - z[1]) ** 2)), jnp.array([20.0, -20.0]), jnp.ones(2))
+    assert not bool(found.converged)
+
+
 def test_a_function_that_falls_for_ever_does_not_converge() -> None:
     assert not bool(minimised(lambda z: jnp.exp(z[1] - z[0]), jnp.zeros(2)).converged)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("mass", [None, jnp.ones(5000)])
+def test_a_slope_that_is_not_a_number_is_no_end(mass: jax.Array | None) -> None:
+    """Among so many numbers XLA loses NaN when it looks for the largest."""
+
+    def around(z: jax.Array) -> Expansion:
+        return Expansion(jnp.sum(z), z.at[1].set(jnp.nan), lambda: jnp.ones_like(z), lambda step: step)
+
+    found = jax.jit(lambda start: minimise_by_products(around, start, mass))(jnp.zeros(5000))
+    assert np.isnan(found.gradient)
+    assert not bool(found.converged)
 
 
 @pytest.mark.parametrize("few", [False, True])
@@ -114,6 +161,22 @@ def test_smoothed_labels_on_a_large_space() -> None:
     np.testing.assert_allclose(rounded.log_probs, solution.log_probs, atol=3e-5)
 
 
+@pytest.mark.slow
+def test_a_population_of_a_loss_that_is_not_convex() -> None:
+    """From the reference; the gradient by the full matrix of pairs, in NumPy."""
+    smoothing = 0.2
+    solution = didsim.solve(didsim.exo(0.1, smoothing), REFERENCE, PROBLEM, starts=1)
+    assert solution.certificate.method == "Newton with conjugate gradients on rewards"
+    assert solution.verdict.name == "MINIMISER"
+    h = 0.1 * (np.asarray(solution.log_probs) - REFERENCE)
+    d = h[:, None] - h
+    weights = np.exp(CHOSEN)[:, None] * np.exp(REJECTED)
+    slope = weights * expit(d) * expit(-d) * (d - np.log((1 - smoothing) / smoothing))
+    gradient = (slope.sum(axis=1) - slope.sum(axis=0)) / (np.exp(CHOSEN) + np.exp(REJECTED))
+    assert np.abs(gradient).max() < 1e-10
+    assert float(solution.certificate.gradient_norm) < 1e-12
+
+
 WINNERS, LOSERS = RNG.integers(SIZE, size=(2, 40 * SIZE))
 PAIRS = didsim.Pairs(WINNERS[WINNERS != LOSERS], LOSERS[WINNERS != LOSERS])
 
@@ -153,3 +216,20 @@ def test_a_quasi_newton_search_by_another_library_ends_at_the_same_policy(
     )
     assert float(loss(np.asarray(solution.log_probs) / scale)[0]) <= found.fun * (1 + 1e-12)
     np.testing.assert_allclose(solution.log_probs, log_softmax(scale * found.x), atol=2e-3)
+
+
+def test_a_loss_that_is_not_convex_on_a_large_space() -> None:
+    """Finite pairs, each of whose differences pulls both ways; the gradient pair by pair, in NumPy."""
+    winners, losers = WINNERS, LOSERS
+    smoothing = 0.2
+    solution = didsim.solve(didsim.exo(BETA, smoothing), REFERENCE, didsim.Pairs(winners, losers))
+    known = solution.certificate
+    assert known.method == "Newton with conjugate gradients on rewards"
+    assert solution.verdict.name == "MINIMISER"
+    assert not bool(known.unique)
+    h = BETA * (np.asarray(solution.log_probs) - REFERENCE)
+    d = h[winners] - h[losers]
+    # Of KL(Bernoulli(σ(d)) ‖ Bernoulli(1 − ε)): the variance of the label, times its log-odds against those.
+    slope = expit(d) * expit(-d) * (d - np.log((1 - smoothing) / smoothing))
+    gradient = np.bincount(winners, slope, SIZE) - np.bincount(losers, slope, SIZE)
+    assert np.abs(gradient / np.bincount(np.concatenate([winners, losers]), minlength=SIZE)).max() < 1e-10
