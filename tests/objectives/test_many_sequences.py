@@ -31,7 +31,7 @@ def large_instances(draw: st.DrawFn) -> tuple[str, np.ndarray, np.ndarray, Probl
     return kind, logits, log_softmax(r), problem
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(large_instances(), st.sampled_from((0.05, 0.5, 2.0)))
 def test_losses_and_slopes_of_many_sequences_agree_with_all_pairs(
     instance: tuple[str, np.ndarray, np.ndarray, Problem], strength: float

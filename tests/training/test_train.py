@@ -234,10 +234,10 @@ def test_a_reward_that_overflows_ends_the_run() -> None:
 def test_no_metric_is_nan_on_one_sequence_or_with_logits_of_700(name: str) -> None:
     one = jnp.zeros(1, jnp.float32)
     far = jax.nn.log_softmax(jnp.array([-700.0, 0.0, 700.0], jnp.float32))
+    both = didsim.Contrastive(far, far[::-1]), didsim.Labelled(far, far[::-1], far)
     for policy, problem in (
         (one, didsim.Contrastive(one, one)),
-        (far, didsim.Contrastive(far, far[::-1])),
-        (far, didsim.Labelled(far, far[::-1], far)),
+        (far, didsim.Mixture(both, jnp.log(jnp.array([0.5, 0.5], jnp.float32)))),
     ):
         run = train(
             policy=didsim.EnergyBased(policy),
