@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import didsim
 from didsim import _extremes, _log_space
 from didsim.theory import checks
 
@@ -41,3 +42,11 @@ def test_logarithms_of_nan_are_nan(size: int) -> None:
     assert np.isnan(_log_space.log(broken)).sum() == 1
     assert np.isnan(_log_space.logsumexp(broken)).tolist() == [True, False]
     assert np.isnan(_log_space.logaddexp(broken, broken)).sum() == 1
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("size", [4, 5000])
+def test_no_law_holds_for_policies_that_are_not_numbers(size: int) -> None:
+    uniform = jnp.full(size, -jnp.log(size))
+    law = jax.jit(didsim.fit_power_law)(uniform.at[1].set(jnp.nan), uniform, uniform)
+    assert not bool(law.holds)

@@ -150,7 +150,8 @@ def _conjugate(
         x, left, along, size, count = state
         image = product(along)
         bend = jnp.sum(along * image, axis=0)
-        goes = is_open(size) & (bend > 0)
+        # NaN goes on, so that no step is made of what is left without it.
+        goes = is_open(size) & ~(bend <= 0)
         part = jnp.where(goes, size / jnp.where(goes, bend, 1), 0)
         x, left = x + part * along, left - part * image
         scaled = inverse * left

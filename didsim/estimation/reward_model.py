@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from didsim import _checks
+from didsim._extremes import largest_magnitude
 from didsim.estimation.fitted import FitCertificate, RewardFit
 from didsim.estimation.identification import Identification, identify
 from didsim.estimation.likelihood import Likelihood, Point
@@ -120,7 +121,7 @@ def _fitted(
     point = model.point(jnp.asarray(numbers[:, None]))
     rewards = np.array(point.rewards[:, 0])
     certificate = FitCertificate(
-        float(jnp.max(jnp.abs(found.gradient))) / model.likelihood.total(),
+        float(largest_magnitude(found.gradient)) / model.likelihood.total(),
         float(found.length[0] if found.stuck[0] else found.left[0]),
         int(found.steps),
         identified,

@@ -16,8 +16,10 @@ hessians        what it asks of a Hessian
 dense           a Hessian as a matrix
 arrow           the Hessian of losses of single sequences, in O(N)
 roots           how it ends where the loss moves with the policy
-newton_cg       the same for many numbers, if the loss is convex
-lbfgs           the same for many numbers, if it is not
+newton_cg       the same for many numbers, without a matrix
+conjugate_gradients
+                its steps
+lbfgs           the minimiser for many numbers, if their curvature is not known or there are corners
 blas            the threads that decompositions of matrices may take
 compiling       how the programs are compiled
 smoothing       objectives with rounded corners

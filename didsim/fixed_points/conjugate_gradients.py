@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from didsim.fixed_points.hessians import flat_share
 
@@ -17,10 +17,12 @@ class Direction(NamedTuple):
         step: about the solution of the system; or a step on which the function falls, if the matrix is not
             positive.
         lowest: the least curvature that was seen per squared length. That of the matrix may be lower still.
+        is_solved: whether the residual is small enough.
     """
 
     step: Float[Array, " n"]
     lowest: Float[Array, ""]
+    is_solved: Bool[Array, ""]
 
 
 class _State(NamedTuple):
@@ -44,7 +46,10 @@ class _State(NamedTuple):
 
 
 def conjugate_gradients(
-    product: Callable[[Array], Array], right: Float[Array, " n"], share: Array | float, most: int
+    product: Callable[[Array], Array],
+    right: Float[Array, " n"],
+    share: Array | float,
+    most: Array | int,
 ) -> Direction:
     """A step `s` with `A s ≈ b`, as far as the symmetric matrix `A` is positive.
 
@@ -86,4 +91,4 @@ def conjugate_gradients(
     nothing = 0 * right
     first = _State(nothing, right, right, jnp.vdot(right, right), endless, jnp.zeros((), int))
     last = jax.lax.while_loop(going, advance, first)
-    return Direction(last.step, last.lowest)
+    return Direction(last.step, last.lowest, last.size <= enough)

@@ -102,7 +102,7 @@ def _scaled(hessian: Array, idle: Array, size: Array | None) -> _Scaled:
     held = idle / scale
     held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
     lower = jnp.linalg.cholesky(matrix + held.T @ held)  # NaN if it is not positive
-    return _Scaled(scale, matrix, lower, jnp.min(jnp.diag(lower)) ** 2 > _SAFE)
+    return _Scaled(scale, matrix, lower, jnp.all(jnp.diag(lower) ** 2 > _SAFE))
 
 
 def _magnitude(hessian: Array, scale: Array) -> Array:

@@ -40,8 +40,8 @@ class Found(NamedTuple):
             known not to change are not counted.
         level: the number of those along which the function did not curve at the start either, if it does not
             change along them.
-        falls: whether the function curves downwards along some direction, as it does at a saddle; or descent
-            leads away, since it moves a baseline.
+        falls: whether the function curves downwards along some direction, as it does at a saddle, or may do
+            so, as far as was told; or descent leads away, since it moves a baseline.
         steps: the number of steps that were taken.
     """
 

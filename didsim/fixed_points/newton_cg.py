@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from didsim._extremes import largest_magnitude
-from didsim.fixed_points.conjugate_gradients import conjugate_gradients
+from didsim.fixed_points.conjugate_gradients import Direction, conjugate_gradients
 from didsim.fixed_points.hessians import flat_share
 from didsim.fixed_points.newton import SHORTEST_SHARE, TOLERANCE, Found, falls_enough, levels
 from didsim.fixed_points.roots import LONGEST_STEP
@@ -17,15 +17,17 @@ from didsim.pairwise.primitive import is_at_few_nodes
 
 _STEPS = 300
 _PRODUCTS = 400
+_PRODUCTS_AT_THE_END = 4000
 # A step is solved for until this share of the gradient is left: then the next gradient is about as small.
 _LEFT = 1e-3
 # Far from the end of a function that is not convex, where a better step would save none.
 _LEFT_FAR = 0.1
-# At the end, where one direction of a million is a thousandth of a random vector.
+# At the end. One direction of a million is a thousandth of a random vector: less than that must be left.
 _LEFT_AT_THE_END = 1e-6
 _ENOUGH = 1e-12
 # Curvatures of both signs may cancel in an entry of the diagonal, which then tells nothing. After a step that
-# is longer than the first number, no entry is taken to be less than the second times its mass.
+# is longer than the first number, no entry is taken to be less than the second times its mass, if its slope
+# is not less: far out both vanish.
 _NEAR = 0.1
 _FLOOR = 0.1
 
@@ -42,9 +44,10 @@ class _State(NamedTuple):
         share: the share of it that is tried next; 0 if it is rounding.
         steps: the number of steps that were taken.
         lost: whether the loss needs more nodes.
-        flat: the number of directions that do not curve, as far as they were looked for.
-        falls: whether the function curves downwards along a direction, as far as these were looked for.
-        is_known: whether they were looked for at the end.
+        is_solved: whether this step solved its system.
+        flat: the number of directions along which the function has ceased to curve.
+        falls: whether it is not known to curve upwards along all others.
+        is_known: whether the end was looked at.
     """
 
     z: Array
@@ -55,6 +58,7 @@ class _State(NamedTuple):
     share: Array
     steps: Array
     lost: Array
+    is_solved: Array
     flat: Array
     falls: Array
     is_known: Array
@@ -75,16 +79,16 @@ def minimise_by_products(
     the program holds few sums over pairs, which take long to compile.
 
     If the function is not known to be convex, a step ends at the first direction that curves downwards. At
-    the end conjugate gradients run once more, from a random vector: this meets a direction that curves
-    downwards if there is one, but for chance.
+    the end conjugate gradients run once more, for a random vector. They meet a direction that curves
+    downwards or not at all, if there is one. If 4,000 products do not tell, the search has not converged.
 
     Args:
         around: the function around a point. Entries of the diagonal that are off by a factor cost time alone.
             Where sums over pairs are taken `at_few_nodes`, and the value is NaN somewhere, the search stops,
             and the value found is NaN.
         start: where to start.
-        mass: for each sequence, about how much the function curves along its number; None if it is convex,
-            so that the end needs no further look.
+        mass: for each sequence, a number that its curvature does not exceed by much; None if the function is
+            convex, so that the end needs no further look.
     """
 
     def look(state: _State) -> _State:
@@ -96,7 +100,8 @@ def minimise_by_products(
         def accept() -> _State:
             d = jnp.abs(at.diagonal())
             if mass is not None:
-                d = jnp.where(state.left > _NEAR, jnp.maximum(d, _FLOOR * mass), d)
+                least = jnp.minimum(_FLOOR * mass, jnp.abs(at.gradient))
+                d = jnp.where(state.left > _NEAR, jnp.maximum(d, least), d)
             scale = jax.lax.rsqrt(jnp.where(d > 0, d, 1))
             # A shift of all numbers gets the curvature 1.
             shift = 1 / (scale * jnp.linalg.norm(1 / scale))
@@ -106,24 +111,30 @@ def minimise_by_products(
 
             right = -scale * at.gradient
             if mass is None:
-                return moved(scale * conjugate_gradients(scaled, right, _LEFT, _PRODUCTS).step)
+                return moved(scale, conjugate_gradients(scaled, right, _LEFT, _PRODUCTS))
             # One system for either purpose, so that its product is compiled once.
             noise = jax.random.normal(jax.random.key(0), z.shape, z.dtype)
             right = jnp.where(is_last, noise, right)
             share = jnp.where(state.left > _NEAR, _LEFT_FAR, _LEFT)
             share = jnp.where(is_last, _LEFT_AT_THE_END, share)
-            u, lowest = conjugate_gradients(scaled, right, share, _PRODUCTS)
+            most = jnp.where(is_last, _PRODUCTS_AT_THE_END, _PRODUCTS)
+            found = conjugate_gradients(scaled, right, share, most)
             # The solution of a random system is mostly along the direction that curves least.
-            least = jnp.vdot(noise, u) / jnp.vdot(u, u)
-            flat = jnp.maximum(levels(d, mass), least < flat_share(d))
-            ended = state._replace(flat=flat, falls=lowest < -TOLERANCE, is_known=jnp.ones((), bool))
-            return jax.tree.map(lambda a, b: jnp.where(is_last, a, b), ended, moved(scale * u))
+            least = jnp.minimum(found.lowest, jnp.vdot(noise, found.step) / jnp.vdot(found.step, found.step))
+            ended = state._replace(
+                flat=levels(d, mass),
+                falls=~(found.is_solved & (least > flat_share(d))),
+                is_known=jnp.ones((), bool),
+                lost=jnp.isnan(least) & is_at_few_nodes(),
+            )
+            return jax.tree.map(lambda a, b: jnp.where(is_last, a, b), ended, moved(scale, found))
 
-        def moved(step: Array) -> _State:
+        def moved(scale: Array, found: Direction) -> _State:
+            step = scale * found.step
             left = largest_magnitude(step)
             # A step leaves a small part of the gradient near the end, unless rounding is all of it.
             stays = 2 * largest_magnitude(at.gradient) > largest_magnitude(state.gradient)
-            is_rounding = (state.left < TOLERANCE) & stays
+            is_rounding = (state.left < TOLERANCE) & stays & state.is_solved
             return state._replace(
                 z=z,
                 value=at.value,
@@ -132,6 +143,7 @@ def minimise_by_products(
                 left=left,
                 share=jnp.where(is_rounding, 0, jnp.ones_like(left)),
                 steps=state.steps + jnp.where(jnp.isinf(state.value), 0, 1),
+                is_solved=found.is_solved,
             )
 
         def shorten() -> _State:
@@ -149,7 +161,7 @@ def minimise_by_products(
     nothing = jnp.zeros_like(start)
     endless, one, counted = jnp.full((), jnp.inf, start.dtype), jnp.ones((), start.dtype), jnp.zeros((), int)
     no = jnp.zeros((), bool)
-    first = _State(start, endless, nothing, nothing, endless, one, counted, no, counted, no, no)
+    first = _State(start, endless, nothing, nothing, endless, one, counted, no, no, counted, no, no)
     last = jax.lax.while_loop(going, look, first)
     value = jnp.where(last.lost, jnp.nan, last.value)
     size = largest_magnitude(last.gradient)

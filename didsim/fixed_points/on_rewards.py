@@ -185,7 +185,7 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
 
 def _newton_cg(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
     if guesses.shape[1] > 1:
-        # Some of several random starts need more nodes.
+        # Some of several random starts need more nodes, so that a try at few is wasted.
         return _by_products(pair, problem, identified, guesses)
     return at_few_nodes(lambda: _by_products(pair, problem, identified, guesses))
 

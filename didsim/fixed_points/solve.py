@@ -185,13 +185,17 @@ def solve(
         Hessian in the logits is a diagonal and a few vectors, and a step costs O(N)
         (`didsim.fixed_points.arrow`). That needs one baseline for all terms, if there is any.
 
-        Beyond 1,024 sequences no matrix is formed. Smooth losses take Newton's method with steps by conjugate
-        gradients, on the rewards if the loss is of their differences, else on the logits. A step takes a few
-        products with the Hessian, each at about the cost of a gradient: O(N) to O(N log N) for populations,
-        O(N + pairs) for `Pairs`, O(N²) for DiscoPOP. Of a loss that is not convex, every start takes about 20
-        steps of ten products. Sums of terms with a hinge, ORPO, and rewards of the chosen that differ from
-        those of the rejected take L-BFGS, at one or two gradients a step. It looks at no curvature, so that
-        its end may be a saddle.
+        Beyond 1,024 sequences no matrix is formed. A loss that knows how much it curves in each number
+        (`Objective.knows_own_curvature`) takes Newton's method with steps by conjugate gradients, on the
+        rewards if it is of their differences, else on the logits. A step takes a few products with the
+        Hessian, each at about the cost of a gradient: O(N) to O(N log N) for populations, O(N + pairs) for
+        `Pairs`, O(N²) for DiscoPOP. If it is not convex, a start takes some 20 to 50 steps of about ten
+        products, and the end is looked at once more, for a random vector: a start that is not shown to end
+        where the loss rises on all sides has not converged.
+
+        All other losses (ORPO, AOT, sums of terms with corners, rewards of the chosen that differ from those
+        of the rejected) take L-BFGS, at one or two gradients a step. It looks at no curvature, so that its
+        end may be a saddle.
 
         All is solved in float64, whatever dtype is given, and then rounded. The certificate holds for the
         numbers as given; the rounded log-probabilities are off by up to the rounding of their dtype.

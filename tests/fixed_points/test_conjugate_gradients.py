@@ -22,7 +22,8 @@ def symmetric(seed: int, eigenvalues: np.ndarray) -> tuple[np.ndarray, np.ndarra
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
 def test_a_positive_matrix_is_solved(seed: int, size: int) -> None:
     matrix, right = symmetric(seed, np.linspace(0.1, 2, size))
-    step, lowest = solved(matrix, right)
+    step, lowest, is_solved = solved(matrix, right)
+    assert bool(is_solved)
     np.testing.assert_allclose(step, np.linalg.solve(matrix, right), atol=1e-9)
     assert 0.1 - 1e-12 <= float(lowest) <= 2 + 1e-12
 
@@ -30,15 +31,16 @@ def test_a_positive_matrix_is_solved(seed: int, size: int) -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.floats(0.01, 2))
 def test_a_direction_that_curves_downwards_is_met_and_taken(seed: int, size: int, depth: float) -> None:
     matrix, right = symmetric(seed, np.append(np.linspace(0.1, 2, size - 1), -depth))
-    found, lowest = solved(matrix, right)
-    step = np.asarray(found)
+    found = solved(matrix, right)
+    step, lowest = np.asarray(found.step), found.lowest
+    assert not bool(found.is_solved)
     assert -depth - 1e-12 <= float(lowest) < 0
     assert right @ step > 0
     assert step @ matrix @ step / 2 - right @ step < 0
 
 
 def test_what_does_not_curve_is_as_far_as_its_curvature_is_small() -> None:
-    step, lowest = solved(np.diag([1.0, 0.0]), np.array([0.0, 1.0]))
+    step, lowest, _ = solved(np.diag([1.0, 0.0]), np.array([0.0, 1.0]))
     assert float(lowest) == 0
     assert float(step[1]) > 1e6
 

@@ -1,4 +1,4 @@
-"""Minimisers of large convex problems."""
+"""Minimisers of large problems."""
 
 from collections.abc import Callable
 
@@ -75,13 +75,55 @@ def test_a_level_direction_is_told() -> None:
 
     found = minimised(loss, jnp.array([1.0, -1.0, 0.0]), jnp.ones(3))
     np.testing.assert_allclose(found.z[:2], 0, atol=1e-9)
-    assert int(found.flat) == 1
+    assert bool(found.falls)
     assert not bool(found.converged)
 
 
 def test_a_plateau_far_out_is_no_end() -> None:
-    """There `1 − exp(−d²)` is level but for rounding, and no step of Newton's method leads back."""
-    found = minimised(lambda z: -jnp.exp(-((z[0] - z[1]) ** 2)), jnp.array([20.0, -20.0]), jnp.ones(2))
+    """Of `1 − exp(−d²)`. At `d = 7` a slope of 1e-20 still leads back, and at 40 there is none."""
+
+    def loss(z: jax.Array) -> jax.Array:
+        return -jnp.exp(-((z[0] - z[1]) ** 2))
+
+    found = minimised(loss, jnp.array([3.5, -3.5]), jnp.ones(2))
+    np.testing.assert_allclose(found.z, 0, atol=1e-9)
+    assert bool(found.converged)
+    assert not bool(minimised(loss, jnp.array([20.0, -20.0]), jnp.ones(2)).converged)
+
+
+def test_a_tail_that_falls_for_ever_is_no_end() -> None:
+    """Of `e^(z_1 − z_0)`, whose slope and curvature vanish together: a step is always one nat long."""
+
+    def loss(z: jax.Array) -> jax.Array:
+        return jnp.exp(z[1] - z[0]) + (z[1] - z[2]) ** 2 / 2
+
+    found = minimised(loss, jnp.zeros(3), jnp.ones(3))
+    assert not bool(found.converged)
+    assert float(found.step) > 0.5
+
+
+def test_a_shallow_saddle_among_thousands_of_numbers_is_no_minimum() -> None:
+    """A chain of springs, of which one in the middle pushes. Its lowest curvature is of size 1e-5."""
+    size = 1000
+    strength = jnp.ones(size - 1).at[size // 2].set(-0.02)
+
+    def chain(z: jax.Array) -> jax.Array:
+        return jnp.sum(strength * jnp.diff(z) ** 2) / 2
+
+    def around(z: jax.Array) -> Expansion:
+        own = jnp.pad(strength, (0, 1)) + jnp.pad(strength, (1, 0))
+        return Expansion(chain(z), jax.grad(chain)(z), lambda: own, jax.grad(chain))
+
+    found = jax.jit(lambda z: minimise_by_products(around, z, jnp.ones(size)))(jnp.zeros(size))
+    assert not bool(found.converged)
+
+
+def test_a_product_that_is_not_a_number_proves_no_minimum() -> None:
+    def around(z: jax.Array) -> Expansion:
+        nothing, ones = jnp.zeros_like(z), jnp.ones_like(z)
+        return Expansion(jnp.zeros(()), nothing, lambda: ones, lambda step: jnp.nan * step)
+
+    found = jax.jit(lambda z: minimise_by_products(around, z, jnp.ones(5)))(jnp.zeros(5))
     assert not bool(found.converged)
 
 
