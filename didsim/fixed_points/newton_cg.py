@@ -26,8 +26,8 @@ _LEFT_FAR = 0.1
 _LEFT_AT_THE_END = 1e-6
 _ENOUGH = 1e-12
 # Curvatures of both signs may cancel in an entry of the diagonal, which then tells nothing. After a step that
-# is longer than the first number, no entry is taken to be less than the second times its mass, if its slope
-# is not less: far out both vanish.
+# is longer than the first number, an entry counts as at least the second times its mass; or as its slope, if
+# that is less: far out, entry and slope both vanish.
 _NEAR = 0.1
 _FLOOR = 0.1
 
@@ -100,8 +100,8 @@ def minimise_by_products(
         def accept() -> _State:
             d = jnp.abs(at.diagonal())
             if mass is not None:
-                least = jnp.minimum(_FLOOR * mass, jnp.abs(at.gradient))
-                d = jnp.where(state.left > _NEAR, jnp.maximum(d, least), d)
+                floor = jnp.minimum(_FLOOR * mass, jnp.abs(at.gradient))
+                d = jnp.where(state.left > _NEAR, jnp.maximum(d, floor), d)
             scale = jax.lax.rsqrt(jnp.where(d > 0, d, 1))
             # A shift of all numbers gets the curvature 1.
             shift = 1 / (scale * jnp.linalg.norm(1 / scale))
