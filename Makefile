@@ -13,6 +13,7 @@ PYTEST := $(BIN)/pytest --numprocesses=2
 	touch $@
 
 # What tests of `didsim.lm` need; they are skipped without it. pip has a build for the CPU alone of this version.
+# Most of it is never imported, and so not compiled to bytecode.
 .venv/lm: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
 	$(BIN)/uv pip install --quiet --python $(BIN)/python trl --editable '.[lm]'

@@ -14,6 +14,6 @@ def largest(x: Float[ArrayLike, "..."], axis: int | None = None) -> Float[Array,
     return jnp.where(jnp.any(jnp.isnan(x), axis=axis), jnp.nan, jnp.max(x, axis=axis))
 
 
-def largest_magnitude(x: Float[ArrayLike, "..."]) -> Float[Array, ""]:
-    """The largest magnitude of all numbers; NaN if any is NaN."""
-    return largest(jnp.abs(x))
+def largest_magnitude(x: Float[ArrayLike, "..."], axis: int | None = None) -> Float[Array, "..."]:
+    """The largest magnitude along an axis, or of all numbers; NaN if any is NaN."""
+    return largest(jnp.abs(x), axis)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from didsim import _checks
-from didsim._extremes import largest
+from didsim._extremes import largest_magnitude
 from didsim.information import LogProbsLike, expectation
 from didsim.pairwise.dominance import violations
 
@@ -160,7 +160,7 @@ def _rounding(
 ) -> tuple[Float[Array, "*batch"], float]:
     """A bound on the rounding of a step of a margin, and the machine epsilon in this bound."""
     eps = max(float(jnp.finfo(p.dtype).eps) for p in (target, reference, rejected))
-    target, reference, rejected = (largest(jnp.abs(p), axis=-1) for p in (target, reference, rejected))
+    target, reference, rejected = (largest_magnitude(p, axis=-1) for p in (target, reference, rejected))
     return 4 * eps * (target + 2 * reference + rejected), eps
 
 
@@ -219,11 +219,11 @@ def fit_power_law(target: LogProbsLike, reference: LogProbsLike, rejected: LogPr
     up = up - jnp.mean(up, axis=-1, keepdims=True)
     down = down - jnp.mean(down, axis=-1, keepdims=True)
     rounding, _ = _rounding(target, reference, rejected)
-    flat = largest(jnp.abs(up), axis=-1) <= rounding
+    flat = largest_magnitude(up, axis=-1) <= rounding
     exponent = jnp.sum(up * down, axis=-1) / jnp.where(flat, 1, jnp.sum(up * up, axis=-1))
     exponent = jnp.where(flat, 0, exponent)
     residuals = down - exponent[..., None] * up
-    explained = largest(jnp.abs(residuals), axis=-1) <= rounding * (1 + jnp.abs(exponent))
+    explained = largest_magnitude(residuals, axis=-1) <= rounding * (1 + jnp.abs(exponent))
     return PowerLaw(
         exponent=_nan_where(flat, exponent),
         residual=jnp.sqrt(jnp.mean(residuals**2, axis=-1)),

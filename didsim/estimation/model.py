@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from didsim._extremes import largest
+from didsim._extremes import largest_magnitude
 from didsim.estimation.likelihood import Likelihood, Point
 from didsim.estimation.newton import EXACT, Convex, Minimum, minimise
 
@@ -64,7 +64,7 @@ class Model(eqx.Module):
         def length(u: Array) -> Array:
             along = self.point(u)
             centred = along.rewards - jnp.mean(along.rewards, axis=0)
-            return jnp.maximum(largest(jnp.abs(centred), axis=0), jnp.abs(along.tie))
+            return jnp.maximum(largest_magnitude(centred, axis=0), jnp.abs(along.tie))
 
         return Convex(gradient, curvature, product, length)
 

@@ -90,6 +90,7 @@ def minimise_by_products(
         mass: for each sequence, a number that its curvature does not exceed by much; None if the function is
             convex, so that the end needs no further look.
     """
+    noise = jax.random.normal(jax.random.key(0), start.shape, start.dtype)
 
     def look(state: _State) -> _State:
         is_last = ~goes_on(state)
@@ -113,7 +114,6 @@ def minimise_by_products(
             if mass is None:
                 return moved(scale, conjugate_gradients(scaled, right, _LEFT, _PRODUCTS))
             # One system for either purpose, so that its product is compiled once.
-            noise = jax.random.normal(jax.random.key(0), z.shape, z.dtype)
             right = jnp.where(is_last, noise, right)
             share = jnp.where(state.left > _NEAR, _LEFT_FAR, _LEFT)
             share = jnp.where(is_last, _LEFT_AT_THE_END, share)

@@ -24,6 +24,7 @@ from didsim.fixed_points.task import (
     DENSE,
     First,
     Task,
+    at_few_nodes_of_one,
     best_of,
     check_dense,
     compared_by,
@@ -103,9 +104,7 @@ def solve_on_logits(
             check_dense(task, "a loss that depends on the policy other than through its gradient")
         if task.objective.knows_own_curvature and not has_kinks(task.objective):
             method = Method.NEWTON_CG_ON_LOGITS
-            # Some of several random starts need more nodes, so that a try at few is wasted.
-            is_one = guesses.shape[1] == 1
-            found = at_few_nodes(lambda: _newton_cg(task, guesses)) if is_one else _newton_cg(task, guesses)
+            found = at_few_nodes_of_one(lambda: _newton_cg(task, guesses), guesses)
         else:
             method = Method.LBFGS_ON_LOGITS
             found = _lbfgs(task, guesses)

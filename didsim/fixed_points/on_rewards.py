@@ -21,6 +21,7 @@ from didsim.fixed_points.task import (
     DENSE,
     First,
     Task,
+    at_few_nodes_of_one,
     best_of,
     check_dense,
     mass,
@@ -36,7 +37,6 @@ from didsim.objectives.curvature import Expansion, by_magnitude, expanded
 from didsim.objectives.kernels import Logistic
 from didsim.objectives.rewards import LogRatio, Scalar
 from didsim.objectives.terms import Pair, Term
-from didsim.pairwise.primitive import at_few_nodes
 from didsim.preferences.explicit import Joint
 from didsim.preferences.problem import Problem
 
@@ -184,10 +184,7 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
 
 
 def _newton_cg(pair: Term, problem: Problem, identified: Bool[Array, " runs"], guesses: Array) -> Found:
-    if guesses.shape[1] > 1:
-        # Some of several random starts need more nodes, so that a try at few is wasted.
-        return _by_products(pair, problem, identified, guesses)
-    return at_few_nodes(lambda: _by_products(pair, problem, identified, guesses))
+    return at_few_nodes_of_one(lambda: _by_products(pair, problem, identified, guesses), guesses)
 
 
 @compiled

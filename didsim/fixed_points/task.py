@@ -321,6 +321,14 @@ def over_starts(one: Callable[[Any, Array], Found], given: Any, guesses: Array) 
     return jax.lax.map(from_all_starts, (given, guesses))
 
 
+def at_few_nodes_of_one(search: Callable[[], Found], guesses: Array) -> Found:
+    """A search by products, first `at_few_nodes` if there is one start.
+
+    Of several random starts some need more nodes, so that a try at few is wasted.
+    """
+    return at_few_nodes(search) if guesses.shape[1] == 1 else search()
+
+
 @compiled
 def table_of(problem: Problem, size: int) -> Joint:
     """The table of all pairs. It sums to one only up to the rounding of the numbers that were given."""

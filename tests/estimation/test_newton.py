@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from didsim._extremes import largest
+from didsim._extremes import largest_magnitude
 from didsim.estimation.newton import Convex, minimise
 
 
@@ -19,7 +19,7 @@ def test_a_product_that_is_not_a_number_is_no_end(size: int) -> None:
         gradient=lambda z: (z + 1, jnp.ones_like(z)),
         curvature=lambda z: None,
         product=product,
-        length=lambda step: largest(jnp.abs(step), axis=0),
+        length=lambda step: largest_magnitude(step, axis=0),
     )
     found = minimise(function, jnp.zeros((size, 2)))
     assert not np.any(found.converged)
