@@ -60,7 +60,12 @@ class Arrow(NamedTuple):
         return jnp.where(self.kept, bent, 1)
 
     def decomposed(
-        self, idle: Array, size: Array | None, positive: Callable[[], "Arrow"] | None, is_far: Array
+        self,
+        g: Array,
+        idle: Array,
+        size: Array | None,
+        positive: Callable[[], "Arrow"] | None,
+        is_far: Array,
     ) -> Decomposed:
         """As in `Hessian`. `positive` is not used for a few numbers."""
         own = self._blocks()
@@ -69,7 +74,7 @@ class Arrow(NamedTuple):
         if positive is not None and len(self.p) > FEW:
             takes_own = is_safe | ~is_far
             blocks = jax.tree.map(lambda a, b: jnp.where(takes_own, a, b), own, positive()._blocks())
-        return Decomposed(lambda g: -blocks.solved(g), own.flat, own.lowest, is_safe)
+        return Decomposed(-blocks.solved(g), lambda g: -blocks.solved(g), own.flat, own.lowest, is_safe)
 
     def by_magnitude(self) -> "Arrow":
         """The Hessian of a loss that curves as much as this one, but upwards. It is positive."""

@@ -31,6 +31,7 @@ class Dense(NamedTuple):
 
     def decomposed(
         self,
+        g: Array,
         idle: Array,
         size: Array | None,
         positive: Callable[[], "Dense"] | None,
@@ -40,85 +41,109 @@ class Dense(NamedTuple):
 
         Where it is, `flat` and `lowest` are those of the matrix that took its place.
         """
-        scaled = _scaled(self.matrix, idle, size)
-        is_own = scaled.is_safe
-        if positive is not None and len(self.matrix) > FEW:
-            scaled = jax.lax.cond(
-                is_far & ~scaled.is_safe, lambda: _scaled(positive().matrix, idle, size), lambda: scaled
-            )
-        scale, matrix, lower, is_safe = scaled
-        least = flat_share(scale)
+        own = _into_triangle(self.matrix, idle, size)
 
-        def by_eigenvalues(_: None) -> tuple[Array, Array]:
-            return _eigen(matrix)
+        def by_triangle(factors: _Factors) -> tuple[_Factors, Array]:
+            return factors, factors.step_of_triangle(g)
 
-        def unused(_: None) -> tuple[Array, Array]:
-            return jnp.ones_like(scale), jnp.zeros_like(matrix)
+        def by_eigenvectors(matrix: Array) -> tuple[_Factors, Array]:
+            factors = _into_eigenvectors(matrix, size)
+            return factors, factors.step_of_eigenvectors(g)
 
-        values, vectors = jax.lax.cond(is_safe, unused, by_eigenvalues, None)
-        magnitudes = jnp.abs(values)
-        counts = magnitudes > least * jnp.max(magnitudes)
+        def otherwise() -> tuple[_Factors, Array]:
+            if positive is None or len(self.matrix) <= FEW:
+                return by_eigenvectors(self.matrix)
+            matrix = jax.lax.cond(is_far, lambda: positive().matrix, lambda: self.matrix)
+            tried = _into_triangle(matrix, idle, size)
+            return jax.lax.cond(tried.is_safe, lambda: by_triangle(tried), lambda: by_eigenvectors(matrix))
 
-        def step(g: Array) -> Array:
-            # Along directions that do not count the gradient is rounding.
-            along = (scale * g) @ vectors
-            by_values = vectors @ jnp.where(counts, along / jnp.maximum(magnitudes, least), 0)
-            triangle = jnp.where(is_safe, lower, jnp.eye(len(lower), dtype=lower.dtype))
-            by_triangle = cho_solve((triangle, True), scale * g)
-            return -scale * jnp.where(is_safe, by_triangle, by_values)
-
-        flat = jnp.where(is_safe, 0, jnp.sum(~counts) - len(idle))
-        return Decomposed(step, flat, jnp.where(is_safe, 0, jnp.min(values)), is_own)
+        # The step is taken in here: if it is all that is asked for, no factor leaves its branch as a copy.
+        factors, step = jax.lax.cond(own.is_safe, lambda: by_triangle(own), otherwise)
+        flat = jnp.where(factors.is_safe, 0, jnp.sum(~factors.counts()) - len(idle))
+        lowest = jnp.where(factors.is_safe, 0, jnp.min(factors.values))
+        return Decomposed(step, factors.step, flat, lowest, own.is_safe)
 
     def level_directions(self, last: "Dense", size: Array | None) -> tuple[Array, Array]:
         ends = self.diagonal(), last.diagonal()
         scale = _scale(jnp.maximum(*(jnp.abs(diagonal) for diagonal in ends)), size)
-        values, vectors = _eigen(_symmetric(_magnitude(self.matrix, scale) + _magnitude(last.matrix, scale)))
+        values, vectors = _eigen(_magnitude(self.matrix, scale) + _magnitude(last.matrix, scale))
         level = values <= flat_share(values) * jnp.max(values)
         mixture = scale * (vectors @ jnp.where(level, jnp.cos(jnp.arange(len(values), dtype=scale.dtype)), 0))
         longest = jnp.max(jnp.abs(mixture))
         return jnp.sum(level), mixture / jnp.where(longest > 0, longest, 1)
 
 
-class _Scaled(NamedTuple):
-    """A matrix scaled to a unit diagonal, with its Cholesky decomposition.
+class _Factors(NamedTuple):
+    """A matrix scaled to a unit diagonal, and decomposed.
 
     Attributes:
         scale: the factors of rows and columns.
-        matrix: the scaled matrix.
-        lower: the triangle of this matrix, with the curvature 1 added along the idle directions.
-        is_safe: whether the triangle is there, and far from singular.
+        factor: the triangle of the scaled matrix, with the curvature 1 added along the idle directions; or
+            the eigenvectors of the scaled matrix, one in each column.
+        values: their eigenvalues; 1 for a triangle.
+        is_safe: whether `factor` is a triangle that is there, and far from singular.
     """
 
     scale: Float[Array, " n"]
-    matrix: Float[Array, "n n"]
-    lower: Float[Array, "n n"]
+    factor: Float[Array, "n n"]
+    values: Float[Array, " n"]
     is_safe: Bool[Array, ""]
 
+    def step(self, g: Array) -> Array:
+        """Newton's step for a gradient."""
+        return jax.lax.cond(self.is_safe, self.step_of_triangle, self.step_of_eigenvectors, g)
 
-def _scaled(hessian: Array, idle: Array, size: Array | None) -> _Scaled:
-    scale = _scale(jnp.abs(jnp.diag(hessian)), size)
-    matrix = _symmetric(hessian * scale[:, None] * scale)
+    def step_of_triangle(self, g: Array) -> Array:
+        return -self.scale * cho_solve((self.factor, True), self.scale * g)
+
+    def step_of_eigenvectors(self, g: Array) -> Array:
+        # Along directions that do not count the gradient is rounding.
+        magnitudes = jnp.maximum(jnp.abs(self.values), flat_share(g))
+        along = jnp.where(self.counts(), (self.scale * g) @ self.factor / magnitudes, 0)
+        return -self.scale * (self.factor @ along)
+
+    def counts(self) -> Bool[Array, " n"]:
+        """The eigenvectors along which the Hessian curves."""
+        magnitudes = jnp.abs(self.values)
+        return magnitudes > flat_share(magnitudes) * jnp.max(magnitudes)
+
+
+def _into_triangle(hessian: Array, idle: Array, size: Array | None) -> _Factors:
+    scale, matrix = _scaled(hessian, size)
     held = idle / scale
     held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
-    lower = jnp.linalg.cholesky(matrix + held.T @ held)  # NaN if it is not positive
-    return _Scaled(scale, matrix, lower, jnp.all(jnp.diag(lower) ** 2 > _SAFE))
+    # In this form XLA adds them in the same pass in which it scales.
+    held = (held[:, :, None] * held[:, None, :]).sum(0)
+    # LAPACK has columns in a row. A symmetric matrix, transposed, is there without a copy.
+    lower = jnp.linalg.cholesky((matrix + held).T, symmetrize_input=False)  # NaN if it is not positive
+    return _Factors(scale, lower, jnp.ones_like(scale), jnp.all(jnp.diag(lower) ** 2 > _SAFE))
+
+
+def _into_eigenvectors(hessian: Array, size: Array | None) -> _Factors:
+    scale, matrix = _scaled(hessian, size)
+    values, vectors = _eigen(matrix)
+    return _Factors(scale, vectors, values, jnp.zeros((), bool))
+
+
+def _scaled(hessian: Array, size: Array | None) -> tuple[Array, Array]:
+    """The factors that scale a matrix to a unit diagonal, and the scaled matrix."""
+    scale = _scale(jnp.abs(jnp.diag(hessian)), size)
+    return scale, hessian * (scale[:, None] * scale)
 
 
 def _magnitude(hessian: Array, scale: Array) -> Array:
     """The scaled Hessian with its eigenvalues taken by magnitude."""
-    values, vectors = _eigen(_symmetric(hessian * scale[:, None] * scale))
+    values, vectors = _eigen(hessian * (scale[:, None] * scale))
     return (vectors * jnp.abs(values)) @ vectors.T
 
 
 def _eigen(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """The eigenvalues, in ascending order, and the eigenvectors of a symmetric matrix. O(n³)."""
+    """The eigenvalues, in ascending order, and the eigenvectors of a symmetric matrix. O(n³).
+
+    The matrix is taken for symmetric: JAX takes the mean of it and its transpose.
+    """
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
-
-
-def _symmetric(matrix: Array) -> Array:
-    return (matrix + matrix.T) / 2
 
 
 def _scale(diagonal: Array, size: Array | None) -> Array:

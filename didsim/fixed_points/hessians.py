@@ -14,13 +14,15 @@ class Decomposed(NamedTuple):
     """A Hessian, decomposed.
 
     Attributes:
-        step: Newton's step for a gradient.
+        step: Newton's step for the gradient that was given.
+        step_for: Newton's step for any gradient.
         flat: the number of directions along which the Hessian does not curve, without the idle ones.
         lowest: the smallest eigenvalue of the scaled Hessian; 0 if all are known to be positive.
         is_safe: whether the Hessian is positive, and far from singular, so that steps are its own.
     """
 
-    step: Callable[[Array], Array]
+    step: Float[Array, " n"]
+    step_for: Callable[[Array], Array]
     flat: Int[Array, ""]
     lowest: Float[Array, ""]
     is_safe: Bool[Array, ""]
@@ -36,11 +38,12 @@ class Hessian(Protocol):
         """The diagonal."""
 
     def decomposed(
-        self, idle: Array, size: Array | None, positive: Callable[[], Self] | None, is_far: Array
+        self, g: Array, idle: Array, size: Array | None, positive: Callable[[], Self] | None, is_far: Array
     ) -> Decomposed:
         """Decomposed for a step.
 
         Args:
+            g: the gradient.
             idle: directions along which the loss is known not to change, one in each row.
             size: for each number, the size of the terms that add up to its curvature, if that is known.
             positive: a function that returns a positive Hessian of about the same curvatures.

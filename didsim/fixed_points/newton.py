@@ -70,16 +70,36 @@ class _Point(NamedTuple):
     hessian: Hessian
 
 
+class _Try(NamedTuple):
+    """A share of a step, which a pass of Newton's method tries.
+
+    Attributes:
+        origin: where the step began.
+        value: the loss there.
+        step: the step.
+        slope: the slope of the loss along the step.
+        share: the share of the step that is tried.
+        is_checked: whether the loss must fall. It need not at the start, nor for a step to a root.
+    """
+
+    origin: Array
+    value: Array
+    step: Array
+    slope: Array
+    share: Array
+    is_checked: Array
+
+
 class _State(NamedTuple):
     """A pass of Newton's method.
 
     Attributes:
         z: where the next pass looks at the loss.
-        value: the loss there, as the line search found it; infinite if it is not known.
+        tried: the step that leads there.
         iteration: the number of steps that were taken.
-        step: the largest entry of the step from the point of this pass.
-        stuck: whether no share of it made the loss fall, or it was rounding.
-        is_last: whether this pass only looked at where the method had ended.
+        step: the largest entry of the last step that was computed.
+        rests: whether the next pass only looks at where the method has ended.
+        is_over: whether no pass is left.
         first: the point of the first pass.
         here: the point of this pass.
         flat: as in `Decomposed`, at this point.
@@ -89,11 +109,11 @@ class _State(NamedTuple):
     """
 
     z: Array
-    value: Array
+    tried: _Try
     iteration: Array
     step: Array
-    stuck: Array
-    is_last: Array
+    rests: Array
+    is_over: Array
     first: _Point
     here: _Point
     flat: Array
@@ -115,10 +135,13 @@ def minimise(
 ) -> Found:
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
-    Newton's method with backtracking. The Hessian `H` is first scaled to a unit diagonal. So neither the unit
-    of a number matters nor how improbable its sequence is. A step is a Cholesky decomposition, O(n³/3). Where
-    `H` has negative or tiny eigenvalues, it is an eigendecomposition, at about 10 times that: negative ones
-    are taken by magnitude, so that saddles repel, and tiny ones are left out.
+    Newton's method with backtracking. A step is halved until it `falls_enough`; nearly every one is taken
+    whole. So each point that is tried is looked at once, for the loss and its derivatives together.
+
+    The Hessian `H` is first scaled to a unit diagonal. So neither the unit of a number matters nor how
+    improbable its sequence is. A step is a Cholesky decomposition, O(n³/3). Where `H` has negative or tiny
+    eigenvalues, it is an eigendecomposition, at about 10 times that: negative ones are taken by magnitude, so
+    that saddles repel, and tiny ones are left out.
 
     Costs are those of a `Dense` Hessian; an `Arrow` takes O(n) for either step.
 
@@ -152,7 +175,7 @@ def minimise(
     searches_root = moves and not by_baseline
     ends_below = _AT_THE_END if searches_root else 1e-13
     most_steps = _STEPS + (ROOT_STEPS if by_baseline else 0)
-    no = jnp.zeros((), bool)
+    zero, none, no = jnp.zeros((), start.dtype), jnp.zeros((), int), jnp.zeros((), bool)
 
     def field(z: Array) -> Array:
         return gradient(z, z)
@@ -164,19 +187,47 @@ def minimise(
         return Curvature(g, Dense(hessian))
 
     def advance(state: _State) -> _State:
-        is_last = (state.iteration >= most_steps) | ~(state.step > ends_below) | state.stuck
-        z, last_step = state.z, None
+        tried = state.tried
+        is_last = state.rests | (state.iteration >= most_steps)
+        z, last_step, is_good = state.z, None, ~tried.is_checked
+        if moves:
+            is_good |= falls_enough(tried.value, loss(z, tried.origin), tried.share, tried.slope)
         if searches_root:
-            z, last_step = root(field, z, idle, is_last)
+            z, last_step = root(field, z, idle, is_last & is_good)
         at_z = curvature_at(z)
-        g = at_z.gradient
+        here = _Point(z, loss(z, z), at_z.gradient, at_z.hessian)
+        if not moves:
+            is_good |= falls_enough(tried.value, here.value, tried.share, tried.slope)
+
+        def shorten() -> _State:
+            share = tried.share / 2
+            rests = share <= SHORTEST_SHARE
+            share = jnp.where(rests, 0, share)
+            return state._replace(
+                z=tried.origin + share * tried.step,
+                tried=tried._replace(share=share, is_checked=~rests),
+                rests=rests,
+            )
+
+        def go_on() -> _State:
+            return step_from(state, here, at_z, last_step, is_last)
+
+        after = jax.lax.cond(is_good, go_on, shorten)
+        is_first = state.iteration == 0
+        first = jax.tree.map(lambda a, b: jnp.where(is_first, a, b), here, state.first)
+        return after._replace(here=here, first=first)
+
+    def step_from(
+        state: _State, here: _Point, at_z: Curvature, last_step: Array | None, is_last: Array
+    ) -> _State:
+        z, g = here.z, here.gradient
         is_near = is_last | (state.step < _NEAR)
-        at = at_z.hessian.decomposed(idle, size, at_z.by_magnitude, is_far=~is_near)
-        step = at.step(g)
+        at = here.hessian.decomposed(g, idle, size, at_z.by_magnitude, is_far=~is_near)
+        step = at.step
         longest = largest_magnitude(step)
         jumps, repels, descends, record = no, no, ~is_last, state.record
         if by_baseline:
-            last_step, repels = step_with_rank_one(field, z, step, at_z.hessian.product, at.step)
+            last_step, repels = step_with_rank_one(field, z, step, here.hessian.product, at.step_for)
             # Such steps lead to saddles as well.
             jumps = ~is_last & (at.is_safe | ((longest < 1) & ~(at.lowest < -TOLERANCE)))
             ends = (state.step < _AT_THE_END) | (state.iteration >= _STEPS)
@@ -189,42 +240,37 @@ def minimise(
             longest = largest_magnitude(step)
             descends = descends & ~jumps & ~ends
         step = step * jnp.where(jumps, 1, jnp.minimum(1, LONGEST_STEP / longest))
-        slope = jnp.vdot(g, step)
-        known = jnp.full_like(state.value, jnp.inf) if moves else state.value
-        share, value, after = share_of_step(
-            lambda moved: loss(moved, z), z, step, slope, before=known, wanted=descends
-        )
-        share = jnp.where(jumps, 1, share)
         # So near to a minimum each step is a tiny part of the last one, unless rounding is all of it.
         is_rounding = (state.step < _ROUNDING_STEP) & (longest >= state.step)
-        here = _Point(z, value, g, at_z.hessian)
+        rests = ~(jumps | descends) | ~(longest > ends_below) | is_rounding
+        # Where a root is searched, or the step is not the loss's own, the end is looked at once more.
+        is_over = is_last if moves else is_last | (rests & is_near)
         if last_step is not None:
             longest = jnp.where(is_last, largest_magnitude(last_step), longest)
-        return _State(
-            jnp.where(share > 0, z + share * step, z),
-            after,
-            state.iteration + jnp.where(is_last, 0, 1),
-            longest,
-            (share == 0) | is_rounding,
-            is_last,
-            jax.tree.map(lambda a, b: jnp.where(state.iteration == 0, a, b), here, state.first),
-            here,
-            at.flat,
-            at.lowest,
-            repels,
-            record,
+        share = jnp.where(rests, zero, 1)
+        return state._replace(
+            z=jnp.where(rests, z, z + step),
+            tried=_Try(z, here.value, step, jnp.vdot(g, step), share, ~(jumps | rests)),
+            iteration=state.iteration + jnp.where(rests, 0, 1),
+            step=longest,
+            rests=rests,
+            is_over=is_over,
+            flat=at.flat,
+            lowest=at.lowest,
+            repels=repels,
+            record=record,
         )
 
     # The start, the steps and the end are passes of one loop, so that the loss and its derivatives are
     # compiled once.
-    zero, none = jnp.zeros((), start.dtype), jnp.zeros((), int)
     no_hessian = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: curvature_at(start).hessian)
     )
     nowhere_yet = _Point(start, zero, jnp.zeros_like(start), no_hessian)
     endless = zero + jnp.inf
-    begun = _State(start, endless, none, endless, no, no, nowhere_yet, nowhere_yet, none, zero, no, endless)
-    ended = jax.lax.while_loop(lambda state: ~state.is_last, advance, begun)
+    tried = _Try(start, endless, jnp.zeros_like(start), zero, zero, no)
+    begun = _State(start, tried, none, endless, no, no, nowhere_yet, nowhere_yet, none, zero, no, endless)
+    ended = jax.lax.while_loop(lambda state: ~state.is_over, advance, begun)
     first, here, flat = ended.first, ended.here, ended.flat
     if mass is not None and len(start) > len(idle):
         flat = flat + levels(here.hessian.diagonal(), mass)
@@ -259,49 +305,6 @@ def minimise(
     left = Found(first.z, first.value, size_of_gradient, zero, every, every, no, ended.iteration)
     chosen: Found = jax.tree.map(lambda a, b: jnp.where(nowhere, a, b), left, found)
     return chosen
-
-
-def share_of_step(
-    loss: Callable[[Array], Array],
-    z: Array,
-    step: Array,
-    slope: Array,
-    *,
-    before: Array | float = jnp.inf,
-    wanted: Array | bool = True,
-) -> tuple[Array, Array, Array]:
-    """The share of a step that a line search takes: 1, halved until it `falls_enough`; 0 if no share will do.
-
-    Args:
-        loss: the loss.
-        z: where the step begins.
-        step: the step.
-        slope: the slope of the loss along the step.
-        before: the loss before the step, if the same program has found it after the last one: two programs
-            for one loss may differ by more than its rounding. If it is infinite, the search computes it.
-        wanted: whether a step is wanted at all; if not, its share is 0.
-
-    Returns:
-        The share, the loss before the step, and the loss after that share of it.
-    """
-
-    def shorten(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        share, before, _, _ = state
-        is_before = share == 0
-        after = loss(jnp.where(is_before, z, z + share * step))
-        before = jnp.where(is_before, after, before)
-        is_too_far = ~falls_enough(before, after, share, slope) & (share > SHORTEST_SHARE)
-        following = jnp.where(is_before, 1, jnp.where(is_too_far, share / 2, share))
-        return following, before, after, jnp.where(is_before, wanted, is_too_far)
-
-    # All losses come from the one loop, so that it is compiled in one place. The verdict is carried: computed
-    # again, it may round to another one, and the loop not end.
-    before = jnp.asarray(before, z.dtype)
-    is_known = jnp.isfinite(before)
-    first = jnp.where(is_known, 1, jnp.zeros((), z.dtype)), before, before, ~is_known | wanted
-    share, before, after, _ = jax.lax.while_loop(lambda state: state[3], shorten, first)
-    taken = wanted & (share > SHORTEST_SHARE)
-    return jnp.where(taken, share, 0), before, jnp.where(taken, after, before)
 
 
 def falls_enough(before: Array, after: Array, share: Array, slope: Array) -> Array:
