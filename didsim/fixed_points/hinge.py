@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded when they are used: most solutions need no linear program
 from jaxtyping import Float
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import NegativeCycleError, shortest_path
 
 _SAME = 1e-8  # of a pair's weight, or of the largest flow
 _NOISE = 1e-14  # of the largest flow
@@ -61,7 +60,7 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
     capacity = weights[winners, losers]
     unit = within.max() or 1.0
     pairs = np.arange(len(winners))
-    balance = coo_array(
+    balance = scipy.sparse.coo_array(
         (
             np.concatenate([np.ones(len(pairs)), -np.ones(len(pairs))]),
             (np.concatenate([winners, losers]), np.concatenate([pairs, pairs])),
@@ -90,8 +89,8 @@ def minimise_hinge(weights: Float[np.ndarray, "sequences sequences"]) -> HingeSo
     np.fill_diagonal(bound, 0)
     try:
         # A dense graph's zeros and infinities are no edges; the bounds are -1 and 1, all others.
-        reach = shortest_path(np.where(np.isfinite(bound), bound, 0), method="FW")
-    except NegativeCycleError:
+        reach = scipy.sparse.csgraph.shortest_path(np.where(np.isfinite(bound), bound, 0), method="FW")
+    except scipy.sparse.csgraph.NegativeCycleError:
         return HingeSolution(np.full(size, np.nan), np.nan, np.nan, False)
     h = _feasible(reach)
     differences = h[:, None] - h[None, :]

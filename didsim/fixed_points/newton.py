@@ -173,7 +173,7 @@ def minimise(
     """
     gradient = jax.grad(loss)
     searches_root = moves and not by_baseline
-    ends_below = _AT_THE_END if searches_root else 1e-13
+    ends_below = _AT_THE_END if searches_root else 1e-14
     most_steps = _STEPS + (ROOT_STEPS if by_baseline else 0)
     zero, none, no = jnp.zeros((), start.dtype), jnp.zeros((), int), jnp.zeros((), bool)
 

@@ -153,7 +153,7 @@ def solve(
         problem: where pairs come from.
         lengths: number of tokens of every sequence; by default all count as one token.
         policy: a policy whose family is searched, in its own parameters; by default all distributions are.
-            Newton's method stops when a step changes no parameter by more than 1e-13. Parameters should
+            Newton's method stops when a step changes no parameter by more than 1e-14. Parameters should
             therefore have the size of nats.
         starts: number of starting points of Newton's method, if the loss is not known to be convex. The first
             is the reference (or the policy as given), the others are random, by a fixed key. In a search over

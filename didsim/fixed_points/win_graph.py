@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import scipy  # its parts are loaded when they are used: most solutions need no graph
 from jaxtyping import Bool, Int
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from didsim.preferences.problem import Problem
 
@@ -41,9 +40,11 @@ def compare(
     for run, strong in enumerate(np.broadcast_to(both_ways, runs)):
         one = jax.tree.map(lambda leaf, run=run: leaf[run], problem)
         winners, losers, nodes = one.wins(size)
-        graph = coo_array((np.ones(len(winners), bool), (winners, losers)), shape=(nodes, nodes))
-        _, weak = connected_components(graph, directed=True, connection="weak")
-        labels = connected_components(graph, directed=True, connection="strong")[1] if strong else weak
+        won = np.ones(len(winners), bool)
+        graph = scipy.sparse.coo_array((won, (winners, losers)), shape=(nodes, nodes))
+        components = scipy.sparse.csgraph.connected_components
+        _, weak = components(graph, directed=True, connection="weak")
+        labels = components(graph, directed=True, connection="strong")[1] if strong else weak
         _, component[run] = np.unique(labels[:size], return_inverse=True)
         _, together[run] = np.unique(weak[:size], return_inverse=True)
         beaten = labels[losers[labels[winners] != labels[losers]]]
