@@ -53,6 +53,7 @@ class Dense(NamedTuple):
         def otherwise() -> tuple[_Factors, Array]:
             if positive is None or len(self.matrix) <= FEW:
                 return by_eigenvectors(self.matrix)
+            # Near the end the triangle is tried again in vain: that costs little beside eigenvectors.
             matrix = jax.lax.cond(is_far, lambda: positive().matrix, lambda: self.matrix)
             tried = _into_triangle(matrix, idle, size)
             return jax.lax.cond(tried.is_safe, lambda: by_triangle(tried), lambda: by_eigenvectors(matrix))
@@ -61,7 +62,7 @@ class Dense(NamedTuple):
         factors, step = jax.lax.cond(own.is_safe, lambda: by_triangle(own), otherwise)
         flat = jnp.where(factors.is_safe, 0, jnp.sum(~factors.counts()) - len(idle))
         lowest = jnp.where(factors.is_safe, 0, jnp.min(factors.values))
-        return Decomposed(step, factors.step, flat, lowest, own.is_safe)
+        return Decomposed(step, factors.step_for, flat, lowest, own.is_safe)
 
     def level_directions(self, last: "Dense", size: Array | None) -> tuple[Array, Array]:
         ends = self.diagonal(), last.diagonal()
@@ -89,7 +90,7 @@ class _Factors(NamedTuple):
     values: Float[Array, " n"]
     is_safe: Bool[Array, ""]
 
-    def step(self, g: Array) -> Array:
+    def step_for(self, g: Array) -> Array:
         """Newton's step for a gradient."""
         return jax.lax.cond(self.is_safe, self.step_of_triangle, self.step_of_eigenvectors, g)
 
@@ -112,9 +113,9 @@ def _into_triangle(hessian: Array, idle: Array, size: Array | None) -> _Factors:
     scale, matrix = _scaled(hessian, size)
     held = idle / scale
     held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
-    # In this form XLA adds them in the same pass in which it scales.
-    held = (held[:, :, None] * held[:, None, :]).sum(0)
-    # LAPACK has columns in a row. A symmetric matrix, transposed, is there without a copy.
+    # The product of one row XLA computes in the pass in which it scales the matrix.
+    held = held.T * held if len(held) == 1 else held.T @ held
+    # LAPACK stores a matrix column by column. So is the transpose of a symmetric one, without a copy.
     lower = jnp.linalg.cholesky((matrix + held).T, symmetrize_input=False)  # NaN if it is not positive
     return _Factors(scale, lower, jnp.ones_like(scale), jnp.all(jnp.diag(lower) ** 2 > _SAFE))
 

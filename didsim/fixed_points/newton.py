@@ -97,21 +97,21 @@ class _State(NamedTuple):
         z: where the next pass looks at the loss.
         tried: the step that leads there.
         iteration: the number of steps that were taken.
-        step: the largest entry of the last step that was computed.
+        length: the largest entry of the last step that was computed.
         rests: whether the next pass only looks at where the method has ended.
         is_over: whether no pass is left.
-        first: the point of the first pass.
+        first: the start.
         here: the point of this pass.
-        flat: as in `Decomposed`, at this point.
-        lowest: as in `Decomposed`, at this point.
-        repels: as in `step_with_rank_one`, at this point.
+        flat: as in `Decomposed`, at the last point from which a step was computed.
+        lowest: the same.
+        repels: as in `step_with_rank_one`, at that point.
         record: the smallest gradient that such a step has reached.
     """
 
     z: Array
     tried: _Try
     iteration: Array
-    step: Array
+    length: Array
     rests: Array
     is_over: Array
     first: _Point
@@ -135,8 +135,8 @@ def minimise(
 ) -> Found:
     """A minimum of `z → loss(z, held)` with `held = z`, from one start.
 
-    Newton's method with backtracking. A step is halved until it `falls_enough`; nearly every one is taken
-    whole. So each point that is tried is looked at once, for the loss and its derivatives together.
+    Newton's method with backtracking. A step is halved until it `falls_enough`. Nearly every one is taken
+    whole, so that a point is looked at for the loss and its derivatives together.
 
     The Hessian `H` is first scaled to a unit diagonal. So neither the unit of a number matters nor how
     improbable its sequence is. A step is a Cholesky decomposition, O(n³/3). Where `H` has negative or tiny
@@ -154,8 +154,8 @@ def minimise(
     converges at a fixed rate, if at all. A baseline makes `K` a matrix of rank one. `step_with_rank_one` has
     the step for it. It is taken if it halves both the gradient here and the smallest gradient that such a
     step has reached. So these steps and others cannot undo each other for ever. At the end, or after 300
-    steps, all steps are of this kind, for as long as they shrink the gradient. For any other `K` the end is a
-    search for a root.
+    steps, all steps are of this kind, for as long as they shrink the gradient and are not rounding. For any
+    other `K` the end is a search for a root.
 
     Args:
         loss: a function of the numbers, and of the same numbers held fixed (`Objective.population_loss`). If
@@ -187,41 +187,41 @@ def minimise(
         return Curvature(g, Dense(hessian))
 
     def advance(state: _State) -> _State:
-        tried = state.tried
-        is_last = state.rests | (state.iteration >= most_steps)
-        z, last_step, is_good = state.z, None, ~tried.is_checked
-        if moves:
-            is_good |= falls_enough(tried.value, loss(z, tried.origin), tried.share, tried.slope)
+        tried, z, last_step = state.tried, state.z, None
         if searches_root:
-            z, last_step = root(field, z, idle, is_last & is_good)
-        at_z = curvature_at(z)
-        here = _Point(z, loss(z, z), at_z.gradient, at_z.hessian)
-        if not moves:
-            is_good |= falls_enough(tried.value, here.value, tried.share, tried.slope)
+            z, last_step = root(field, z, idle, state.rests)
+        if moves:
+            # One program computes both, as two may differ by more than the rounding of the loss.
+            after, value = jax.vmap(lambda held: loss(z, held))(jnp.stack([tried.origin, z]))
+        else:
+            after = value = loss(z, z)
+        is_good = ~tried.is_checked | falls_enough(tried.value, after, tried.share, tried.slope)
+        if curvature is None:
+            at_z = jax.lax.cond(
+                is_good, lambda: curvature_at(z), lambda: Curvature(state.here.gradient, state.here.hessian)
+            )
+        else:
+            # In the open, so that XLA computes once what it shares with the loss.
+            at_z = curvature_at(z)
+        here = _Point(z, value, at_z.gradient, at_z.hessian)
 
         def shorten() -> _State:
             share = tried.share / 2
-            rests = share <= SHORTEST_SHARE
-            share = jnp.where(rests, 0, share)
+            gives_up = share <= SHORTEST_SHARE
             return state._replace(
-                z=tried.origin + share * tried.step,
-                tried=tried._replace(share=share, is_checked=~rests),
-                rests=rests,
+                z=jnp.where(gives_up, tried.origin, tried.origin + share * tried.step),
+                tried=tried._replace(share=share, is_checked=~gives_up),
+                rests=gives_up,
             )
 
-        def go_on() -> _State:
-            return step_from(state, here, at_z, last_step, is_last)
-
-        after = jax.lax.cond(is_good, go_on, shorten)
-        is_first = state.iteration == 0
+        after_this = jax.lax.cond(is_good, lambda: step_from(state, here, at_z, last_step), shorten)
+        is_first = (state.iteration == 0) & ~state.rests
         first = jax.tree.map(lambda a, b: jnp.where(is_first, a, b), here, state.first)
-        return after._replace(here=here, first=first)
+        return after_this._replace(here=here, first=first)
 
-    def step_from(
-        state: _State, here: _Point, at_z: Curvature, last_step: Array | None, is_last: Array
-    ) -> _State:
-        z, g = here.z, here.gradient
-        is_near = is_last | (state.step < _NEAR)
+    def step_from(state: _State, here: _Point, at_z: Curvature, last_step: Array | None) -> _State:
+        z, g, is_last = here.z, here.gradient, state.rests
+        is_near = is_last | (state.length < _NEAR)
         at = here.hessian.decomposed(g, idle, size, at_z.by_magnitude, is_far=~is_near)
         step = at.step
         longest = largest_magnitude(step)
@@ -230,7 +230,7 @@ def minimise(
             last_step, repels = step_with_rank_one(field, z, step, here.hessian.product, at.step_for)
             # Such steps lead to saddles as well.
             jumps = ~is_last & (at.is_safe | ((longest < 1) & ~(at.lowest < -TOLERANCE)))
-            ends = (state.step < _AT_THE_END) | (state.iteration >= _STEPS)
+            ends = (state.length < _AT_THE_END) | (state.iteration >= _STEPS)
             jumps = jumps & (ends | (largest_magnitude(last_step) < LONGEST_STEP))
             reached, size_of_gradient = largest_magnitude(field(z + last_step)), largest_magnitude(g)
             enough = jnp.where(ends, size_of_gradient, jnp.minimum(size_of_gradient, record) / 2)
@@ -241,9 +241,11 @@ def minimise(
             descends = descends & ~jumps & ~ends
         step = step * jnp.where(jumps, 1, jnp.minimum(1, LONGEST_STEP / longest))
         # So near to a minimum each step is a tiny part of the last one, unless rounding is all of it.
-        is_rounding = (state.step < _ROUNDING_STEP) & (longest >= state.step)
-        rests = ~(jumps | descends) | ~(longest > ends_below) | is_rounding
-        # Where a root is searched, or the step is not the loss's own, the end is looked at once more.
+        stays = (longest >= state.length) & (longest < TOLERANCE)
+        is_rounding = (state.length < _ROUNDING_STEP) & stays
+        is_at_the_end = ~(longest > ends_below) | (state.iteration >= most_steps)
+        rests = ~(jumps | descends) | is_at_the_end | is_rounding
+        # A loss that moves is looked at once more: for a root, and for how a baseline moves there.
         is_over = is_last if moves else is_last | (rests & is_near)
         if last_step is not None:
             longest = jnp.where(is_last, largest_magnitude(last_step), longest)
@@ -252,7 +254,7 @@ def minimise(
             z=jnp.where(rests, z, z + step),
             tried=_Try(z, here.value, step, jnp.vdot(g, step), share, ~(jumps | rests)),
             iteration=state.iteration + jnp.where(rests, 0, 1),
-            step=longest,
+            length=longest,
             rests=rests,
             is_over=is_over,
             flat=at.flat,
@@ -288,7 +290,7 @@ def minimise(
         here.z,
         here.value,
         largest_magnitude(here.gradient),
-        ended.step,
+        ended.length,
         flat,
         level,
         (ended.lowest < -TOLERANCE) | ended.repels,

@@ -89,7 +89,9 @@ def solve_on_logits(
 
     The policy of `first` takes the reference's place as the first start.
     """
-    log_convex, convex = task.objective.is_convex_in_log_probs, task.objective.is_convex_in_logits
+    # A loss that moves with the policy may have several ends, even if it is convex at each of them.
+    log_convex = task.objective.is_convex_in_log_probs and not task.moves
+    convex = task.objective.is_convex_in_logits and not task.moves
     noise = random_starts(task, 1 if convex and support is None else starts)
     starting = np.asarray(task.reference)[:, None] + noise
     guesses = jnp.asarray(with_start(starting, 0, None if first is None else first.log_probs))
@@ -100,7 +102,7 @@ def solve_on_logits(
         kept = None if support is None else jnp.asarray(support)
         task, found = rounding_kinks(task, guesses, lambda task, z: _newton_by_sequence(task, z, kept))
     elif task.size > DENSE:
-        if task.objective.has_baseline or task.problem.online:
+        if task.moves:
             check_dense(task, "a loss that depends on the policy other than through its gradient")
         if task.objective.knows_own_curvature and not has_kinks(task.objective):
             method = Method.NEWTON_CG_ON_LOGITS
@@ -116,8 +118,9 @@ def solve_on_logits(
     # In NumPy, in which a first call need not compile each operation.
     best, policies, agreed = best_of(task, found, scipy.special.log_softmax(ends, axis=-1))
     if unique is None:
-        unique = np.asarray(False)
-        if log_convex and not task.objective.has_baseline:
+        # The solver tells if a minimum is level. If it is not, a convex loss has no other.
+        unique = np.asarray(convex)
+        if log_convex and not convex:
             # A set of log-probabilities that sum to at most one is convex; see `solve`.
             slope = at_few_nodes(lambda: _shift_slope(task, jnp.asarray(policies)))
             unique = np.asarray(slope) <= max(1e-9, _NO_SLOPE * task.eps)
@@ -208,8 +211,7 @@ def _newton_by_sequence(task: Task, guesses: Array, support: Array | None) -> Fo
 
 @compiled
 def _newton_on_logits(task: Task, guesses: Array, by_baseline: bool) -> Found:
-    online = task.problem.online
-    moves = task.objective.has_baseline or online
+    online, moves = task.problem.online, task.moves
 
     def one(given: tuple[Objective, Array, Problem], start: Array) -> Found:
         objective, reference, problem = given

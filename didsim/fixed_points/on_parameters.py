@@ -88,8 +88,11 @@ def solve_on_parameters(task: Task, policy: Policy, starts: int, batch: Shape) -
 def is_convex(policy: Policy, objective: Objective, problem: Problem) -> bool:
     """Whether a loss is proven to be convex in the parameters of a policy.
 
-    A margin between responses to two prompts has the normalisers of both, and is not linear.
+    A margin between responses to two prompts has the normalisers of both, and is not linear. A loss that
+    moves with the policy, by a baseline or a sampler, may have several ends, even if it is convex at each.
     """
+    if objective.has_baseline or problem.online:
+        return False
     linear = policy.has_linear_logits and objective.is_convex_in_logits
     return linear and stays_in_prompts(problem, policy.prompts, policy.log_probs().shape[-1])
 
@@ -115,8 +118,7 @@ def _newton(task: Task, trained: Policy, fixed: Policy, idle: Array, guesses: Ar
         in_logits = objective.curvature(log_probs_of(flat), reference, problem, task.lengths)
         size = jnp.sum(slopes * (jnp.abs(in_logits) @ slopes), axis=0)
         curves = jnp.where(is_rounding(curves, size), 0, curves)
-        moves = objective.has_baseline or problem.online
-        return minimise(loss, start, idle, moves=moves, mass=curves, size=size)
+        return minimise(loss, start, idle, moves=task.moves, mass=curves, size=size)
 
     return over_starts(one, (task.objective, task.reference, task.problem), guesses)
 

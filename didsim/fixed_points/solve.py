@@ -138,14 +138,15 @@ def solve(
     concave in `π` for `beta ≤ 1`. So for a fixed `z` there is only one limit. For `beta < 1` the slope at
     zero is infinite, so that every sequence of the set keeps some probability.
 
-    **All other losses** take Newton's method on logits, from several starts. One argument proves uniqueness
-    for many of them: a loss may be convex in `log π`, taken as a free vector, and not fall if all entries are
-    lowered together. It then has one minimum over the convex set `Σ e^(log π) ≤ 1`, and this is it. (Derived
-    here.)
+    **All other losses** take Newton's method on logits, from several starts. Those that are convex in the
+    logits (CPO) take one, and have no other minimum. Another argument proves this for many more: a loss may
+    be convex in `log π`, taken as a free vector, and not fall if all entries are lowered together. It then
+    has one minimum over the convex set `Σ e^(log π) ≤ 1`, and this is it. (Derived here.)
 
     A baseline (KTO, BCO) is that of the policy itself, and no gradient passes through it. Such a loss ends
     where its gradient vanishes, where the loss rises on all sides for that baseline, and where descent stays
-    although it moves the baseline. BCO can have several such ends.
+    although it moves the baseline. BCO can have several such ends. So can a loss of pairs that follow the
+    policy (`Online`), unless a reward explains their labels and the kernel is calibrated.
 
     Args:
         objective: what is minimised. A gradient rule (DPO-PG) minimises nothing, and its certificate says so.

@@ -71,6 +71,11 @@ class Task(eqx.Module):
     def size(self) -> int:
         return self.reference.shape[1]
 
+    @property
+    def moves(self) -> bool:
+        """Whether the loss holds fixed what moves along with the policy: a baseline, or a sampler."""
+        return self.objective.has_baseline or self.problem.online
+
     def tabulated(self) -> Problem:
         """The problems as tables of their pairs, where a loss costs less over these."""
         problem = self.problem

@@ -42,9 +42,9 @@ def compare(
         winners, losers, nodes = one.wins(size)
         won = np.ones(len(winners), bool)
         graph = scipy.sparse.coo_array((won, (winners, losers)), shape=(nodes, nodes))
-        components = scipy.sparse.csgraph.connected_components
-        _, weak = components(graph, directed=True, connection="weak")
-        labels = components(graph, directed=True, connection="strong")[1] if strong else weak
+        connected = scipy.sparse.csgraph.connected_components
+        _, weak = connected(graph, directed=True, connection="weak")
+        labels = connected(graph, directed=True, connection="strong")[1] if strong else weak
         _, component[run] = np.unique(labels[:size], return_inverse=True)
         _, together[run] = np.unique(weak[:size], return_inverse=True)
         beaten = labels[losers[labels[winners] != labels[losers]]]

@@ -3,6 +3,7 @@ import pytest
 from scipy.special import expit, log_softmax
 
 import didsim
+from didsim.fixed_points.certificate import Verdict
 from tests.fixed_points.limits import (
     BETA,
     LENGTHS,
@@ -110,3 +111,36 @@ def test_sums_of_losses_of_differences_tell_what_pairs_do_not_identify() -> None
     assert both.identified.all()
     assert both.finite
     assert not didsim.solve(didsim.dpo(1.0) + didsim.dpo(0.5), uniform, one_way).certificate.identified.all()
+
+
+@pytest.mark.parametrize("family", [False, True])
+@pytest.mark.parametrize("name", ["cdpo", "ipo", "cpo"])
+def test_nothing_proves_that_pairs_that_follow_the_policy_have_one_end(name: str, family: bool) -> None:
+    """These losses are convex in the logits, so that fixed pairs have one end, and one start is enough."""
+    policy = didsim.EnergyBased(REFERENCE[0]) if family else None
+    fixed = didsim.Labelled(REWARD[0], FIRST[0], SECOND[0])
+    online = didsim.Online(REWARD[0], didsim.OnPolicy())
+    stays, follows = (
+        didsim.solve(OBJECTIVES[name], REFERENCE[0], problem, LENGTHS, policy=policy)
+        for problem in (fixed, online)
+    )
+    assert not bool(follows.certificate.unique)
+    assert follows.certificate.starts == 8
+    assert bool(stays.certificate.unique)
+    assert stays.certificate.agreed is None
+
+
+def test_an_end_of_pairs_that_follow_the_policy_is_found_where_the_reference_leads_to_none() -> None:
+    """From the reference the policy ceases to draw a sequence before its reward is learned."""
+    wins = np.array([[0.5, 0.323, 0.508], [0.677, 0.5, 0.162], [0.492, 0.838, 0.5]])
+    uniform = np.full(3, -np.log(3))
+    problem = didsim.Online(didsim.PreferenceTable(wins), didsim.OnPolicy())
+    assert didsim.solve(didsim.dpo(0.1), uniform, problem, starts=1).verdict is Verdict.NOT_CONVERGED
+    solution = didsim.solve(didsim.dpo(0.1), uniform, problem)
+    assert solution.verdict is Verdict.STARTS_DISAGREE
+    policy = np.exp(solution.log_probs)
+    rewards = 0.1 * np.asarray(solution.log_probs)
+    wrong = expit(rewards[None] - rewards[:, None])
+    drawn = policy[:, None] * policy
+    np.testing.assert_allclose((drawn * (wrong * wins - wrong.T * wins.T)).sum(1), 0, atol=1e-13)
+    assert policy.min() > 0.01

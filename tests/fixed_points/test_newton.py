@@ -108,6 +108,56 @@ def test_steps_that_overshoot_are_shortened() -> None:
     assert bool(found.converged)
 
 
+def test_a_quadratic_loss_is_looked_at_twice() -> None:
+    """At the start, and where the one step ends. There the next step is rounding, and is not taken."""
+    looks = []
+
+    def curvature(z: Array) -> Curvature:
+        jax.debug.callback(lambda z: looks.append(float(z[0])), z)
+        return Curvature(2 * (z - 3), Dense(2 * jnp.eye(2)))
+
+    found = minimise(
+        lambda z, _: jnp.sum((z - 3) ** 2), jnp.full(2, 2.95), NONE[:, :2], moves=False, curvature=curvature
+    )
+    jax.effects_barrier()
+    assert looks == [2.95, pytest.approx(3, abs=1e-14)]
+    assert int(found.steps) == 1
+    assert bool(found.converged)
+
+
+@pytest.mark.parametrize("step", [np.inf, 1e300, -1.0])
+def test_a_step_of_which_no_share_will_do_leaves_the_start(step: float) -> None:
+    """The curvature is a lie, so that the step is endless, far too long, or leads uphill."""
+
+    def curvature(z: Array) -> Curvature:
+        slope = jnp.exp(z)
+        return Curvature(-slope if step < 0 else slope, Dense(jnp.diag(slope / abs(step))))
+
+    start = jnp.array([0.5])
+    found = minimise(
+        lambda z, _: jnp.sum(jnp.exp(jnp.abs(z - 0.5))),
+        start,
+        NONE[:, :1],
+        moves=False,
+        curvature=curvature,
+    )
+    assert float(found.z[0]) == 0.5
+    assert float(found.value) == 1
+    assert not bool(found.converged)
+
+
+def test_a_start_from_which_no_step_is_left_leads_to_the_root_all_the_same() -> None:
+    """Its own loss is at its minimum there, and a baseline moves the minimum away. The loss curves there."""
+
+    def loss(z: Array, held: Array) -> Array:
+        return jnp.sum((z - held - 1e-9 + (held - 2) * 1e-10) ** 2)
+
+    found = minimise(loss, jnp.zeros(1), NONE[:, :1], moves=True, mass=jnp.ones(1))
+    assert float(found.z[0]) == pytest.approx(12, rel=1e-6)
+    assert int(found.level) == 0
+    assert bool(found.converged)
+
+
 def test_one_number_that_does_not_matter() -> None:
     found = minimise(lambda z, _: 0 * jnp.sum(z), jnp.array([0.5]), jnp.ones((1, 1)), moves=False)
     assert float(found.z[0]) == 0.5
