@@ -1,6 +1,7 @@
 """How the programs of solvers are compiled."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,8 +13,9 @@ import numpy as np
 # are, and the program runs no faster.
 _FOR_LONG = {"xla_cpu_use_fusion_emitters": False}
 # LLVM's higher levels of optimisation take about a seventh of a compilation. Long axes gain a fifth of the
-# time of a run, which is worth it; short ones gain nothing.
-_FOR_SHORT = _FOR_LONG | {"xla_backend_optimization_level": 1}
+# time of a run, which is worth it; short ones gain nothing. A level that `XLA_FLAGS` names is kept.
+_LEVEL = "xla_backend_optimization_level"
+_FOR_SHORT = _FOR_LONG if _LEVEL in os.environ.get("XLA_FLAGS", "") else _FOR_LONG | {_LEVEL: 1}
 _LONG = 2**14  # an axis with more entries than this is long
 
 F = TypeVar("F", bound=Callable[..., Any])
