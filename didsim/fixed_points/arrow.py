@@ -74,7 +74,11 @@ class Arrow(NamedTuple):
         if positive is not None and len(self.p) > FEW:
             takes_own = is_safe | ~is_far
             blocks = jax.tree.map(lambda a, b: jnp.where(takes_own, a, b), own, positive()._blocks())
-        return Decomposed(-blocks.solved(g), lambda g: -blocks.solved(g), own.flat, own.lowest, is_safe)
+
+        def step_for(g: Array) -> Array:
+            return -blocks.solved(g)
+
+        return Decomposed(step_for(g), step_for, own.flat, own.lowest, is_safe)
 
     def by_magnitude(self) -> "Arrow":
         """The Hessian of a loss that curves as much as this one, but upwards. It is positive."""

@@ -12,8 +12,8 @@ import numpy as np
 # XLA's newer way to generate code takes up to twice as long for a program of many small operations, as these
 # are, and the program runs no faster.
 _FOR_LONG = {"xla_cpu_use_fusion_emitters": False}
-# LLVM's higher levels of optimisation take about a seventh of a compilation. Long axes gain a fifth of the
-# time of a run, which is worth it; short ones gain nothing. A level that `XLA_FLAGS` names is kept.
+# LLVM's higher levels of optimisation take about a seventh of a compilation. Over long axes they save a fifth
+# of a run, which is worth it. Over short ones they save nothing. A level that `XLA_FLAGS` names is kept.
 _LEVEL = "xla_backend_optimization_level"
 _FOR_SHORT = _FOR_LONG if _LEVEL in os.environ.get("XLA_FLAGS", "") else _FOR_LONG | {_LEVEL: 1}
 _LONG = 2**14  # an axis with more entries than this is long

@@ -113,9 +113,9 @@ def _into_triangle(hessian: Array, idle: Array, size: Array | None) -> _Factors:
     scale, matrix = _scaled(hessian, size)
     held = idle / scale
     held = held / jnp.linalg.norm(held, axis=-1, keepdims=True)
-    # The product of one row XLA computes in the pass in which it scales the matrix.
+    # XLA computes the product of one row in the pass that scales the matrix.
     held = held.T * held if len(held) == 1 else held.T @ held
-    # LAPACK stores a matrix column by column. So is the transpose of a symmetric one, without a copy.
+    # LAPACK wants a matrix column by column. A symmetric one, transposed, is stored so without a copy.
     lower = jnp.linalg.cholesky((matrix + held).T, symmetrize_input=False)  # NaN if it is not positive
     return _Factors(scale, lower, jnp.ones_like(scale), jnp.all(jnp.diag(lower) ** 2 > _SAFE))
 
