@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from didsim.fixed_points.hessians import FEW, Decomposed, flat_share, is_rounding
+from didsim.objectives.curvature import upwards
 
 # The blocks of sequences: `D` is positive, negative, or rounding.
 _POSITIVE, _NEGATIVE, _LEVEL = range(3)
@@ -80,9 +81,9 @@ class Arrow(NamedTuple):
 
         return Decomposed(step_for(g), step_for, own.flat, own.lowest, is_safe)
 
-    def by_magnitude(self) -> "Arrow":
-        """The Hessian of a loss that curves as much as this one, but upwards. It is positive."""
-        return self._replace(own=jnp.abs(self.own), total=-jnp.abs(self.total))
+    def by_magnitude(self, share: Float[Array, ""]) -> "Arrow":
+        """A positive Hessian: that of a loss with the same curvatures `upwards`."""
+        return self._replace(own=upwards(self.own, share), total=-upwards(-self.total, share))
 
     def level_directions(self, last: "Arrow", size: Array | None) -> tuple[Array, Array]:
         """As in `Hessian`, among the sequences for which both `D` are rounding."""

@@ -63,13 +63,13 @@ class Curvature(NamedTuple):
     Attributes:
         gradient: the gradient.
         hessian: the Hessian.
-        by_magnitude: a function that returns a positive Hessian of about the same curvatures; None if there
-            is none that is cheap.
+        by_magnitude: a function that returns a positive Hessian of about the same curvatures, with the given
+            share of negative ones; None if there is none that is cheap.
     """
 
     gradient: Float[Array, " numbers"]
     hessian: Hessian
-    by_magnitude: Callable[[], Hessian] | None = None
+    by_magnitude: Callable[[Array], Hessian] | None = None
 
 
 def flat_share(like: Array) -> float:

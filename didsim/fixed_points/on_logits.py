@@ -231,7 +231,7 @@ def _newton_on_logits(task: Task, guesses: Array, by_baseline: bool) -> Found:
             return Curvature(
                 found.gradient_in_logits(z),
                 Dense(found.in_logits(z)),
-                lambda: Dense(found.by_magnitude().in_logits(z)),
+                lambda share: Dense(found.by_magnitude(share).in_logits(z)),
             )
 
         return minimise(

@@ -168,7 +168,9 @@ def _newton(pair: Term, problem: Problem, identified: Bool[Array, " runs"], gues
             found = pair.kernel.curvature(table, h, h)
             hessian = found.hessian()
             return Curvature(
-                found.chosen + found.rejected, Dense(hessian), lambda: Dense(by_magnitude(hessian))
+                found.chosen + found.rejected,
+                Dense(hessian),
+                lambda share: Dense(by_magnitude(hessian, share)),
             )
 
         return minimise(

@@ -119,14 +119,15 @@ class InLogProbs(NamedTuple):
         normaliser = jnp.diag(p) - jnp.outer(p, p)
         return left - left.sum(1)[:, None] * p - jnp.sum(self.gradient) * normaliser
 
-    def by_magnitude(self) -> "InLogProbs":
-        """A loss that curves as much as this one, but upwards, so that its Hessian in logits is positive.
+    def by_magnitude(self, share: Float[Array, ""]) -> "InLogProbs":
+        """A loss that curves about as much as this one, but upwards: its Hessian in logits is positive.
 
-        The curvatures between sequences, of each sequence, and of the normaliser are taken by magnitude. Only
-        the sum of the gradient has a meaning then.
+        Each of the curvatures between sequences, of each sequence, and of the normaliser is taken `upwards`.
+        Only the sum of the gradient has a meaning then.
         """
-        own = jnp.diag(jnp.abs(self.hessian.sum(1)))
-        return InLogProbs(-jnp.abs(self.gradient.sum(keepdims=True)), by_magnitude(self.hessian) + own)
+        own = upwards(self.hessian.sum(1), share)
+        total = upwards(-self.gradient.sum(keepdims=True), share)
+        return InLogProbs(-total, by_magnitude(self.hessian, share) + jnp.diag(own))
 
 
 class OwnDerivatives(NamedTuple):
@@ -145,9 +146,14 @@ class OwnDerivatives(NamedTuple):
         return InLogProbs(self.first, jnp.diag(self.second))
 
 
-def by_magnitude(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The Hessian `Σ_ij W_ij (e_i − e_j)(e_i − e_j)ᵀ` of a loss of differences with all `W` by magnitude."""
-    between = jnp.abs(hessian - jnp.diag(jnp.diag(hessian)))
+def upwards(curvatures: Float[Array, "*shape"], share: Float[Array, ""]) -> Float[Array, "*shape"]:
+    """Curvatures by magnitude; negative ones with a share of it."""
+    return jnp.where(curvatures < 0, -share * curvatures, curvatures)
+
+
+def by_magnitude(hessian: Float[Array, "n n"], share: Float[Array, ""]) -> Float[Array, "n n"]:
+    """The Hessian `Σ_ij W_ij (e_i − e_j)(e_i − e_j)ᵀ` of a loss of differences with all `W` `upwards`."""
+    between = upwards(jnp.diag(jnp.diag(hessian)) - hessian, share)
     return jnp.diag(between.sum(1)) - between
 
 

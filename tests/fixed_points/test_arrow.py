@@ -80,6 +80,22 @@ def test_steps_are_those_of_all_eigenvectors(seed: int, signs: list[float], spre
     assert bool(is_safe) == bool(np.all(values > 1e-7))
 
 
+@given(SEEDS, st.sampled_from([2, 3, 17]), st.sampled_from([0.2, 1.0]))
+def test_curvatures_by_magnitude_are_positive(seed: int, size: int, share: float) -> None:
+    """Products with the matrices of the module's first formula, each of its curvatures upwards."""
+    rng = np.random.default_rng(seed)
+    own, total, p = rng.normal(size=size), rng.normal(), rng.dirichlet(np.ones(size))
+    found = arrow_of(own, total, p).by_magnitude(jnp.asarray(share))
+    matrix = np.stack([np.asarray(found.product(jnp.asarray(one))) for one in np.eye(size)])
+    away = np.eye(size) - p[:, None]
+    bent = away @ np.diag(np.where(own < 0, -share * own, own)) @ away.T
+    normaliser = np.diag(p) - np.outer(p, p)
+    np.testing.assert_allclose(
+        matrix, bent + (share if total > 0 else 1) * abs(total) * normaliser, atol=1e-14
+    )
+    assert np.linalg.eigvalsh(matrix)[0] >= -1e-14
+
+
 @given(SEEDS, st.sampled_from([2, 5, 40]))
 def test_a_step_solves_newton_s_equations(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)

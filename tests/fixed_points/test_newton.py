@@ -182,12 +182,37 @@ def test_pairs_by_magnitude_lead_to_a_minimum(scale: float) -> None:
 
     def curvature(z: Array) -> Curvature:
         hessian = jax.hessian(loss)(z, z)
-        return Curvature(jax.grad(loss)(z, z), Dense(hessian), lambda: Dense(by_magnitude(hessian)))
+        return Curvature(
+            jax.grad(loss)(z, z), Dense(hessian), lambda share: Dense(by_magnitude(hessian, share))
+        )
 
     found = jax.jit(lambda z: minimise(loss, z, idle, moves=False, curvature=curvature))(start)
     assert bool(found.converged)
     assert not bool(found.falls)
     np.testing.assert_allclose(found.z - jnp.mean(found.z), middle - middle.mean(), atol=1e-10)
+
+
+def test_a_step_that_is_refused_makes_all_later_ones_shorter() -> None:
+    """`Σ_i (1 − cos x_i)`, from where it curves downwards: a step by a fifth of that is too long."""
+    shares: list[float] = []
+
+    def loss(z: Array, _: Array) -> Array:
+        return jnp.sum(1 - jnp.cos(z))
+
+    def curvature(z: Array) -> Curvature:
+        def upwards(share: Array) -> Dense:
+            jax.debug.callback(lambda share: shares.append(float(share)), share)
+            return Dense(jnp.diag(jnp.where(jnp.cos(z) < 0, -share, 1) * jnp.cos(z)))
+
+        return Curvature(jnp.sin(z), Dense(jnp.diag(jnp.cos(z))), upwards)
+
+    start, idle = jnp.linspace(1.7, 1.9, 100), jnp.zeros((0, 100))
+    found = jax.jit(lambda z: minimise(loss, z, idle, moves=False, curvature=curvature))(start)
+    jax.effects_barrier()
+    assert bool(found.converged)
+    assert shares[0] == 0.2
+    assert shares[-1] == 1
+    assert shares == sorted(shares)
 
 
 def test_what_rounding_leaves_along_an_idle_direction_takes_no_singular_values(
