@@ -14,7 +14,7 @@ from didsim._batches import as_runs, batched
 from didsim._checks import Shape
 from didsim._extremes import largest_magnitude
 from didsim.fixed_points.certificate import Certificate, Method, Solution
-from didsim.fixed_points.compiling import compiled
+from didsim.fixed_points.compiling import compiled, compiled_for_one_run
 from didsim.fixed_points.newton import TOLERANCE, Found
 from didsim.fixed_points.smoothing import has_kinks
 from didsim.fixed_points.win_graph import Comparisons, compare
@@ -196,7 +196,7 @@ def in_dtype(tree: Any, dtype: np.dtype) -> Any:
     return jax.tree.map(converted, tree)
 
 
-@compiled
+@compiled_for_one_run
 def _gradient_norm(task: Task, log_probs: Array | np.ndarray) -> Array:
     """The largest entry of the gradient in logits, by magnitude."""
     problem = task.tabulated()
