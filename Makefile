@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := bash
 PYTEST := $(BIN)/pytest --numprocesses=2
+# Python keeps its bytecode, whatever the machine's default is: hundreds of processes start here.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: figures facts checks test real_lm lint suite core wheel docs explore notebooks bench clean
 
