@@ -41,6 +41,9 @@ def compiled(function: F) -> F:
 
 
 def compiled_for_one_run(function: F) -> F:
-    """As `compiled`, for a program that a solver runs once. Nearly always it takes longer to compile."""
+    """As `compiled`, for a program that a solver runs once.
+
+    Such a program takes longer to compile than to run, but for sums over a million sequences.
+    """
     jitted: F = eqx.filter_jit(function, compiler_options=_FOR_ONE_RUN)  # type: ignore[call-overload]
     return jitted

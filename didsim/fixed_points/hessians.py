@@ -63,8 +63,8 @@ class Curvature(NamedTuple):
     Attributes:
         gradient: the gradient.
         hessian: the Hessian.
-        by_magnitude: a function that returns a positive Hessian of about the same curvatures, with the given
-            share of negative ones; None if there is none that is cheap.
+        by_magnitude: a function that returns a positive Hessian of about the same curvatures; None if there
+            is none that is cheap. It takes the share of its magnitude with which a negative curvature counts.
     """
 
     gradient: Float[Array, " numbers"]

@@ -147,7 +147,7 @@ class OwnDerivatives(NamedTuple):
 
 
 def upwards(curvatures: Float[Array, "*shape"], share: Float[Array, ""]) -> Float[Array, "*shape"]:
-    """Curvatures by magnitude; negative ones with a share of it."""
+    """Curvatures `c` made positive: `c` itself where it is positive, `−share · c` where it is negative."""
     return jnp.where(curvatures < 0, -share * curvatures, curvatures)
 
 

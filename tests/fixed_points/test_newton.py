@@ -192,7 +192,7 @@ def test_pairs_by_magnitude_lead_to_a_minimum(scale: float) -> None:
     np.testing.assert_allclose(found.z - jnp.mean(found.z), middle - middle.mean(), atol=1e-10)
 
 
-def test_a_step_that_is_refused_makes_all_later_ones_shorter() -> None:
+def test_negative_curvatures_count_in_full_once_a_step_was_refused() -> None:
     """`Σ_i (1 − cos x_i)`, from where it curves downwards: a step by a fifth of that is too long."""
     shares: list[float] = []
 
