@@ -68,7 +68,7 @@ def _measure(plan: Plan, console: Console) -> Results:
     console.print(tables.diagnoses_table(diagnosed))
 
     with console.status("Minimisers"):
-        solved = solves(plan.solves)
+        solved = solves(plan.solves, plan.processes)
     console.print(tables.solves_table(solved))
 
     with console.status("Time to a first result"):

@@ -1,4 +1,4 @@
-"""Times of `solve`, each case in a fresh process, beside a training run of 1,000 steps in that process.
+"""Times of `solve`, each case in fresh processes, beside a training run of 1,000 steps in the same process.
 
 `python -m benchmarks.solving PROBLEM OBJECTIVE N DTYPE` prints one case. PROBLEM is "contrastive" (a
 population), "pairs" (a million finite pairs) or "batch" (256 populations in one call).
@@ -6,6 +6,7 @@ population), "pairs" (a million finite pairs) or "batch" (256 populations in one
 
 import dataclasses
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,11 +39,15 @@ _PAIRS, _BATCH = 10**6, 256
 _WARM = 3  # calls after the first; the fastest and the median of them are reported
 _STEPS = 1000  # of the training run; fewer are timed if there are many sequences
 _MOST = 2 * 10**7  # sequences × steps that are timed
+_ONCE = 10**4  # sequences above which one process is measured: each takes long, and noise matters less
 
 
 @dataclass(frozen=True)
 class Solve:
     """What one case of `solve` takes.
+
+    Several processes are measured where one can be slower than another throughout, on the same code. Times
+    are then medians over them.
 
     Attributes:
         problem: "contrastive", "pairs" or "batch".
@@ -53,10 +58,12 @@ class Solve:
         verdict: what it came to.
         steps: the most steps that any start of any problem took.
         first: seconds of the first call, with compilation.
-        fastest: seconds of the fastest of three more calls.
-        median: the median of these.
+        fastest: seconds of the fastest of three more calls, in any process.
+        median: the median of these calls.
         training: seconds of 1,000 steps of Adam on the same problem, in the same process.
-        mib: peak memory of the process before it trained.
+        mib: peak memory of a process before it trained, the largest.
+        processes: how many processes were measured.
+        spread: the `median` of the slowest process over that of the fastest.
     """
 
     problem: str
@@ -71,11 +78,28 @@ class Solve:
     median: float
     training: float
     mib: float
+    processes: int = 1
+    spread: float = 1.0
 
 
-def solves(cases: Sequence[tuple[str, str, int, str]]) -> list[Solve]:
-    """The cases, each in a process of its own."""
-    return [Solve(**in_fresh_process("benchmarks.solving", *case)) for case in cases]
+def solves(cases: Sequence[tuple[str, str, int, str]], processes: int) -> list[Solve]:
+    """The cases, each in that many processes of its own; in one if there are more than 10⁴ sequences."""
+    return [_over_processes(case, processes if case[2] <= _ONCE else 1) for case in cases]
+
+
+def _over_processes(case: tuple[str, str, int, str], processes: int) -> Solve:
+    found = [Solve(**in_fresh_process("benchmarks.solving", *case)) for _ in range(processes)]
+    medians = [one.median for one in found]
+    return dataclasses.replace(
+        found[0],
+        first=statistics.median(one.first for one in found),
+        fastest=min(one.fastest for one in found),
+        median=statistics.median(medians),
+        training=statistics.median(one.training for one in found),
+        mib=max(one.mib for one in found),
+        processes=processes,
+        spread=max(medians) / min(medians),
+    )
 
 
 def _problem(problem: str, size: int, dtype: str) -> tuple[Any, didsim.Problem]:

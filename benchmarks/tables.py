@@ -115,6 +115,7 @@ def solves_table(solves: Sequence[Solve]) -> Table:
         "first call",
         "fastest",
         "median",
+        "slowest process",
         "training",
         "steps",
         "peak",
@@ -125,7 +126,9 @@ def solves_table(solves: Sequence[Solve]) -> Table:
             one.objective,
             f"{one.size:,}",
             one.dtype,
-            *(time_text(taken) for taken in (one.first, one.fastest, one.median, one.training)),
+            *(time_text(taken) for taken in (one.first, one.fastest, one.median)),
+            f"{one.spread:.2f} ×" if one.processes > 1 else "–",
+            time_text(one.training),
             f"{one.steps}",
             f"{one.mib:,.0f} MiB",
         )
