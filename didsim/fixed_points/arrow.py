@@ -66,7 +66,8 @@ class Arrow(NamedTuple):
         idle: Array,
         size: Array | None,
         positive: Callable[[], "Arrow"] | None,
-        is_far: Array,
+        is_far: Bool[Array, ""],
+        was_safe: Bool[Array, ""],
     ) -> Decomposed:
         """As in `Hessian`. `positive` is not used for a few numbers."""
         own = self._blocks()

@@ -36,12 +36,21 @@ class Dense(NamedTuple):
         size: Array | None,
         positive: Callable[[], "Dense"] | None,
         is_far: Bool[Array, ""],
+        was_safe: Bool[Array, ""],
     ) -> Decomposed:
         """As in `Hessian`. `positive` is not used for a few numbers.
 
         Where it is, `flat` and `lowest` are those of the matrix that took its place.
         """
-        own = _into_triangle(self.matrix, idle, size)
+        replaces = None if len(self.matrix) <= FEW else positive
+
+        def replaced_if(is_meant: Bool[Array, ""]) -> Array:
+            if replaces is None:
+                return self.matrix
+            return jax.lax.cond(is_meant, lambda: replaces().matrix, lambda: self.matrix)
+
+        is_replaced = is_far & ~was_safe & (replaces is not None)
+        own = _into_triangle(replaced_if(is_replaced), idle, size)
 
         def by_triangle(factors: _Factors) -> tuple[_Factors, Array]:
             return factors, factors.step_of_triangle(g)
@@ -51,10 +60,10 @@ class Dense(NamedTuple):
             return factors, factors.step_of_eigenvectors(g)
 
         def otherwise() -> tuple[_Factors, Array]:
-            if positive is None or len(self.matrix) <= FEW:
+            if replaces is None:
                 return by_eigenvectors(self.matrix)
-            # Near the end the triangle is tried again in vain: that costs little beside eigenvectors.
-            matrix = jax.lax.cond(is_far, lambda: positive().matrix, lambda: self.matrix)
+            # A triangle may be tried again in vain: that costs little beside eigenvectors.
+            matrix = replaced_if(is_far)
             tried = _into_triangle(matrix, idle, size)
             return jax.lax.cond(tried.is_safe, lambda: by_triangle(tried), lambda: by_eigenvectors(matrix))
 
@@ -62,7 +71,7 @@ class Dense(NamedTuple):
         factors, step = jax.lax.cond(own.is_safe, lambda: by_triangle(own), otherwise)
         flat = jnp.where(factors.is_safe, 0, jnp.sum(~factors.counts()) - len(idle))
         lowest = jnp.where(factors.is_safe, 0, jnp.min(factors.values))
-        return Decomposed(step, factors.step_for, flat, lowest, own.is_safe)
+        return Decomposed(step, factors.step_for, flat, lowest, own.is_safe & ~is_replaced)
 
     def level_directions(self, last: "Dense", size: Array | None) -> tuple[Array, Array]:
         ends = self.diagonal(), last.diagonal()

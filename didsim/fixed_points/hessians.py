@@ -38,7 +38,13 @@ class Hessian(Protocol):
         """The diagonal."""
 
     def decomposed(
-        self, g: Array, idle: Array, size: Array | None, positive: Callable[[], Self] | None, is_far: Array
+        self,
+        g: Array,
+        idle: Array,
+        size: Array | None,
+        positive: Callable[[], Self] | None,
+        is_far: Bool[Array, ""],
+        was_safe: Bool[Array, ""],
     ) -> Decomposed:
         """Decomposed for a step.
 
@@ -48,6 +54,8 @@ class Hessian(Protocol):
             size: for each number, the size of the terms that add up to its curvature, if that is known.
             positive: a function that returns a positive Hessian of about the same curvatures.
             is_far: whether the end is far, so that the positive one may take the place of one that is not.
+            was_safe: whether the Hessian of the step before was safe. If it was not, and the end is far, the
+                positive one may be taken at once: this one is seldom safe either.
         """
 
     def level_directions(self, last: Self, size: Array | None) -> tuple[Array, Array]:

@@ -101,6 +101,7 @@ class _State(NamedTuple):
         iteration: the number of steps that were taken.
         length: the largest entry of the last step that was computed.
         negative: the share of its magnitude with which a negative curvature counts, far from the end.
+        was_safe: as in `Hessian.decomposed`.
         rests: whether the next pass only looks at where the method has ended.
         is_over: whether no pass is left.
         first: the start.
@@ -116,6 +117,7 @@ class _State(NamedTuple):
     iteration: Array
     length: Array
     negative: Array
+    was_safe: Array
     rests: Array
     is_over: Array
     first: _Point
@@ -150,10 +152,11 @@ def minimise(
     Costs are those of a `Dense` Hessian; an `Arrow` takes O(n) for either step.
 
     If there are more than 64 numbers, a step far from the end takes curvatures by magnitude in place of
-    eigenvalues, where `curvature` gives these. That is a second Cholesky decomposition, and takes half as
-    many steps or fewer. Negative curvatures count with a fifth of their magnitude, which makes steps longer,
-    until a step is refused; after that, with all of it. For fewer numbers eigenvalues cost little. Their
-    bolder steps lead to more of the minima, so that it tells more if several starts agree.
+    eigenvalues, where `curvature` gives these. That takes half as many steps or fewer. Once, it is a second
+    Cholesky decomposition; the next such step takes them so at once. Negative curvatures count with a fifth
+    of their magnitude, which makes steps longer, until a step is refused; after that, with all of it. For
+    fewer numbers eigenvalues cost little. Their bolder steps lead to more of the minima, so that it tells
+    more if several starts agree.
 
     If the loss moves with `z`, its gradient at `held = z` has the Jacobian `H + K`, and a step by `H` alone
     converges at a fixed rate, if at all. A baseline makes `K` a matrix of rank one. `step_with_rank_one` has
@@ -230,7 +233,7 @@ def minimise(
         is_near = is_last | (state.length < _NEAR)
         upwards = at_z.by_magnitude
         positive = None if upwards is None else lambda: upwards(state.negative)
-        at = here.hessian.decomposed(g, idle, size, positive, is_far=~is_near)
+        at = here.hessian.decomposed(g, idle, size, positive, ~is_near, state.was_safe)
         step = at.step
         longest = largest_magnitude(step)
         jumps, repels, descends, record = no, no, ~is_last, state.record
@@ -263,6 +266,7 @@ def minimise(
             tried=_Try(z, here.value, step, jnp.vdot(g, step), share, ~(jumps | rests)),
             iteration=state.iteration + jnp.where(rests, 0, 1),
             length=longest,
+            was_safe=at.is_safe,
             rests=rests,
             is_over=is_over,
             flat=at.flat,
@@ -285,6 +289,7 @@ def minimise(
         iteration=none,
         length=endless,
         negative=zero + _SHARE_OF_NEGATIVE,
+        was_safe=~no,
         rests=no,
         is_over=no,
         first=nowhere_yet,

@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy  # its parts are loaded when they are used: most training needs no such path
 from jax.nn import log_softmax
 from jaxtyping import Array, ArrayLike, Float, Int, Real
-from scipy.integrate import solve_ivp
 
 from didsim import _checks
 from didsim.fixed_points.task import in_dtype, on_device
@@ -90,7 +90,7 @@ def gradient_flow(
         if when[-1] == 0:
             logits = np.repeat(begin[:, None], len(when), axis=1)
         else:
-            found = solve_ivp(
+            found = scipy.integrate.solve_ivp(
                 lambda _, z: -np.asarray(_gradient(flow, z)),
                 (0.0, when[-1]),
                 begin,

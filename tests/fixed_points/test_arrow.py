@@ -26,7 +26,7 @@ def arrow_of(own: np.ndarray, total: float, p: np.ndarray) -> Arrow:
 @jax.jit
 def newton_step(hessian: Arrow, gradient: jax.Array) -> tuple[jax.Array, ...]:
     """The step, the number of flat directions, the smallest eigenvalue, and whether the Hessian is safe."""
-    found = hessian.decomposed(gradient, NONE, None, None, jnp.asarray(False))
+    found = hessian.decomposed(gradient, NONE, None, None, jnp.asarray(False), jnp.asarray(True))
     return found.step, found.flat, found.lowest, found.is_safe
 
 

@@ -25,16 +25,19 @@ def decomposed(
     *,
     positive: np.ndarray | None = None,
     is_far: bool = False,
+    was_safe: bool = True,
 ) -> Decomposed:
     """Compiled, with the step for `g` taken as any other as well."""
 
     @jax.jit
-    def both(matrix: jax.Array, g: jax.Array, is_far: jax.Array) -> tuple[jax.Array, ...]:
+    def both(
+        matrix: jax.Array, g: jax.Array, is_far: jax.Array, was_safe: jax.Array
+    ) -> tuple[jax.Array, ...]:
         other = None if positive is None else lambda: Dense(jnp.asarray(positive))
-        found = Dense(matrix).decomposed(g, jnp.asarray(idle), None, other, is_far)
+        found = Dense(matrix).decomposed(g, jnp.asarray(idle), None, other, is_far, was_safe)
         return found.step, found.step_for(g), found.flat, found.lowest, found.is_safe
 
-    step, again, *known = both(jnp.asarray(matrix), jnp.asarray(g), jnp.asarray(is_far))
+    step, again, *known = both(*(jnp.asarray(one) for one in (matrix, g, is_far, was_safe)))
     np.testing.assert_allclose(again, step, rtol=1e-12, atol=1e-300)
     return Decomposed(step, lambda g: g, *known)
 
@@ -89,17 +92,35 @@ def test_idle_directions_count_neither_as_flat_nor_in_a_step(seed: int) -> None:
     np.testing.assert_allclose(found.step - np.mean(found.step), least, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("was_safe", [False, True])
 @pytest.mark.parametrize("is_far", [False, True])
-def test_a_positive_matrix_takes_the_place_of_one_that_is_not_far_from_the_end(is_far: bool) -> None:
+def test_a_positive_matrix_takes_the_place_of_one_that_is_not_far_from_the_end(
+    is_far: bool, was_safe: bool
+) -> None:
     size = FEW + 1
     rng = np.random.default_rng(0)
     matrix = symmetric(rng, np.where(np.arange(size) < 3, -1, 1) * rng.uniform(0.5, 1, size))
     positive, g = symmetric(rng, rng.uniform(0.5, 1, size)), rng.normal(size=size)
-    found = decomposed(matrix, g, none(size), positive=positive, is_far=is_far)
+    found = decomposed(matrix, g, none(size), positive=positive, is_far=is_far, was_safe=was_safe)
     expected = -np.linalg.solve(positive, g) if is_far else by_magnitude(matrix, g)
     np.testing.assert_allclose(found.step, expected, rtol=1e-8)
     assert not bool(found.is_safe)
     assert (float(found.lowest) < -0.1) is not is_far
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+@pytest.mark.parametrize("size", [FEW, FEW + 1])
+def test_after_a_hessian_that_was_not_safe_the_positive_one_is_taken_at_once(size: int, is_far: bool) -> None:
+    """Far from the end, and for more than a few numbers. Such a step is not the Hessian's own."""
+    rng = np.random.default_rng(2)
+    matrix, positive = (symmetric(rng, rng.uniform(0.5, 1, size)) for _ in range(2))
+    g = rng.normal(size=size)
+    found = decomposed(matrix, g, none(size), positive=positive, is_far=is_far, was_safe=False)
+    is_replaced = is_far and size > FEW
+    expected = -np.linalg.solve(positive if is_replaced else matrix, g)
+    np.testing.assert_allclose(found.step, expected, rtol=1e-8)
+    assert bool(found.is_safe) is not is_replaced
+    assert (int(found.flat), float(found.lowest)) == (0, 0.0)
 
 
 def test_a_positive_matrix_that_is_singular_is_decomposed_as_well() -> None:
