@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SHELL := bash
-PYTEST := $(BIN)/pytest --numprocesses=2
+PYTEST := $(BIN)/pytest
 # Python keeps its bytecode, whatever the machine's default is: hundreds of processes start here.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: figures facts checks test real_lm lint suite core wheel docs explore notebooks bench clean
+.PHONY: figures facts checks test lanes/suite lanes/others real_lm lint suite core wheel docs explore notebooks bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -48,12 +48,18 @@ facts: .venv/installed
 checks: .venv/installed
 	$(BIN)/didsim check --instances 10000 --quiet --out figures/checks.json > /dev/null
 
-# The wheel's lane waits for downloads, and lint is one process: side by side they take as long as one of them.
+# Some tests of the suite wait for processes, so that it leaves a part of its two cores idle. The other lanes run
+# beside it, one after another. What one of them prints comes in one piece.
 test: .venv/installed
-	@SECONDS=0; $(MAKE) --no-print-directory --jobs=2 --output-sync=target lint wheel || exit 1; \
-		echo "lanes lint and wheel: $$SECONDS s"
-	@for lane in suite core; do \
-		SECONDS=0; $(MAKE) --no-print-directory $$lane || exit 1; echo "lane $$lane: $$SECONDS s"; \
+	@$(MAKE) --no-print-directory --jobs=2 lanes/suite lanes/others
+
+lanes/suite:
+	@SECONDS=0; $(MAKE) --no-print-directory suite && echo "lane suite: $$SECONDS s"
+
+lanes/others:
+	@for lane in lint wheel core; do \
+		SECONDS=0; $(MAKE) --no-print-directory --output-sync=target $$lane || exit 1; \
+		echo "lane $$lane: $$SECONDS s"; \
 	done
 
 lint: .venv/installed
@@ -64,16 +70,16 @@ lint: .venv/installed
 # Compiles without XLA's optimiser (conftest.py), which is four times as fast. All that the other lanes leave.
 # Files are handed out in the order of conftest.py.
 suite: .venv/installed
-	$(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not wheel and not core"
+	$(PYTEST) --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not wheel and not core"
 
 # The program that users compile: XLA's optimiser, and nothing from a cache. Only files with such tests are read.
 core: .venv/installed
-	XLA_FLAGS= JAX_ENABLE_COMPILATION_CACHE=false $(PYTEST) --dist=worksteal -m core \
+	XLA_FLAGS= JAX_ENABLE_COMPILATION_CACHE=false $(PYTEST) -m core \
 		$$(grep --recursive --files-with-matches --include='*.py' 'mark[.]core' tests)
 
 # What users install: the wheel outside this folder, on the oldest and the newest packages it admits.
 wheel: .venv/installed
-	$(PYTEST) --dist=loadscope -m wheel tests/wheel
+	$(PYTEST) -m wheel tests/wheel
 
 # site/index.html, which opens without a server. Warnings and broken links are errors.
 docs: .venv/installed

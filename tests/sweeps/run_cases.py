@@ -13,8 +13,8 @@ import didsim
 
 TABLES: dict[str, Any] = {
     "space": {"vocab_size": 2, "max_length": 3},
-    "steps": 2000,
-    "record": {"every": 500, "metrics": ["js_to_target", "loss"]},
+    "steps": 400,
+    "record": {"every": 100, "metrics": ["js_to_target", "loss"]},
 }
 AXES: dict[str, Any] = {"problem.rejected": ["optimal", "uniform"], "seed": {"start": 0, "count": 300}}
 # Blocks of a few cells.

@@ -29,13 +29,19 @@ def assert_same_bits(one: Path, other: Path) -> None:
     xr.testing.assert_identical(first.coords.to_dataset(), second.coords.to_dataset())
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where studies that are killed keep their compiled programs; a kill may damage what others rely on."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def chunks_in(path: Path) -> int:
     return len(list((path / "status" / "c").rglob("*"))) if path.exists() else 0
 
 
 @pytest.mark.slow
-def test_killed_five_times_and_resumed_it_has_the_same_bits(whole: Path, tmp_path: Path) -> None:
-    path, cache = tmp_path / "results.zarr", tmp_path / "cache"
+def test_killed_five_times_and_resumed_it_has_the_same_bits(whole: Path, cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results.zarr"
     random = np.random.default_rng(0)
     done = 0
     kills = 0
@@ -71,8 +77,8 @@ def test_killed_five_times_and_resumed_it_has_the_same_bits(whole: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_interrupt_finishes_the_blocks_in_hand(whole: Path, tmp_path: Path) -> None:
-    path, cache = tmp_path / "results.zarr", tmp_path / "cache"
+def test_an_interrupt_finishes_the_blocks_in_hand(whole: Path, cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results.zarr"
     process = start(path, cache)
     while not chunks_in(path):
         assert process.poll() is None
@@ -91,7 +97,7 @@ def test_an_interrupt_finishes_the_blocks_in_hand(whole: Path, tmp_path: Path) -
 LONG = """
 steps = {steps}
 space = {{ vocab_size = 4, max_length = 2 }}
-record = {{ every = 1_000, metrics = ["loss"] }}
+record = {{ every = 200, metrics = ["loss"] }}
 sweep.seed = {{ start = 0, count = 6_400 }}
 """
 
@@ -125,7 +131,7 @@ def test_an_interrupt_from_a_terminal_reaches_a_local_cluster_and_loses_nothing(
     tmp_path: Path, start_command: Callable[..., subprocess.Popen[str]]
 ) -> None:
     path = tmp_path / "long.zarr"
-    process = start_command(2_000, "--dask", "local:2")
+    process = start_command(400, "--dask", "local:2")
     while chunks_in(path) < 3:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -158,8 +164,8 @@ def test_a_second_interrupt_ends_it_at_once(
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    path, cache = tmp_path / "results.zarr", tmp_path / "cache"
+def test_a_second_process_is_refused(cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results.zarr"
     process = start(path, cache)
     while not chunks_in(path):
         assert process.poll() is None

@@ -71,26 +71,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class FirstInstall:
-    """What holds in an environment, whichever packages it has.
-
-    A whole class goes to one worker. So each environment is installed once.
-    """
+    """What holds in an environment, whichever packages it has. It is installed once for a class."""
 
     resolution: str
 
     @pytest.fixture(scope="class")
-    def installed(
-        self, request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> Installed:
-        resolution = request.cls.resolution
-        home = tmp_path_factory.mktemp(resolution)
+    @classmethod
+    def installed(cls, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+        home = tmp_path_factory.mktemp(cls.resolution)
         _uv("venv", "--quiet", "--python", sys.executable, home / "venv")
         into = ("pip", "install", "--quiet", "--python", home / "venv" / "bin" / "python")
         # The lowest versions are those of a project's own file: those of a wheel count as indirect.
-        _uv(*into, "--resolution", resolution, "--requirement", ROOT / "pyproject.toml")
+        _uv(*into, "--resolution", cls.resolution, "--requirement", ROOT / "pyproject.toml")
         _uv(*into, "--no-deps", wheel)
         (home / "work").mkdir()
+        (home / "work" / "study.toml").write_text(STUDY)
         return Installed(home / "venv" / "bin", home / "work")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def study(cls, installed: Installed) -> str:
+        """What `didsim run` prints."""
+        return installed.run("didsim", "run", "study.toml", "--quiet")
 
     def test_the_wheel_is_what_is_imported(self, installed: Installed) -> None:
         place = installed.run("python", "-c", "import didsim; print(didsim.__file__)")
@@ -102,9 +104,8 @@ class FirstInstall:
         printed = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[0]
         assert installed.run("python", "-c", example) == printed
 
-    def test_a_study_is_run_shown_drawn_and_exported(self, installed: Installed) -> None:
-        (installed.folder / "study.toml").write_text(STUDY)
-        assert "4 cells done" in installed.run("didsim", "run", "study.toml", "--quiet")
+    def test_a_study_is_run_shown_drawn_and_exported(self, installed: Installed, study: str) -> None:
+        assert "4 cells done" in study
         assert "│ done     │ 4 " in installed.run("didsim", "show", "study.zarr")
         installed.run("didsim", "plot", "study.zarr", "--hue", "beta", "--out", "study.png")
         assert (installed.folder / "study.png").read_bytes().startswith(b"\x89PNG")
@@ -114,9 +115,8 @@ class FirstInstall:
             assert dict(dataset.sizes) == {"beta": 2, "seed": 2, "step": 5}
             assert dataset["js_to_limit"].notnull().all()
 
+    @pytest.mark.usefixtures("study")
     def test_what_an_extra_is_needed_for_names_it(self, installed: Installed) -> None:
-        (installed.folder / "study.toml").write_text(STUDY)
-        installed.run("didsim", "run", "study.toml", "--quiet")
         assert "didsim[parquet]" in installed.run("didsim", "export", "study.zarr", "study.parquet", status=2)
         told = installed.run(
             "didsim", "run", "study.toml", "--store", "other.zarr", "--dask", "local:2", status=2
