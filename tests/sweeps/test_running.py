@@ -35,8 +35,8 @@ def test_cells_are_what_train_gives(whole: Path) -> None:
             didsim.Contrastive(reference, rejected),
             didsim.dpo(0.1),
             optax.adam(0.1),
-            2000,
-            record=didsim.Record(500),
+            400,
+            record=didsim.Record(100),
             target=target,
         )
         stored = results["js_to_target"].sel(rejected=name, seed=77)
