@@ -48,7 +48,7 @@ def main(
     except OSError as error:
         raise typer.BadParameter(f"--out must be a folder that can be written to: {error}") from None
     jax.config.update("jax_enable_x64", True)
-    results = _measure(QUICK if quick else FULL, Console(width=None if sys.stdout.isatty() else 110))
+    results = _measure(QUICK if quick else FULL, Console(width=None if sys.stdout.isatty() else 120))
     paths = _save(results, plot(results.evaluations, results.cells), data, pictures)
     typer.echo(f"{', '.join(map(str, paths))} in {results.seconds:.0f} s")
 

@@ -20,8 +20,8 @@ class Plan:
         recordings: (N, runs) of batches that record metrics.
         solves: (problem, objective, N, dtype) of the minimisers that are timed.
         diagnoses: ("log" or "pairs", rows) of the diagnoses that are timed.
-        processes: how many fresh processes the time to a first result is the median of, and the times of
-            minimisers of at most 10⁴ sequences.
+        processes: how many fresh processes a minimiser of at most 10⁴ sequences is timed in, and how many
+            the time to a first result is the median of.
     """
 
     budget: float

@@ -105,7 +105,10 @@ def recordings_table(recordings: Sequence[Recording]) -> Table:
 
 
 def solves_table(solves: Sequence[Solve]) -> Table:
-    """Times of minimisers, beside those of a training run."""
+    """Times of minimisers, beside those of a training run.
+
+    The spread is the time of the slowest process over that of the fastest.
+    """
     table = _table(
         "Minimisers, and 1,000 steps of training",
         "problem",
@@ -113,9 +116,8 @@ def solves_table(solves: Sequence[Solve]) -> Table:
         "N",
         "dtype",
         "first call",
-        "fastest",
         "median",
-        "slowest process",
+        "spread",
         "training",
         "steps",
         "peak",
@@ -126,7 +128,8 @@ def solves_table(solves: Sequence[Solve]) -> Table:
             one.objective,
             f"{one.size:,}",
             one.dtype,
-            *(time_text(taken) for taken in (one.first, one.fastest, one.median)),
+            time_text(one.first),
+            time_text(one.median),
             f"{one.spread:.2f} ×" if one.processes > 1 else "–",
             time_text(one.training),
             f"{one.steps}",

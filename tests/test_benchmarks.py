@@ -65,7 +65,7 @@ def test_the_benchmarks_write_data_and_pictures(tmp_path: Path) -> None:
         assert title in done.stdout
 
 
-def test_times_of_a_minimiser_are_medians_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_of_a_minimiser_are_those_of_the_fastest_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(*numbers: float) -> dict[str, object]:
         known = {"problem": "contrastive", "objective": "dpo", "dtype": "float64", "method": "newton"}
         names = ("first", "fastest", "median", "training", "mib")
@@ -76,7 +76,7 @@ def test_times_of_a_minimiser_are_medians_over_processes(monkeypatch: pytest.Mon
     found = [measured(3, 0.4, 0.5, 8, 90), measured(2, 0.3, 0.8, 7, 80), measured(9, 0.6, 0.6, 6, 95)]
     monkeypatch.setattr(solving, "in_fresh_process", lambda *command: found.pop(0))
     (one,) = solving.solves([("contrastive", "dpo", 20, "float64")], processes=3)
-    assert (one.first, one.fastest, one.median, one.training, one.mib) == (3, 0.3, 0.6, 7, 95)
+    assert (one.first, one.fastest, one.median, one.training, one.mib) == (2, 0.4, 0.5, 8, 90)
     assert (one.processes, one.spread) == (3, 0.8 / 0.5)
 
     found = [measured(3, 0.4, 0.5, 8, 90)]
