@@ -152,10 +152,10 @@ def minimise(
     Costs are those of a `Dense` Hessian; an `Arrow` takes O(n) for either step.
 
     If there are more than 64 numbers, a step far from the end takes curvatures by magnitude in place of
-    eigenvalues, where `curvature` gives these. That takes half as many steps or fewer. Once, it is a second
-    Cholesky decomposition; the next such step takes them so at once. Negative curvatures count with a fifth
-    of their magnitude, which makes steps longer, until a step is refused; after that, with all of it. For
-    fewer numbers eigenvalues cost little. Their bolder steps lead to more of the minima, so that it tells
+    eigenvalues, where `curvature` gives these. That takes half as many steps or fewer. The first such step
+    takes a second Cholesky decomposition, and those that follow it take one. Negative curvatures count with a
+    fifth of their magnitude, which makes steps longer, until a step is refused; after that, with all of it.
+    For fewer numbers eigenvalues cost little. Their bolder steps lead to more of the minima, so that it tells
     more if several starts agree.
 
     If the loss moves with `z`, its gradient at `held = z` has the Jacobian `H + K`, and a step by `H` alone
