@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-# The lane `core` sets this, to compile as users do.
-_AS_USERS_DO = "XLA_FLAGS" in os.environ
 # Most of the time goes into compiling thousands of small programs that run for a millisecond. Without XLA's
 # optimiser a program computes the same formulas, and compiles in a quarter of the time.
 os.environ.setdefault(
@@ -24,7 +22,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-from tests import mlir_contexts, signatures  # noqa: E402
+from tests import signatures  # noqa: E402
 
 # Doctests import every module, and these take an extra.
 _TAKE_PYTORCH = ["didsim/lm", "experiments/shared/language.py"]
@@ -32,8 +30,6 @@ collect_ignore = [] if find_spec("torch") and find_spec("transformers") else _TA
 
 jax.config.update("jax_enable_x64", True)
 signatures.enforce()
-if not _AS_USERS_DO:
-    mlir_contexts.share()
 
 # Each new shape compiles, which is slow once and no fault of the test.
 settings.register_profile(
