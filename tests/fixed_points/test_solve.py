@@ -37,7 +37,7 @@ from tests.fixed_points.limits import (
 UNIFORM = np.full(SIZE, -np.log(SIZE))
 
 
-# One objective for each way in which one is solved. XLA's optimiser sees no other kind of program.
+# One objective for each way in which one is solved; the others differ from these by a reward or a kernel.
 OPTIMISED = {"dpo", "fdpo_js", "slic", "cdpo", "simpo", "exo", "discopop", "cpo", "orpo", "bco", "kto"}
 
 
