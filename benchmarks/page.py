@@ -32,6 +32,12 @@ def tables(results: dict[str, Any]) -> str:
         row = {cell["runs"]: cell for cell in results["cells"] if cell["size"] == size}
         rates = [row[1]["stepped_rate"], *(row[runs]["rate"] for runs in (1, 32, 256))]
         lines.append(f"| N = {size:,} | {' | '.join(_rate(rate) for rate in rates)} |")
+    lines += ["", "| minimiser | first call | later calls | 1,000 steps of training | ratio |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for one in results["solves"]:
+        times = [_time(one[key]) for key in ("first", "median", "training")]
+        ratio = one["median"] / one["training"]
+        lines.append(f"| {_case(one)} | {' | '.join(times)} | {ratio:.2g} |")
     lines += ["", "| target | measured | |", "| --- | --- | --- |"]
     for target in results["targets"]:
         sign = "≤" if target["at_most"] else "≥"
@@ -55,6 +61,12 @@ def update() -> None:
     _, _, after = rest.partition(_END)
     text = f"{before}{_BEGIN}\n{tables(json.loads(data.read_text()))}\n{_END}{after}"
     page.write_text(text)
+
+
+def _case(solve: dict[str, Any]) -> str:
+    of = {"contrastive": "", "batch": ", 256 problems at once", "pairs": ", 10⁶ pairs"}[solve["problem"]]
+    dtype = "" if solve["dtype"] == "float64" else f", {solve['dtype']}"
+    return f"`{solve['objective']}`, N = {solve['size']:,}{of}{dtype}"
 
 
 def _time(seconds: float) -> str:

@@ -43,6 +43,17 @@ def test_the_benchmarks_page_holds_the_tables_of_the_data() -> None:
     assert tables(results) in (ROOT / "docs" / "benchmarks.md").read_text()
 
 
+def test_the_benchmarks_page_compares_each_minimiser_with_training() -> None:
+    solves = json.loads((ROOT / "benchmarks" / "results.json").read_text())["solves"]
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`, N = ([\d,]+).* \| ([\d.]+) \|$", page, flags=re.MULTILINE)
+    assert [(name, int(size.replace(",", ""))) for name, size, _ in rows] == [
+        (one["objective"], one["size"]) for one in solves
+    ]
+    ratios = [one["median"] / one["training"] for one in solves]
+    assert [float(ratio) for *_, ratio in rows] == pytest.approx(ratios, rel=0.051)
+
+
 def test_the_report_is_of_todays_statements() -> None:
     report = msgspec.json.decode((ROOT / "figures" / "checks.json").read_bytes(), type=Report)
     assert report.passed
