@@ -13,7 +13,8 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1",
 )
-# A program names where each operation comes from, by up to a hundred frames of pytest and Hypothesis.
+# A program names the source of each operation, by up to a hundred frames, most of them pytest's and
+# Hypothesis's. One is enough, and takes less time to write.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "1")
 # What one module, worker or subprocess compiled, no other has to. JAX reads this when it is imported.
 _CACHE = Path(__file__).parent / ".pytest_cache" / "jax"

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.solving import PROBLEMS
+from benchmarks.tables import time_text
+
 _ROOT = Path(__file__).parent.parent
 _BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
 
@@ -18,10 +21,10 @@ def tables(results: dict[str, Any]) -> str:
     for case in cases:
         times = case["seconds"]
         floor = times["floor"]
-        cells = [f"{_time(times['engine'])} ({times['engine'] / floor:.3g} ×)"]
-        cells += [_time(times[name]) if name in times else "–" for name in ("exact", "dense")]
+        cells = [f"{time_text(times['engine'])} ({times['engine'] / floor:.3g} ×)"]
+        cells += [time_text(times[name]) if name in times else "–" for name in ("exact", "dense")]
         lines.append(
-            f"| N = {case['size']:,}, A = {case['half_range']:g} | {' | '.join([*cells, _time(floor)])} |"
+            f"| N = {case['size']:,}, A = {case['half_range']:g} | {' | '.join([*cells, time_text(floor)])} |"
         )
     lines += [
         "",
@@ -35,7 +38,7 @@ def tables(results: dict[str, Any]) -> str:
     lines += ["", "| minimiser | first call | later calls | 1,000 steps of training | ratio |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for one in results["solves"]:
-        times = [_time(one[key]) for key in ("first", "median", "training")]
+        times = [time_text(one[key]) for key in ("first", "median", "training")]
         ratio = one["median"] / one["training"]
         lines.append(f"| {_case(one)} | {' | '.join(times)} | {ratio:.2g} |")
     lines += ["", "| target | measured | |", "| --- | --- | --- |"]
@@ -48,8 +51,8 @@ def tables(results: dict[str, Any]) -> str:
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}, JAX {machine['jax']}, "
         f"{machine['date']}. The number in brackets is the ratio to `log_softmax`. A first call of `train` "
-        f"(N = {first['size']}, {first['steps']} steps) takes {_time(first['first_call'])}, a second "
-        f"{_time(first['second_call'])}.",
+        f"(N = {first['size']}, {first['steps']} steps) takes {time_text(first['first_call'])}, a second "
+        f"{time_text(first['second_call'])}.",
     ]
     return "\n".join(lines)
 
@@ -64,15 +67,8 @@ def update() -> None:
 
 
 def _case(solve: dict[str, Any]) -> str:
-    of = {"contrastive": "", "batch": ", 256 problems at once", "pairs": ", 10⁶ pairs"}[solve["problem"]]
     dtype = "" if solve["dtype"] == "float64" else f", {solve['dtype']}"
-    return f"`{solve['objective']}`, N = {solve['size']:,}{of}{dtype}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    return f"`{solve['objective']}`, N = {solve['size']:,}{PROBLEMS[solve['problem']]}{dtype}"
 
 
 def _rate(rate: float | None) -> str:

